@@ -1,0 +1,52 @@
+# make demo   analyse a real photograph and a video, into out/
+# make test   lint, types, tests
+# Both create .venv first, from the exact versions and hashes in the lock files.
+
+PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
+	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
+BIN := .venv/bin
+
+.PHONY: demo test lock clean
+
+demo: .venv/.demo
+	$(BIN)/python scripts/demo.py
+
+test: .venv/.test
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+	$(BIN)/python -m pytest
+
+$(BIN)/python:
+	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or name it: make PYTHON=..." >&2; exit 2; }
+	$(PYTHON) -m venv .venv
+
+.venv/.demo: requirements.lock pyproject.toml | $(BIN)/python
+	$(call install,requirements.lock)
+
+.venv/.test: requirements-dev.lock pyproject.toml | $(BIN)/python
+	$(call install,requirements-dev.lock)
+
+# A bare server has no libGL, which opencv-python links to: there the headless wheel of the same version takes its place.
+define install
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --require-hashes --requirement $(1)
+	@$(BIN)/python -c 'import cv2' 2>/dev/null || { \
+		echo 'opencv-python lacks a system library here; taking opencv-python-headless (no windows) instead'; \
+		$(BIN)/python -m pip uninstall --quiet --yes opencv-python && \
+		$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --force-reinstall --require-hashes \
+			--requirement requirements-headless.lock; }
+	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+	@touch $@
+endef
+
+# Exact versions for every platform and Python the project supports; names and hashes only, no addresses.
+lock: .venv/.test
+	$(BIN)/uv pip compile pyproject.toml --extra dev $(LOCK) --output-file requirements-dev.lock
+	$(BIN)/uv pip compile pyproject.toml $(LOCK) --constraint requirements-dev.lock --output-file requirements.lock
+	grep '^opencv-python==' requirements.lock | sed 's/opencv-python/opencv-python-headless/; s/ .*//' | \
+		$(BIN)/uv pip compile - $(LOCK) --no-deps --output-file requirements-headless.lock
+
+LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis

@@ -1,0 +1,36 @@
+"""From grey uint8 faces to what a network takes; training, evaluation and live use all come through here."""
+
+from __future__ import annotations
+
+from typing import TypeVar
+
+import cv2
+import numpy as np
+from jaxtyping import UInt8
+
+Image = TypeVar("Image")
+
+
+def resize(image: UInt8[np.ndarray, "height width"], size: int) -> UInt8[np.ndarray, "size size"]:
+    """Resizes one grey image to ``size`` x ``size`` pixels.
+
+    Bilinear when it grows, area-averaged when it shrinks, so that neither direction aliases.
+
+    Example:
+        >>> resize(np.zeros((48, 48), np.uint8), 64).shape
+        (64, 64)
+    """
+    if image.shape == (size, size):
+        return image
+    interpolation = cv2.INTER_AREA if min(image.shape) >= size else cv2.INTER_LINEAR
+    return cv2.resize(image, (size, size), interpolation=interpolation)
+
+
+def normalize(images: Image) -> Image:
+    """Scales uint8 images (NumPy or JAX, any shape) to float32 in [-1, 1]: ``images / 127.5 - 1``.
+
+    Example:
+        >>> normalize(np.array([0, 255], np.uint8))
+        array([-1.,  1.], dtype=float32)
+    """
+    return images.astype(np.float32) / np.float32(127.5) - np.float32(1)  # type: ignore[attr-defined]
