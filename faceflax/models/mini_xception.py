@@ -1,0 +1,77 @@
+"""mini-Xception: residual depthwise-separable modules, global average pooling, about 60k parameters."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+from jaxtyping import Array, Float
+
+from faceflax.models.blocks import Activation, Images, SeparableConv, StemConv, batch_norm, max_pool
+
+
+class ResidualModule(nn.Module):
+    """Two separable convolutions and a max-pool beside a strided 1x1 shortcut; no activation after their sum."""
+
+    features: int
+    activation: Activation = nn.relu
+
+    @nn.compact
+    def __call__(self, x: Images, train: bool = False) -> Images:
+        """Maps ``[batch, h, w, c]`` to ``[batch, ceil(h / 2), ceil(w / 2), features]``."""
+        norm = {"use_running_average": not train}
+        shortcut = nn.Conv(self.features, (1, 1), strides=2, use_bias=False, name="shortcut")(x)
+        shortcut = batch_norm(name="shortcut_bn", **norm)(shortcut)
+        x = SeparableConv(self.features, name="conv1")(x)
+        x = self.activation(batch_norm(name="bn1", **norm)(x))
+        x = SeparableConv(self.features, name="conv2")(x)
+        x = batch_norm(name="bn2", **norm)(x)
+        return shortcut + max_pool(x)
+
+
+class MiniXception(nn.Module):
+    """The study's small network.
+
+    Arriaga, Valdenegro-Toro and Plöger, "Real-time Convolutional Neural Networks for Emotion and Gender
+    Classification", 2017 (arXiv:1710.07557).
+
+    58,423 numbers for 7 classes, 56,951 of them trainable; 52,658 for 2.
+
+    Attributes:
+        num_classes: how many logits.
+        activation: the nonlinearity after a BatchNorm; replace it to change the backward pass (guided backprop).
+
+    Example:
+        >>> import jax, jax.numpy as jnp
+        >>> model = MiniXception(num_classes=7)
+        >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
+        >>> logits, features = model.apply(variables, jnp.zeros((2, 64, 64, 1)), train=False)
+        >>> logits.shape, features["last_conv"].shape
+        ((2, 7), (2, 4, 4, 7))
+    """
+
+    num_classes: int
+    activation: Activation = nn.relu
+
+    @nn.compact
+    def __call__(self, images: Images, train: bool = False) -> tuple[Float[Array, "batch classes"], dict[str, Images]]:
+        """Computes logits and named activations.
+
+        Args:
+            images: float32 ``[batch, height, width, channels]`` in [-1, 1], at least 32 pixels a side.
+            train: normalise by the batch's statistics and update the running ones (``mutable=["batch_stats"]``).
+
+        Returns:
+            Logits ``[batch, num_classes]`` and activations: ``stem1``, ``stem2``, ``block1`` to ``block4`` and
+            ``last_conv``.
+        """
+        features: dict[str, Images] = {}
+        x = images
+        for name in ("stem1", "stem2"):
+            x = StemConv(8, name=name)(x)
+            x = self.activation(batch_norm(name=f"{name}_bn", use_running_average=not train)(x))
+            features[name] = x
+        for index, width in enumerate((16, 32, 64, 128), start=1):
+            x = ResidualModule(width, activation=self.activation, name=f"block{index}")(x, train)
+            features[f"block{index}"] = x
+        x = nn.Conv(self.num_classes, (3, 3), name="last_conv")(x)
+        features["last_conv"] = x
+        return x.mean((1, 2)), features
