@@ -1,0 +1,156 @@
+"""What every dataset builder shares: the user's files as source, grey pictures, reproducible splits, atomic writing."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import tempfile
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import Any, ClassVar
+
+import cv2
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import UInt8
+
+from faceflax import commands
+from faceflax.errors import FaceflaxError
+
+MAX_STORED_SIZE = 128
+"""Longest side, in pixels, at which a photo is stored: twice what the networks take by default, which leaves room for
+larger inputs and crops, at about 12 kB a photo as lossless grey PNG (FairFace: 1 GB, IMDB: 2 GB)."""
+
+
+class FaceBuilder(tfds.core.GeneratorBasedBuilder):
+    """A TFDS builder of grey faces that reads the publisher's files where the user has put them.
+
+    Nothing is downloaded: the publishers want a log-in, a form or a licence accepted. A subclass says in
+    ``MANUAL_DOWNLOAD_INSTRUCTIONS`` where the files are given. Its examples hold at least ``image`` (grey, stored
+    without loss), ``id`` (where in the publisher's files the example is) and the label named by ``supervised_keys``.
+
+    Args:
+        source: the publisher's files; needed to prepare, not to read.
+        **builder_options: as TFDS has them: ``data_dir``, ``config``, ``version``.
+    """
+
+    SPLIT_ALIASES: ClassVar[dict[str, str]] = {}
+    """The publisher's own names of the splits, besides train, validation and test."""
+
+    def __init__(self, *, source: Path | None = None, **builder_options: Any) -> None:
+        self.source = source
+        self.notes: list[str] = []  # what the user should know of how the files were read
+        super().__init__(file_format="array_record", **builder_options)
+
+    @property
+    def source_path(self) -> Path:
+        """The given source.
+
+        Raises:
+            FaceflaxError: none was given, or nothing is there.
+        """
+        if self.source is None:
+            raise FaceflaxError(
+                f"--source: {self.name} needs the publisher's files. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            )
+        if not self.source.exists():
+            raise FaceflaxError(
+                f"--source: nothing at {str(self.source)!r}; name the path of the publisher's files. "
+                f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            )
+        return self.source
+
+    @property
+    def is_prepared(self) -> bool:
+        """Whether the dataset is in ``data_dir``, complete."""
+        return self.data_path.exists()
+
+    def prepare(self) -> None:
+        """Writes the dataset; an older one is replaced once the new one is complete, and otherwise stays as it is.
+
+        Raises:
+            FaceflaxError: the source or ``data_dir`` cannot be used.
+        """
+        root = commands.writable_folder("--data-dir", Path(self.data_dir_root))
+        try:
+            self._prepare(root)
+        except OSError as error:
+            raise FaceflaxError(
+                f"--source: cannot turn {str(self.source)!r} into {self.name} in {str(root)!r} (--data-dir): {error}; "
+                "make the one readable and room in the other"
+            ) from None
+
+    def _prepare(self, root: Path) -> None:
+        target = Path(self.data_dir)
+        # TFDS deletes the older dataset before it writes the new one, so the new one is written next to it first. What
+        # TFDS prints, apart from its progress bars, speaks of a download and of that passing folder.
+        with (
+            contextlib.redirect_stdout(io.StringIO()),
+            tempfile.TemporaryDirectory(prefix="incomplete.", dir=root) as staging,
+        ):
+            staged = type(self)(source=self.source, config=self.builder_config, data_dir=staging)
+            staged.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+            target.parent.mkdir(parents=True, exist_ok=True)
+            if target.exists():
+                os.replace(target, Path(staging, "replaced"))
+            os.replace(staged.data_dir, target)
+        self.notes = staged.notes
+        self.info.read_from_directory(target)
+
+    def _generate_examples(
+        self, split: str, examples: Iterable[tuple[str, dict[str, Any]]]
+    ) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Passes ``(id, example)`` on to TFDS; a split without examples is the source's fault and is said so."""
+        empty = True
+        for identity, example in examples:
+            empty = False
+            yield identity, example | {"id": identity}
+        if empty:
+            raise FaceflaxError(
+                f"--source: {str(self.source)!r} has no examples for the {split} split of {self.name}; "
+                f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            )
+
+
+def grey_image() -> tfds.features.Image:
+    """The feature for a grey picture of any size, stored as PNG."""
+    return tfds.features.Image(shape=(None, None, 1), encoding_format="png")
+
+
+def png(image: UInt8[np.ndarray, "height width"]) -> io.BytesIO:
+    """Encodes a grey picture in the form that TFDS stores without TensorFlow."""
+    return io.BytesIO(cv2.imencode(".png", image)[1].tobytes())
+
+
+def read_grey(file: Path) -> UInt8[np.ndarray, "height width"]:
+    """Reads a picture as grey, at most :data:`MAX_STORED_SIZE` pixels a side (aspect ratio kept).
+
+    Raises:
+        FaceflaxError: the file is missing or is not a whole picture.
+    """
+    try:
+        image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_GRAYSCALE)
+    except (OSError, cv2.error):  # cv2.error: an empty file
+        image = None
+    if image is None:
+        raise FaceflaxError(f"--source: cannot read the picture {str(file)!r}; replace it or take it out")
+    scale = MAX_STORED_SIZE / max(image.shape)
+    if scale < 1:
+        height, width = (max(1, round(side * scale)) for side in image.shape)
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    return image
+
+
+def random_split(key: str, *, validation: float = 0.1, test: float = 0.1) -> str:
+    """Puts ``key`` into train, validation or test by its SHA-256, so that it is in the same one on every machine.
+
+    Example:
+        >>> random_split("train/1.jpg"), random_split("train/1.jpg", validation=1, test=0)
+        ('train', 'validation')
+    """
+    fraction = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    if fraction < validation:
+        return "validation"
+    return "test" if fraction < validation + test else "train"

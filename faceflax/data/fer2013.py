@@ -1,0 +1,188 @@
+"""FER-2013: 35,887 grey 48x48 faces with one of seven perceived emotions."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import io
+import tarfile
+import zipfile
+import zlib
+from collections.abc import Iterable, Iterator
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+
+from faceflax import labels
+from faceflax.data import builder, folder
+from faceflax.errors import FaceflaxError
+
+SIZE = 48
+CSV_NAMES = ("fer2013.csv", "icml_face_data.csv")
+SPLIT_OF_USAGE = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
+FOLDER_NAMES = {
+    **{name: name for name in labels.EMOTIONS},
+    "anger": "angry",
+    "disgusted": "disgust",
+    "fearful": "fear",
+    "happiness": "happy",
+    "sadness": "sad",
+    "surprised": "surprise",
+}
+READ_ERRORS = (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, UnicodeDecodeError, csv.Error)
+
+
+class Fer2013(builder.FaceBuilder):
+    """FER-2013 (Goodfellow et al., 2013, https://arxiv.org/abs/1307.0414).
+
+    Splits: train = Training (28,709), validation = PublicTest (3,589), test = PrivateTest (3,589).
+
+    The source is Kaggle's ``fer2013.csv`` or ``icml_face_data.csv``, a ``.tar.gz`` or ``.zip`` that holds one of them,
+    or a folder with any of these in it. The folder-of-images download (``train/angry/...``, ``test/angry/...``) is read
+    as well, but it has lost which test picture was PublicTest: there test = all 7,178 published test pictures,
+    validation = a tenth of the training pictures, and accuracies do not compare with those of the CSV's PrivateTest.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012
+    SPLIT_ALIASES = SPLIT_OF_USAGE
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "Kaggle gives fer2013.csv (in fer2013.tar.gz, or as icml_face_data.csv) to everyone with an account at "
+        "https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge/data ; "
+        "PATH is the CSV, the archive or their folder."
+    )
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="48x48 grey faces from image search with one of seven perceived emotions.",
+            homepage="https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge",
+            citation="Goodfellow et al. Challenges in Representation Learning: A report on three machine learning "
+            "contests. ICONIP 2013.",
+            features=tfds.features.FeaturesDict(
+                {
+                    "image": builder.grey_image(),
+                    "emotion": tfds.features.ClassLabel(names=labels.EMOTIONS),
+                    "id": tfds.features.Text(),
+                }
+            ),
+            supervised_keys=("image", "emotion"),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        source = find_source(self.source_path)
+        splits = SPLIT_OF_USAGE.values()
+        if source.is_dir():
+            self.notes.append(
+                "The folder of images does not say which test pictures are PublicTest: a tenth of train/ was held "
+                "out as the validation split, and test is the whole published test folder."
+            )
+            pictures = folder.find_pictures(source)
+            return {split: self._generate_examples(split, self._read(pictures.get(split, ()))) for split in splits}
+        return {split: self._generate_examples(split, read_rows(source, split)) for split in splits}
+
+    def _read(self, pictures: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, dict[str, Any]]]:
+        for name, file in pictures:
+            emotion = FOLDER_NAMES.get(name.lower())
+            if emotion is None:
+                raise FaceflaxError(
+                    f"--source: the folder {str(file.parent)!r} is not named after one of the emotions "
+                    f"{', '.join(labels.EMOTIONS)}; rename it"
+                )
+            yield (
+                str(file.relative_to(self.source_path)),
+                {"image": builder.png(builder.read_grey(file)), "emotion": emotion},
+            )
+
+
+def find_source(source: Path) -> Path:
+    """Returns the CSV or archive that ``source`` is or has in it, or else ``source``, a folder with a ``train`` folder.
+
+    Raises:
+        FaceflaxError: there is nothing of FER-2013 in the folder.
+    """
+    if not source.is_dir():
+        return source
+    inside = (source, source / "fer2013")
+    for name in (*CSV_NAMES, "fer2013.tar.gz", "fer2013.zip"):
+        for parent in inside:
+            if (parent / name).is_file():
+                return parent / name
+    if (source / "train").is_dir():
+        return source
+    raise FaceflaxError(
+        f"--source: none of {', '.join(CSV_NAMES)}, fer2013.tar.gz, fer2013.zip and train/ is in the folder "
+        f"{str(source)!r}; name the one you have"
+    )
+
+
+def read_rows(source: Path, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
+    """Yields ``(id, example)`` for the rows of a split; the id is the row's number, from 0, in the file.
+
+    Raises:
+        FaceflaxError: the file is none of FER-2013's forms, or a row of it is damaged; the message names the line.
+    """
+    try:
+        with _open_csv(source) as file:
+            rows = csv.DictReader(file, skipinitialspace=True)
+            columns = set(rows.fieldnames or ())
+            if not columns >= {"emotion", "pixels", "Usage"}:
+                raise FaceflaxError(
+                    f"--source: {str(source)!r} has the columns {sorted(columns)!r}, not emotion, pixels and Usage; "
+                    "name FER-2013's own CSV"
+                )
+            for number, row in enumerate(rows):
+                try:
+                    example = _parse(row) if SPLIT_OF_USAGE[row["Usage"]] == split else None
+                except (KeyError, ValueError):
+                    raise FaceflaxError(
+                        f"--source: line {rows.line_num} of {str(source)!r} needs an emotion from 0 to 6, "
+                        f"{SIZE * SIZE} pixels from 0 to 255 and a Usage of {', '.join(SPLIT_OF_USAGE)}; "
+                        "download the file again"
+                    ) from None
+                if example:
+                    yield str(number), example
+    except READ_ERRORS as error:
+        raise FaceflaxError(f"--source: cannot read {str(source)!r} ({error}); download it again") from None
+
+
+def _parse(row: dict[str, str]) -> dict[str, Any]:
+    """Raises ValueError where a number is missing, no number or out of range."""
+    emotion = int(row["emotion"])
+    if emotion not in range(len(labels.EMOTIONS)):
+        raise ValueError(emotion)
+    pixels = np.array(bytearray(map(int, row["pixels"].split())))
+    return {"image": builder.png(pixels.reshape(SIZE, SIZE)), "emotion": emotion}
+
+
+@contextlib.contextmanager
+def _open_csv(source: Path) -> Iterator[IO[str]]:
+    """Opens the CSV that ``source`` is or holds, wherever in the archive it lies."""
+    with contextlib.ExitStack() as stack:
+        if zipfile.is_zipfile(source):
+            archive = stack.enter_context(zipfile.ZipFile(source))
+            raw: IO[bytes] | None = archive.open(_member(source, archive.namelist()))
+        elif tarfile.is_tarfile(source):
+            tar = stack.enter_context(tarfile.open(source))
+            raw = tar.extractfile(_member(source, tar.getnames()))
+        elif source.suffix.lower() == ".csv":
+            raw = source.open("rb")
+        else:
+            raise FaceflaxError(
+                f"--source: {str(source)!r} is not a whole CSV, .zip or .tar.gz file; "
+                "name FER-2013's, or download it again"
+            )
+        assert raw is not None
+        yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline=""))
+
+
+def _member(source: Path, names: Iterable[str]) -> str:
+    for name in names:
+        if name.rsplit("/", 1)[-1] in CSV_NAMES:
+            return name
+    raise FaceflaxError(
+        f"--source: neither {' nor '.join(CSV_NAMES)} is in {str(source)!r}; "
+        "if it holds a folder of images, unpack it and name the folder"
+    )

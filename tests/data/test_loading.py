@@ -1,0 +1,137 @@
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from faceflax import data
+from faceflax.data import builder as builders
+from faceflax.data import synthetic_builder
+from faceflax.data.loading import count_classes, make_builder
+from faceflax.data.synthetic import render_faces
+from faceflax.errors import FaceflaxError
+
+
+@pytest.fixture
+def few_faces(monkeypatch):
+    monkeypatch.setattr(synthetic_builder, "COUNTS", {"train": 28, "validation": 14, "test": 14})
+
+
+def test_unknown_names_list_the_valid_ones(tmp_path, few_faces):
+    with pytest.raises(
+        FaceflaxError, match=r"^--dataset: unknown 'fer'; choose one of: fer2013, fairface, imdb, wiki, fol"
+    ):
+        data.load("fer", "train", image_size=64, data_dir=tmp_path)
+    with pytest.raises(
+        FaceflaxError, match=r"^--dataset: unknown 'synthetic/age'; .*synthetic/emotion, synthetic/gender$"
+    ):
+        data.load("synthetic/age", "train", image_size=64, data_dir=tmp_path)
+    with pytest.raises(FaceflaxError, match=r"^--split: unknown 'training'; choose one of: train, validation, test$"):
+        data.load("synthetic", "training", image_size=64, data_dir=tmp_path)
+
+
+@pytest.mark.parametrize("dataset", ["fer2013", "fairface", "imdb", "wiki", "folder"])
+def test_a_dataset_that_is_not_prepared_says_where_to_get_it_and_what_to_run(dataset, tmp_path, monkeypatch):
+    with pytest.raises(FaceflaxError) as caught:
+        data.load(dataset, "train", image_size=64, data_dir=tmp_path)
+    message = str(caught.value)
+    assert message.startswith(f"--dataset: '{dataset}' is not prepared in '{tmp_path}'. ")
+    assert message.endswith(f"run: python scripts/prepare_data.py {dataset} --source PATH --data-dir {tmp_path}")
+    assert ("https://" in message) == (dataset != "folder")
+    monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
+    with pytest.raises(FaceflaxError, match=r"--source PATH$"):  # the default place need not be named
+        data.load(dataset, "train", image_size=64)
+
+
+def test_synthetic_is_drawn_on_first_use_and_has_both_labels(tmp_path, few_faces):
+    drawn = render_faces(28, seed=0)
+    by_image = {image.tobytes(): i for i, image in enumerate(drawn.images)}
+    emotion = data.load("synthetic", "train", image_size=64, data_dir=tmp_path)
+    gender = data.load("synthetic/gender", "train", image_size=64, data_dir=tmp_path)
+    assert emotion.names == ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
+    assert gender.names == ("woman", "man")
+    for examples, labels in ((emotion, drawn.emotions), (gender, drawn.genders)):
+        rows = [by_image[image.tobytes()] for image in examples.images]
+        assert sorted(rows) == list(range(28))
+        np.testing.assert_array_equal(examples.labels, labels[rows])
+    validation = data.load("synthetic", "validation", image_size=64, data_dir=tmp_path)
+    assert not {image.tobytes() for image in validation.images} & set(by_image)
+
+    for example in make_builder("synthetic", data_dir=tmp_path).as_data_source("train"):
+        mask = drawn.expression_masks[int(example["id"])]
+        np.testing.assert_array_equal(example["expression_mask"][:, :, 0], mask * 255)
+
+
+def test_load_resizes_and_keeps_order_and_types(tmp_path, few_faces):
+    full = data.load("synthetic", "test", image_size=64, data_dir=tmp_path)
+    half = data.load("synthetic", "test", image_size=32, data_dir=tmp_path)
+    assert half.images.shape == (14, 32, 32, 1)
+    assert half.images.dtype == np.uint8
+    assert half.labels.dtype == np.int32
+    np.testing.assert_array_equal(half.labels, full.labels)
+    means = full.images.reshape(14, 32, 2, 32, 2, 1).astype(float).mean(axis=(2, 4))  # what area averaging is
+    assert np.abs(half.images - means).max() <= 0.5
+    names, counts = count_classes(make_builder("synthetic", data_dir=tmp_path))
+    assert names == full.names
+    assert {split: count.tolist() for split, count in counts.items()} == {
+        "train": [4] * 7,
+        "validation": [2] * 7,
+        "test": [2] * 7,
+    }
+
+
+def contents(folder):
+    return {file.relative_to(folder): file.read_bytes() for file in folder.rglob("*") if file.is_file()}
+
+
+@pytest.mark.parametrize("failure", [KeyboardInterrupt, OSError("disk full")])
+def test_a_preparation_that_fails_keeps_the_older_dataset(failure, tmp_path, few_faces, monkeypatch):
+    builder = make_builder("synthetic", data_dir=tmp_path)
+    builder.prepare()
+    before = contents(tmp_path)
+
+    def interrupted(count, seed):
+        if seed == 2:
+            raise failure
+        return render_faces(count, seed)
+
+    monkeypatch.setattr(synthetic_builder, "render_faces", interrupted)
+    with pytest.raises(KeyboardInterrupt if failure is KeyboardInterrupt else FaceflaxError):
+        builder.prepare()
+    assert contents(tmp_path) == before
+    monkeypatch.undo()
+    assert data.load("synthetic", "test", image_size=64, data_dir=tmp_path).images.shape[0] == 14
+
+
+def test_a_second_preparation_replaces_the_first(tmp_path, monkeypatch):
+    for count in (14, 28):
+        monkeypatch.setattr(synthetic_builder, "COUNTS", {"train": count, "validation": 14, "test": 14})
+        make_builder("synthetic", data_dir=tmp_path).prepare()
+        assert data.load("synthetic", "train", image_size=64, data_dir=tmp_path).images.shape[0] == count
+    assert [entry.name for entry in tmp_path.iterdir()] == ["synthetic"]
+
+
+def test_a_data_folder_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(FaceflaxError, match=r"^--data-dir: cannot write into '.*file"):
+        make_builder("synthetic", data_dir=tmp_path / "file").prepare()
+
+
+def test_random_split_is_even_and_the_same_everywhere():
+    splits = [builders.random_split(f"person {i}") for i in range(10_000)]
+    assert abs(splits.count("validation") - 1000) < 150  # five standard deviations
+    assert abs(splits.count("test") - 1000) < 150
+    # The SHA-256 of "abc" begins with ba7816bf (FIPS 180), which is 0.72839 of the range.
+    assert builders.random_split("abc", validation=0.7283, test=0) == "train"
+    assert builders.random_split("abc", validation=0.7284, test=0) == "validation"
+    assert builders.random_split("abc", validation=0.7, test=0.0284) == "test"
+
+
+def test_read_grey_keeps_the_shape_of_what_it_shrinks(tmp_path):
+    file = tmp_path / "wide.png"
+    cv2.imwrite(str(file), np.full((100, 400, 4), 77, np.uint8))
+    image = builders.read_grey(file)
+    assert image.shape == (32, 128)
+    assert np.abs(image.astype(int) - 77).max() <= 1
+    with pytest.raises(FaceflaxError, match=r"cannot read the picture '.*nothing\.png'"):
+        builders.read_grey(Path(tmp_path, "nothing.png"))

@@ -1,0 +1,76 @@
+import os
+import runpy
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+
+from faceflax.data import load
+from faceflax.errors import FaceflaxError
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+@pytest.fixture(scope="module")
+def script():
+    return runpy.run_path(str(ROOT / "scripts/prepare_data.py"))
+
+
+@pytest.fixture
+def pictures(tmp_path):
+    for split, count in (("train", 3), ("validation", 2), ("test", 1)):
+        for name in ("left", "right"):
+            folder = tmp_path / "pictures" / split / name
+            folder.mkdir(parents=True)
+            for i in range(count):
+                cv2.imwrite(str(folder / f"{i}.png"), np.zeros((40, 40), np.uint8))
+    return tmp_path / "pictures"
+
+
+def test_it_prints_the_counts_and_the_next_command_and_overwrites_only_when_told(script, pictures, tmp_path, capsys):
+    options = script["Options"](dataset="folder", source=pictures, data_dir=tmp_path / "tfds", name="sides")
+    script["main"](options)
+    lines = capsys.readouterr().out.splitlines()
+    assert lines[0].startswith("folder/sides is prepared in ")
+    table = [line.split() for line in lines]
+    assert ["class", "train", "validation", "test"] in table
+    assert ["left", "3", "2", "1"] in table
+    assert ["right", "3", "2", "1"] in table
+    assert ["total", "6", "4", "2"] in table
+    assert lines[-1].startswith("next: python scripts/train.py --arch mini_xception --dataset folder/sides --data-dir ")
+
+    (pictures / "train" / "left" / "0.png").unlink()
+    script["main"](options)
+    assert "already prepared" in capsys.readouterr().out
+    assert len(load("folder/sides", "train", image_size=32, data_dir=tmp_path / "tfds").labels) == 6
+    script["main"](
+        script["Options"](dataset="folder", source=pictures, data_dir=tmp_path / "tfds", name="sides", overwrite=True)
+    )
+    assert "already prepared" not in capsys.readouterr().out
+    assert len(load("folder/sides", "train", image_size=32, data_dir=tmp_path / "tfds").labels) == 5
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"dataset": "fer"}, "^--dataset: unknown 'fer'; choose one of"),
+        ({"dataset": "fer2013"}, "^--source: fer2013 needs the publisher's files.*https://www.kaggle.com"),
+        ({"dataset": "fairface", "source": Path("nowhere")}, "^--source: nothing at 'nowhere'.*joojs/fairface"),
+        ({"dataset": "fer2013", "name": "x"}, "^--name: 'x' is for your own pictures only"),
+    ],
+)
+def test_bad_options(script, options, message, tmp_path):
+    with pytest.raises(FaceflaxError, match=message):
+        script["main"](script["Options"](data_dir=tmp_path, **options))
+
+
+def test_the_command_exits_with_2_and_one_line(tmp_path):
+    command = [sys.executable, ROOT / "scripts/prepare_data.py", "imdb", "--source", tmp_path, "--data-dir", tmp_path]
+    result = subprocess.run(command, cwd=ROOT, env=os.environ | {"COLUMNS": "80"}, capture_output=True, text=True)
+    assert result.returncode == 2
+    assert result.stderr.startswith(f"error: --source: no imdb.mat in '{tmp_path}'. https://data.vision.ee.ethz.ch")
+    assert "Traceback" not in result.stderr
+    assert list(tmp_path.iterdir()) == []
