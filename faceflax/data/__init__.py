@@ -2,6 +2,6 @@
 
 from __future__ import annotations
 
-from faceflax.data.loading import DATASETS, SPLITS, Examples, load
+from faceflax.data.loading import DATASETS, SPLITS, Examples, crop_margin, load
 
-__all__ = ["DATASETS", "SPLITS", "Examples", "load"]
+__all__ = ["DATASETS", "SPLITS", "Examples", "crop_margin", "load"]

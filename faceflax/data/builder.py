@@ -39,6 +39,9 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
     SPLIT_ALIASES: ClassVar[dict[str, str]] = {}
     """The publisher's own names of the splits, besides train, validation and test."""
 
+    CROP_MARGIN: ClassVar[float] = 0.0
+    """How far the pictures reach beyond a Haar box on each side, as a share of its side (experiments/crop_margin.py)."""
+
     def __init__(self, *, source: Path | None = None, **builder_options: Any) -> None:
         self.source = source
         self.notes: list[str] = []  # what the user should know of how the files were read

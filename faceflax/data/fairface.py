@@ -28,6 +28,7 @@ class Fairface(builder.FaceBuilder):
     Grey photos are stored at most 128 pixels a side, without loss.
     """
 
+    CROP_MARGIN = 0.016
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012
     MANUAL_DOWNLOAD_INSTRUCTIONS = (

@@ -111,6 +111,16 @@ def make_builder(dataset: str, *, source: Path | None = None, data_dir: Path | N
     return cls(source=source, data_dir=data_dir or default_data_dir(), config=variant or None)
 
 
+def crop_margin(dataset: str) -> float:
+    """Returns how far a dataset's pictures reach beyond a Haar box, as a share of its side on each side.
+
+    Example:
+        >>> crop_margin("fer2013")
+        0.013
+    """
+    return BUILDERS[dataset.partition("/")[0]].CROP_MARGIN
+
+
 def count_classes(builder: FaceBuilder) -> tuple[tuple[str, ...], dict[str, Int32[np.ndarray, " classes"]]]:
     """Returns the class names of a prepared dataset and, for each split, the number of examples of each class."""
     image_key, label_key = builder.info.supervised_keys
