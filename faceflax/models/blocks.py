@@ -2,8 +2,8 @@
 
 XLA's CPU backend runs grouped convolutions, strided pooling gradients and small-channel kernel gradients far below
 what the processor can do. The functions here compute the same numbers in forms that it handles well; on other
-platforms :func:`jax.lax.platform_dependent` keeps XLA's own operator. ``tests/models/test_blocks.py`` holds each against the plain
-operator, values and gradients.
+platforms :func:`jax.lax.platform_dependent` keeps XLA's own operator. The tests hold each against the plain operator,
+values and gradients.
 """
 
 from __future__ import annotations
@@ -56,7 +56,7 @@ def _depthwise_plain(x: Images, kernel: Array) -> Images:
 
 
 def _depthwise_shifted(x: Images, kernel: Array) -> Images:
-    taps = kernel.reshape(9, -1)
+    taps = kernel.reshape(9, 1, 1, 1, -1)
     return sum(view * tap for view, tap in zip(_windows(_pad1(x), *x.shape[1:3]), taps, strict=True))
 
 

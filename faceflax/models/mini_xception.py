@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 from jaxtyping import Array, Float
 
@@ -17,13 +19,13 @@ class ResidualModule(nn.Module):
     @nn.compact
     def __call__(self, x: Images, train: bool = False) -> Images:
         """Maps ``[batch, h, w, c]`` to ``[batch, ceil(h / 2), ceil(w / 2), features]``."""
-        norm = {"use_running_average": not train}
+        norm = partial(batch_norm, use_running_average=not train)
         shortcut = nn.Conv(self.features, (1, 1), strides=2, use_bias=False, name="shortcut")(x)
-        shortcut = batch_norm(name="shortcut_bn", **norm)(shortcut)
+        shortcut = norm(name="shortcut_bn")(shortcut)
         x = SeparableConv(self.features, name="conv1")(x)
-        x = self.activation(batch_norm(name="bn1", **norm)(x))
+        x = self.activation(norm(name="bn1")(x))
         x = SeparableConv(self.features, name="conv2")(x)
-        x = batch_norm(name="bn2", **norm)(x)
+        x = norm(name="bn2")(x)
         return shortcut + max_pool(x)
 
 
@@ -42,7 +44,7 @@ class MiniXception(nn.Module):
     Example:
         >>> import jax, jax.numpy as jnp
         >>> model = MiniXception(num_classes=7)
-        >>> variables = model.init(jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
+        >>> variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
         >>> logits, features = model.apply(variables, jnp.zeros((2, 64, 64, 1)), train=False)
         >>> logits.shape, features["last_conv"].shape
         ((2, 7), (2, 4, 4, 7))
