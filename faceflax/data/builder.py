@@ -40,7 +40,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
     """The publisher's own names of the splits, besides train, validation and test."""
 
     CROP_MARGIN: ClassVar[float] = 0.0
-    """How far the pictures reach beyond a Haar box on each side, as a share of its side (experiments/crop_margin.py)."""
+    """How far the pictures reach beyond a Haar box on each side, as a share of its side (experiments.crop_margin)."""
 
     def __init__(self, *, source: Path | None = None, **builder_options: Any) -> None:
         self.source = source

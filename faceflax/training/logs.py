@@ -1,0 +1,66 @@
+"""What a run writes for people: metrics.csv, TensorBoard events, and a picture of the curves."""
+
+from __future__ import annotations
+
+import csv
+import os
+from pathlib import Path
+
+Epoch = dict[str, float]
+COLUMNS = (
+    "epoch",
+    "learning_rate",
+    "train_loss",
+    "train_accuracy",
+    "validation_loss",
+    "validation_accuracy",
+    "images_per_second",
+)
+
+
+def write_csv(file: Path, history: list[Epoch]) -> None:
+    """Writes one row an epoch; the old file is replaced only by a whole new one."""
+    partial = file.with_suffix(".partial")
+    with partial.open("w", newline="") as out:
+        writer = csv.DictWriter(out, COLUMNS)
+        writer.writeheader()
+        writer.writerows(history)
+    os.replace(partial, file)
+
+
+def write_curves(file: Path, history: list[Epoch], title: str) -> None:
+    """Draws loss and accuracy over the epochs, training and validation, with the best epoch marked."""
+    from matplotlib.figure import Figure
+
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    figure.suptitle(title)
+    epochs = [row["epoch"] for row in history]
+    best = max(history, key=lambda row: row["validation_accuracy"])
+    for axes, metric in zip(figure.subplots(1, 2), ("loss", "accuracy"), strict=True):
+        for split in ("train", "validation"):
+            axes.plot(epochs, [row[f"{split}_{metric}"] for row in history], label=split, marker=".")
+        axes.axvline(best["epoch"], color="grey", linestyle=":", label=f"best epoch ({best['epoch']:.0f})")
+        axes.set(xlabel="epoch", ylabel=metric)
+        axes.xaxis.get_major_locator().set_params(integer=True)
+        axes.grid(alpha=0.3)
+        axes.legend()
+    figure.savefig(file, dpi=120)
+
+
+class TensorBoard:
+    """TensorBoard event files of a run; epochs that a resumed run repeats are not written twice."""
+
+    def __init__(self, folder: Path) -> None:
+        from tensorboardX import SummaryWriter
+
+        self._writer = SummaryWriter(str(folder))
+
+    def write(self, row: Epoch) -> None:
+        """Writes one epoch's metrics."""
+        for name in COLUMNS[1:]:
+            self._writer.add_scalar(name, row[name], int(row["epoch"]))
+        self._writer.flush()
+
+    def close(self) -> None:
+        """Flushes and closes the file."""
+        self._writer.close()
