@@ -1,0 +1,107 @@
+"""Figures of attributions: grey faces beside signed maps on a diverging scale that is symmetric about zero."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from jaxtyping import Float, Int, UInt8
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.figure import Figure
+
+CELL = 1.05
+"""Side of one picture, in inches."""
+
+PERCENTILE = 99.5
+
+COLORS = "RdBu_r"  # blue, white, red
+
+
+@dataclass(frozen=True)
+class Panel:
+    """One network's maps.
+
+    Attributes:
+        title: what stands above each of its columns.
+        maps: signed attribution of every image.
+    """
+
+    title: str
+    maps: Float[np.ndarray, "n height width"]
+
+
+def attribution_grid(
+    rows: Mapping[str, Int[np.ndarray, " images"]],
+    images: UInt8[np.ndarray, "n height width"],
+    panels: Sequence[Panel],
+    *,
+    title: str,
+    caption: str,
+) -> Figure:
+    """Draws images and, beside each, its map in every panel.
+
+    Each map has its own scale, because magnitudes differ between images and networks by more than a shared one could
+    show: from minus to plus the :data:`PERCENTILE` of its magnitudes, so that a few peaks do not hide the rest.
+
+    Args:
+        rows: the indices of the images in each row, under the row's label.
+        images: grey, in [0, 255].
+        panels: the maps beside each image, from left to right.
+        title: stands above the grid.
+        caption: stands below it.
+
+    Returns:
+        A figure with no window; ``figure.savefig(file)`` writes it.
+
+    Example:
+        >>> faces, maps = np.zeros((2, 8, 8), np.uint8), np.zeros((2, 8, 8))
+        >>> rows = {"happy": np.array([1, 0])}
+        >>> figure = attribution_grid(rows, faces, [Panel("network", maps)], title="Gradient", caption="")
+        >>> len(figure.axes)  # two faces, two maps, the colour bar
+        5
+    """
+    samples = max(len(indices) for indices in rows.values())
+    columns = ["face", *(panel.title for panel in panels)]
+    gap, left, right = 0.22, 0.85, 0.15
+    width = left + samples * len(columns) * CELL + (samples - 1) * gap + right
+    heading = textwrap.wrap(title, int(width / 0.1))
+    notes = textwrap.wrap(f"{caption}; p: the {PERCENTILE}th percentile of each map's magnitudes", int(width / 0.056))
+    top, bottom = 0.5 + 0.18 * len(heading), 0.6 + 0.11 * len(notes)
+    height = top + len(rows) * CELL + bottom
+    figure = Figure((width, height))
+
+    for y, (label, indices) in enumerate(rows.items()):
+        for s, index in enumerate(indices):
+            for x, column in enumerate(columns):
+                edge = left + (s * len(columns) + x) * CELL + s * gap
+                low = height - top - (y + 1) * CELL
+                axes = figure.add_axes((edge / width, low / height, 0.96 * CELL / width, 0.96 * CELL / height))
+                axes.set(xticks=[], yticks=[])
+                axes.spines[:].set(color="0.75", linewidth=0.5)
+                if x == 0:
+                    axes.imshow(images[index], cmap="gray", vmin=0, vmax=255)
+                else:
+                    _draw_map(axes, panels[x - 1].maps[index])
+                if all(len(above) <= s for above in list(rows.values())[:y]):  # the column's first picture
+                    axes.set_title(column, fontsize=7.5, pad=4)
+                if s == x == 0:
+                    axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
+
+    middle = (left + width - right) / 2 / width
+    figure.text(0.5, 1 - 0.1 / height, "\n".join(heading), ha="center", va="top", fontsize=11)
+    figure.text(0.5, 0.1 / height, "\n".join(notes), ha="center", va="bottom", fontsize=7, color="0.3")
+    bar = figure.add_axes((middle - 0.9 / width, (bottom - 0.2) / height, 1.8 / width, 0.09 / height))
+    scale = ScalarMappable(cmap=COLORS)
+    scale.set_clim(-1, 1)
+    figure.colorbar(scale, cax=bar, orientation="horizontal")
+    bar.set_xticks([-1, 0, 1], ["\N{MINUS SIGN}p", "0", "+p"])
+    bar.tick_params(labelsize=7, length=2, pad=2)
+    return figure
+
+
+def _draw_map(axes: Axes, signed: Float[np.ndarray, "height width"]) -> None:
+    largest = np.percentile(np.abs(signed), PERCENTILE) or 1.0  # of a map that is zero everywhere
+    axes.imshow(signed, cmap=COLORS, vmin=-largest, vmax=largest)

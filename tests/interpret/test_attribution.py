@@ -1,0 +1,214 @@
+"""Attributions against hand-computed networks, finite differences and each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import partial
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import interpret
+from faceflax.errors import FaceflaxError
+
+METHODS = [interpret.gradient, interpret.guided_backprop, interpret.deconvnet]
+
+
+class Tiny(nn.Module):
+    """Somebody else's model: one pixel, two hidden units, the contract and no more."""
+
+    activation: Callable = nn.relu
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        kernel = self.param("kernel", nn.initializers.zeros, (1, 2))
+        out = self.param("out", nn.initializers.zeros, (2, 2))
+        hidden = self.activation(images @ kernel)
+        logits = (hidden @ out).sum((1, 2))
+        return logits, {"hidden": hidden, "logits": logits}
+
+
+class Small(nn.Module):
+    """Two convolutions with what the project's networks have: BatchNorm, strides, named layers, replaceable ReLUs."""
+
+    activation: Callable = nn.relu
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.Conv(4, (3, 3), name="conv1")(images)
+        conv1 = self.activation(nn.BatchNorm(use_running_average=not train, name="bn1")(x))
+        conv2 = self.activation(nn.Conv(6, (3, 3), strides=2, name="conv2")(conv1))
+        last_conv = nn.Conv(5, (3, 3), name="last_conv")(conv2)
+        return last_conv.mean((1, 2)), {"conv1": conv1, "conv2": conv2, "last_conv": last_conv}
+
+
+class Fixed(nn.Module):
+    """A model whose ReLUs cannot be reached."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.relu(nn.Conv(3, (3, 3), name="conv")(images))
+        return x.mean((1, 2)), {"last_conv": x}
+
+
+@pytest.fixture(scope="module")
+def network():
+    """Random weights, BatchNorm statistics that are not 0 and 1, three images."""
+    images = jax.random.uniform(jax.random.key(1), (3, 8, 8, 1), minval=-1.0)
+    variables = jax.jit(Small().init)(jax.random.key(0), images)
+    statistics = jax.tree.map(lambda x: x * 0.5 + 0.1, variables["batch_stats"])
+    return Small(), variables | {"batch_stats": statistics}, images
+
+
+# hidden = relu([2x, -3x]), logits = hidden @ [[1, -1], [5, 1]]: all can be done by hand.
+TINY = {"params": {"kernel": jnp.array([[2.0, -3.0]]), "out": jnp.array([[1.0, -1.0], [5.0, 1.0]])}}
+
+
+@pytest.mark.parametrize(
+    ("method", "x", "target", "expected"),
+    [
+        (interpret.gradient, 1.0, 0, 2.0),  # only 2x is active, times 1
+        (interpret.gradient, 1.0, 1, -2.0),
+        (interpret.gradient, -1.0, 0, -15.0),  # only -3x is active, times 5
+        (interpret.guided_backprop, 1.0, 0, 2.0),
+        (interpret.guided_backprop, 1.0, 1, 0.0),  # the active unit's gradient is -1: cut
+        (interpret.guided_backprop, -1.0, 0, -15.0),
+        (interpret.guided_backprop, -1.0, 1, -3.0),
+        (interpret.deconvnet, 1.0, 0, -13.0),  # 1 * 2 + 5 * -3, whatever is active
+        (interpret.deconvnet, 1.0, 1, -3.0),
+    ],
+)
+def test_by_hand(method, x, target, expected):
+    images = jnp.full((1, 1, 1, 1), x)
+    np.testing.assert_allclose(method(Tiny(), TINY, images, target), np.full((1, 1, 1, 1), expected))
+
+
+def test_gradient_matches_finite_differences_in_float64(network):
+    model, variables, images = network
+    target = np.array([4, 0, 2])
+    with jax.enable_x64(True):
+        variables, images = jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), (variables, images))
+
+        @jax.jit
+        def score(images):
+            return model.apply(variables, images, train=False)[0][jnp.arange(3), target].sum()
+
+        ours = np.asarray(interpret.gradient(model, variables, images, target))
+        step = 1e-6  # small enough that no ReLU switches, large enough for float64
+        for place in [(0, 0, 0), (1, 3, 4), (2, 7, 7), (0, 5, 2)]:
+            nudge = jnp.zeros_like(images).at[(*place, 0)].set(step)
+            difference = (score(images + nudge) - score(images - nudge)) / (2 * step)
+            np.testing.assert_allclose(ours[(*place, 0)], difference, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_default_target_is_the_highest_activation_of_the_layer(network, method):
+    model, variables, images = network
+    _, features = model.apply(variables, images, train=False)
+    for layer in ("last_conv", "conv2"):
+        activations = np.asarray(features[layer])
+        place = np.array([np.unravel_index(one.argmax(), one.shape) for one in activations]).T
+        expected = method(model, variables, images, interpret.Neuron(layer, *place))
+        np.testing.assert_allclose(method(model, variables, images, layer=layer), expected, rtol=1e-6, atol=1e-9)
+
+
+def test_highest_activation_of_a_layer_of_any_rank():
+    attribution = interpret.gradient(Tiny(), TINY, jnp.full((1, 1, 1, 1), -1.0), layer="logits")
+    np.testing.assert_allclose(attribution, -15.0)  # logits are 15 and 3
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_images_do_not_mix(network, method):
+    model, variables, images = network
+    together = method(model, variables, images, np.array([4, 0, 3]))
+    alone = [method(model, variables, images[i : i + 1], target)[0] for i, target in enumerate((4, 0, 3))]
+    np.testing.assert_allclose(together, np.stack(alone), rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", METHODS)
+def test_all_classes_in_one_vmapped_call(network, method):
+    model, variables, images = network
+    every = jax.vmap(partial(method, model, variables, images))(jnp.arange(5))
+    assert every.shape == (5, *images.shape)
+    for target in (0, 4):
+        np.testing.assert_allclose(every[target], method(model, variables, images, target), rtol=1e-4, atol=1e-6)
+
+
+def test_vmap_over_neurons_and_over_images(network):
+    model, variables, images = network
+    channels = jax.vmap(lambda c: interpret.gradient(model, variables, images, interpret.Neuron("last_conv", 1, 0, c)))
+    neuron = interpret.Neuron("last_conv", 1, 0, 4)
+    expected = interpret.gradient(model, variables, images, neuron)
+    np.testing.assert_allclose(channels(jnp.arange(5))[4], expected, rtol=1e-4, atol=1e-6)
+    each = jax.vmap(lambda image: interpret.gradient(model, variables, image[None], neuron)[0])(images)
+    np.testing.assert_allclose(each, expected, rtol=1e-4, atol=1e-6)
+
+
+def test_targets_may_be_traced(network):
+    model, variables, images = network
+    under_jit = jax.jit(partial(interpret.guided_backprop, model))
+    for target in (2, jnp.array([1, 2, 3]), interpret.Neuron("conv2", 0, jnp.array([0, 1, 3]), 2)):
+        expected = interpret.guided_backprop(model, variables, images, target)
+        np.testing.assert_allclose(under_jit(variables, images, target), expected, rtol=1e-5, atol=1e-7)
+
+
+N = interpret.Neuron
+
+
+@pytest.mark.parametrize(
+    ("target", "layer", "message"),
+    [
+        (5, "last_conv", "target: 5 is out of range; give 0 to 4"),
+        (-1, "last_conv", "target: -1 is out of range"),
+        (np.array([0, 1, 9]), "last_conv", "target: 9 is out of range"),
+        (np.array([0, 1]), "last_conv", r"target: array\(\[0, 1\]\) is neither an integer nor an array of 3"),
+        (1.0, "last_conv", "target: 1.0 is neither an integer"),
+        ("happy", "last_conv", "target: 'happy' is neither an integer"),
+        (None, "conv9", "layer: unknown 'conv9'; choose one of: conv1, conv2, last_conv"),
+        (N("conv9", 0, 0, 0), "last_conv", "layer: unknown 'conv9'"),
+        (N("last_conv", 4, 0, 0), "last_conv", "target.row: 4 is out of range; give 0 to 3"),
+        (N("last_conv", 0, np.array([0, 1, 5]), 0), "last_conv", "target.column: 5 is out of range"),
+        (N("last_conv", 0, 0, 7), "last_conv", "target.channel: 7 is out of range"),
+    ],
+)
+def test_wrong_targets(network, target, layer, message):
+    with pytest.raises(FaceflaxError, match=message):
+        interpret.guided_backprop(*network, target, layer=layer)
+
+
+def test_neuron_of_a_layer_without_rows():
+    with pytest.raises(FaceflaxError, match=r"target: 'logits' has shape \(1, 2\)"):
+        interpret.gradient(Tiny(), TINY, jnp.ones((1, 1, 1, 1)), N("logits", 0, 0, 0))
+
+
+@pytest.mark.parametrize(
+    ("images", "message"),
+    [
+        (np.zeros((32, 32, 1), np.float32), r"images: shape \(32, 32, 1\) is not \[batch"),
+        (np.zeros((2, 32, 32, 1), np.uint8), "images: uint8 is not floating point; scale them"),
+        (np.zeros((2, 32, 32, 3), np.float32), r"images: shape \(2, 32, 32, 3\) does not fit the model's variables"),
+        (np.stack([np.zeros((32, 32, 1)), np.full((32, 32, 1), np.nan)]), "images: image 1 holds NaN or infinity"),
+    ],
+)
+def test_wrong_images(network, images, message):
+    model, variables, _ = network
+    with pytest.raises(FaceflaxError, match=message):
+        interpret.gradient(model, variables, images)
+
+
+@pytest.mark.parametrize("method", [interpret.guided_backprop, interpret.deconvnet])
+def test_relus_that_cannot_be_replaced(network, method):
+    images = jnp.ones((1, 8, 8, 1))
+    with pytest.raises(FaceflaxError, match="model: Fixed has no field 'activation'"):
+        method(Fixed(), jax.jit(Fixed().init)(jax.random.key(0), images), images)
+    model, variables, images = network
+    with pytest.raises(FaceflaxError, match=r"model: its activation .* is not a ReLU"):
+        method(model.clone(activation=nn.gelu), variables, images)
+
+
+def test_gradient_needs_no_replaceable_relu():
+    images = jnp.ones((1, 8, 8, 1))
+    assert interpret.gradient(Fixed(), jax.jit(Fixed().init)(jax.random.key(0), images), images).shape == images.shape

@@ -1,0 +1,169 @@
+"""The command, from options to the picture."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+import interpret
+from faceflax import models, pretrained
+from faceflax.errors import FaceflaxError
+from faceflax.labels import EMOTIONS, GENDERS
+from faceflax.preprocessing import normalize
+from interpret import figures, saliency
+from interpret.saliency import Options
+
+ROOT = Path(__file__).resolve().parents[2]
+
+
+def random_variables(model):
+    """Numbers of the right shapes, without the time that compiling the network's own initialiser takes."""
+    generator = np.random.default_rng(0)
+    shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
+    return jax.tree.map(lambda leaf: generator.uniform(-0.2, 0.8, leaf.shape).astype(np.float32) ** 2, shapes)
+
+
+@pytest.fixture(scope="module")
+def files(tmp_path_factory):
+    """A folder with weights (two networks of two image sizes, one of gender) and pictures, labelled and not."""
+    folder = tmp_path_factory.mktemp("files")
+    for name, arch, labels, size in [
+        ("mini", "mini_xception", EMOTIONS, 32),
+        ("sequential", "sequential_cnn", EMOTIONS, 40),
+        ("gender", "sequential_cnn", GENDERS, 32),
+    ]:
+        variables = random_variables(models.create(arch, len(labels)))
+        pretrained.save(
+            folder / f"{name}.safetensors", variables, arch=arch, dataset="none", labels=labels, image_size=size
+        )
+    generator = np.random.default_rng(0)
+    for name in ["flat/1", "flat/2", "classes/happy/1", "classes/happy/2", "classes/angry/1", "wrong/joyful/1"]:
+        file = folder / "pictures" / f"{name}.png"
+        file.parent.mkdir(parents=True, exist_ok=True)
+        cv2.imwrite(str(file), generator.integers(0, 256, (50, 44, 3), np.uint8))
+    (folder / "pictures/empty").mkdir()
+    (folder / "pictures/broken").mkdir()
+    (folder / "pictures/broken/1.jpg").write_bytes(b"no picture")
+    (folder / "pictures/broken/none.jpg").write_bytes(b"")
+    return folder
+
+
+def options(files, tmp_path, **changes):
+    given = {"weights": (str(files / "mini.safetensors"),), "images": files / "pictures/classes"}
+    return Options(**given | {"output": tmp_path / "new" / "saliency.png"} | changes)
+
+
+def test_both_networks_side_by_side(files, tmp_path, capsys):
+    weights = tuple(str(files / f"{name}.safetensors") for name in ("mini", "sequential"))
+    figure = saliency.draw(options(files, tmp_path, weights=weights, samples=2))
+    assert "faces: classes" in capsys.readouterr().out
+
+    drawn = [axes for axes in figure.axes if axes.images]
+    pictures = [np.asarray(axes.images[0].get_array()) for axes in drawn]
+    assert [picture.shape for picture in pictures] == [(40, 40), (32, 32), (40, 40)] * 3  # one angry face, two happy
+    assert [axes.get_ylabel() for axes in drawn if axes.get_ylabel()] == ["angry", "happy"]
+    titles = [axes.get_title().split("\n")[0] for axes in drawn]
+    columns = ["face", "mini_xception", "sequential_cnn"]
+    assert titles == columns + [""] * 3 + columns  # above the first picture of each column, in whichever row it is
+    angry = cv2.imread(str(files / "pictures/classes/angry/1.png"), cv2.IMREAD_GRAYSCALE)
+    np.testing.assert_array_equal(pictures[0], cv2.resize(angry, (40, 40), interpolation=cv2.INTER_AREA))
+
+    model, variables = pretrained.load(weights[0])
+    face = normalize(cv2.resize(angry, (32, 32), interpolation=cv2.INTER_AREA))[None, ..., None]
+    expected = interpret.guided_backprop(model, variables, np.repeat(face, 3, 0))[0, ..., 0]
+    assert np.abs(expected).max() > 0
+    np.testing.assert_allclose(pictures[1], expected, rtol=1e-4, atol=1e-4 * np.abs(expected).max())
+
+
+@pytest.mark.parametrize(("images", "output"), [("flat", "a.png"), ("flat/1.png", "b.pdf")])
+def test_unlabelled_pictures_are_drawn(files, tmp_path, images, output):
+    saliency.main(
+        options(
+            files,
+            tmp_path,
+            weights=(str(files / "sequential.safetensors"),),
+            images=files / "pictures" / images,
+            output=tmp_path / output,
+            method="gradient",
+        )
+    )
+    content = (tmp_path / output).read_bytes()
+    if output.endswith(".pdf"):
+        assert content.startswith(b"%PDF")
+    else:
+        assert cv2.imdecode(np.frombuffer(content, np.uint8), cv2.IMREAD_COLOR).std() > 10
+    assert [file.name for file in tmp_path.iterdir()] == [output]
+
+
+def test_samples_of_each_label_are_chosen_by_the_seed():
+    labels = np.array([3, 0, 3, 3, 0, 3, 6] * 10)
+    first, again, other = (saliency._choose(labels, 4, seed) for seed in (0, 0, 1))
+    np.testing.assert_array_equal(first, again)
+    assert not np.array_equal(first, other)
+    assert len(set(first)) == 12
+    np.testing.assert_array_equal(np.bincount(labels[first]), [4, 0, 0, 4, 0, 0, 4])
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"samples": 0}, "--samples: 0 is out of range; give 1 to 20"),
+        ({"seed": -1}, "--seed: -1 is negative"),
+        ({"output": Path("saliency.gif")}, "--output: 'saliency.gif' is neither of .png, .pdf"),
+        ({"arch": ("resnet",)}, "--arch: unknown 'resnet'; choose one of: mini_xception, sequential_cnn"),
+        ({"arch": ("sequential_cnn",)}, "is of mini_xception, which is not in --arch"),
+        ({"layer": "stage1"}, r"--layer: unknown 'stage1'; choose one of: stem1, .*, last_conv \(of mini_xception"),
+        ({"weights": ("nothing",)}, "weights: unknown 'nothing'"),
+        ({"weights": ("gender",)}, "--weights: .* tells woman, man; give weights that tell angry, disgust"),
+        ({"images": "nowhere"}, "--images: there is nothing at"),
+        ({"images": "empty"}, "--images: no pictures in"),
+        ({"images": "broken"}, "--images: cannot read .*1.jpg' as a picture"),
+        ({"images": "broken/none.jpg"}, "--images: cannot read .*none.jpg' as a picture"),
+        ({"images": "wrong"}, "--images: the folders of .*: unknown 'joyful'; choose one of: angry"),
+    ],
+)
+def test_bad_input(files, tmp_path, changes, message):
+    if "images" in changes:
+        changes = {"images": files / "pictures" / changes["images"]}
+    if changes.get("weights") == ("gender",):
+        changes = {"weights": (str(files / "gender.safetensors"),)}
+    with pytest.raises(FaceflaxError, match=message):
+        saliency.main(options(files, tmp_path, **changes))
+    assert not list(tmp_path.rglob("*.png"))
+
+
+def test_command_line():
+    run = [sys.executable, "-m", "interpret.saliency"]
+    shown = subprocess.run([*run, "--help"], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert "--layer" in shown.stdout
+    bad = subprocess.run([*run, "--samples", "0"], cwd=ROOT, capture_output=True, text=True, check=False)
+    assert bad.returncode == 2
+    assert bad.stderr.startswith("error: --samples: 0")
+    heavy = "import sys, interpret.saliency; print({'jax', 'flax', 'matplotlib', 'cv2', 'numpy'} & set(sys.modules))"
+    light = subprocess.run([sys.executable, "-c", heavy], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert light.stdout == "set()\n"
+
+
+def test_maps_share_no_scale_and_zero_is_white():
+    generator = np.random.default_rng(0)
+    maps = generator.normal(size=(3, 8, 8)) * np.array([1.0, 1000.0, 0.0])[:, None, None]
+    figure = figures.attribution_grid(
+        {"happy": np.array([2, 0]), "sad": np.array([1])},
+        generator.integers(0, 256, (3, 8, 8), np.uint8),
+        [figures.Panel("network", maps)],
+        title="Gradient",
+        caption="",
+    )
+    drawn = [axes.images[0] for axes in figure.axes if axes.images]
+    assert [image.get_cmap().name for image in drawn] == ["gray", "RdBu_r"] * 3
+    for image, index in zip(drawn[1::2], (2, 0, 1), strict=True):
+        low, high = image.get_clim()
+        assert low == -high
+        assert high == (np.percentile(np.abs(maps[index]), 99.5) or 1)
+    assert figure.axes[0].get_ylabel() == "happy"
