@@ -14,7 +14,7 @@ from faceflax.errors import FaceflaxError
 Options = TypeVar("Options")
 
 
-def run(main: Callable[[Options], None], options_type: type[Options]) -> NoReturn:
+def run(main: Callable[[Options], None], options_type: type[Options], default: Options | None = None) -> NoReturn:
     """Parses the command line into ``options_type`` and calls ``main`` with it, then exits.
 
     Exit status: 0 after success, 2 after bad input (one ``error:`` line, no traceback), 130 after Ctrl-C.
@@ -22,17 +22,22 @@ def run(main: Callable[[Options], None], options_type: type[Options]) -> NoRetur
     Args:
         main: the command's work. It imports jax and the like itself, so that ``--help`` answers at once.
         options_type: a dataclass; its docstring is the help text and its fields are the options.
+        default: where the options start from, if not from the dataclass's own defaults.
     """
     import tyro
 
     try:
-        main(tyro.cli(options_type))
+        main(tyro.cli(options_type) if default is None else tyro.cli(options_type, default=default))
+        sys.stdout.flush()
     except FaceflaxError as error:
         print(f"error: {error}", file=sys.stderr)
         sys.exit(2)
     except KeyboardInterrupt:
         print("interrupted", file=sys.stderr)
         sys.exit(130)
+    except BrokenPipeError:  # the reader of our output, such as head, has gone
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(1)
     sys.exit(0)
 
 

@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from typing import TypeVar
 
-import cv2
 import numpy as np
 from jaxtyping import UInt8
+
+from faceflax.vision.opencv import cv2
 
 Image = TypeVar("Image")
 

@@ -11,13 +11,13 @@ from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
-import cv2
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
 from faceflax import commands
 from faceflax.errors import FaceflaxError
+from faceflax.vision.opencv import cv2
 
 MAX_STORED_SIZE = 128
 """Longest side, in pixels, at which a photo is stored: twice what the networks take by default, which leaves room for

@@ -10,13 +10,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import cv2
 import numpy as np
 from jaxtyping import Bool, Float, Int32, UInt8
 from tqdm import tqdm
 
 from faceflax.errors import FaceflaxError
 from faceflax.labels import EMOTIONS, GENDERS
+from faceflax.vision.opencv import cv2
 
 Points = Float[np.ndarray, "n 2"]
 

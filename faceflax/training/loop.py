@@ -47,7 +47,10 @@ def train(config: TrainConfig) -> Path:
     """
     if config.arch not in models.list_models():
         raise unknown("--arch", config.arch, models.list_models())
-    augment = Augmentation(flip=config.flip, shift=config.shift, rotation=config.rotation, zoom=config.zoom)
+    try:
+        augment = Augmentation(flip=config.flip, shift=config.shift, rotation=config.rotation, zoom=config.zoom)
+    except FaceflaxError as error:
+        raise FaceflaxError(f"--{error}") from None
     folder = config.folder
     writable_folder("--output", folder)
     _check_same_run(folder, config)
