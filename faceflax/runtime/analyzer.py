@@ -1,0 +1,131 @@
+"""From a frame to its faces and their perceived labels."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jaxtyping import UInt8
+
+from faceflax import pretrained
+from faceflax.errors import FaceflaxError
+from faceflax.labels import EMOTIONS, GENDERS
+from faceflax.preprocessing import normalize
+from faceflax.runtime.compiled import BatchFunction
+from faceflax.vision.crop import crop_face
+from faceflax.vision.detection import Detector, HaarDetector
+from faceflax.vision.face import Face
+from faceflax.vision.opencv import cv2
+
+__all__ = ["Face", "FaceAnalyzer"]
+
+_BATCH_SIZES = (1, 4, 16)  # a frame holds few faces, and each size adds to the start
+
+
+class FaceAnalyzer:
+    """Finds the faces of a frame and estimates perceived emotion and perceived gender of each.
+
+    Both networks run in one compiled call for all faces. Everything is compiled in the constructor, so that the first
+    frame is as fast as the others.
+
+    Args:
+        emotion: shipped weights or the path of a weights file, with the labels ``faceflax.labels.EMOTIONS``.
+        gender: the same, with the labels ``faceflax.labels.GENDERS``.
+        detector: what finds the faces; :class:`~faceflax.vision.detection.HaarDetector` if not given.
+
+    Raises:
+        FaceflaxError: weights that cannot be loaded or predict something else.
+    """
+
+    def __init__(
+        self,
+        emotion: str | Path = "mini_xception-fer2013",
+        gender: str | Path = "mini_xception-fairface",
+        detector: Detector | None = None,
+    ) -> None:
+        networks = (_load("emotion", emotion, EMOTIONS), _load("gender", gender, GENDERS))
+        self.detector = HaarDetector() if detector is None else detector
+        self._infos = [info for _, _, info in networks]
+
+        def probabilities(*crops: jax.Array) -> list[jax.Array]:
+            return [
+                jax.nn.softmax(model.apply(variables, normalize(faces[..., None]), train=False)[0] / info.temperature)
+                for (model, variables, info), faces in zip(networks, crops, strict=True)
+            ]
+
+        self._probabilities = BatchFunction(probabilities, _BATCH_SIZES)
+        self._probabilities.warm_up(
+            *(jax.ShapeDtypeStruct((info.image_size, info.image_size), jnp.uint8) for info in self._infos)
+        )
+
+    def __call__(self, frame: UInt8[np.ndarray, "height width 3"]) -> list[Face]:
+        """Returns the faces of one frame (uint8 ``[height, width, 3]`` BGR), the surest detection first.
+
+        Raises:
+            FaceflaxError: ``frame`` is not such an array.
+        """
+        return self.analyze_batch([frame])[0]
+
+    def analyze_batch(self, frames: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[list[Face]]:
+        """Returns the faces of each frame; all faces of all frames go through the networks together.
+
+        Args:
+            frames: uint8 ``[height, width, 3]`` BGR each; their sizes may differ.
+
+        Raises:
+            FaceflaxError: a frame is not such an array.
+        """
+        for frame in frames:
+            _check(frame)
+        boxes = [self.detector(frame) for frame in frames]
+        greys = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in frames]
+        faces = [(grey, box) for grey, found in zip(greys, boxes, strict=True) for box in found]
+        if not faces:
+            return [[] for _ in frames]
+        crops = [
+            np.stack([crop_face(grey, box, info.crop_margin, info.image_size) for grey, box in faces])
+            for info in self._infos
+        ]
+        answers = iter(zip(*self._probabilities(*crops), strict=True))
+        return [[_face(box, *next(answers)) for box in found] for found in boxes]
+
+
+def _face(box: np.ndarray, emotions: np.ndarray, genders: np.ndarray) -> Face:
+    x, y, width, height = (int(value) for value in box)
+    return Face(
+        box=(x, y, width, height),
+        emotion=EMOTIONS[emotions.argmax()],
+        emotion_probabilities=emotions,
+        gender=GENDERS[genders.argmax()],
+        gender_probabilities=genders,
+    )
+
+
+def _load(
+    argument: str, weights: str | Path, labels: tuple[str, ...]
+) -> tuple[nn.Module, dict[str, Any], pretrained.WeightsInfo]:
+    try:
+        info = pretrained.weights_info(weights)
+        if info.labels != labels:
+            raise FaceflaxError(
+                f"weights: {str(weights)!r} predicts {', '.join(info.labels)}; "
+                f"give weights that predict {', '.join(labels)}"
+            )
+        return *pretrained.load(weights), info
+    except FaceflaxError as error:
+        raise FaceflaxError(f"{argument} {error}") from None
+
+
+def _check(frame: object) -> None:
+    if not isinstance(frame, np.ndarray):
+        raise FaceflaxError(f"frame: a {type(frame).__name__} is not a NumPy array; read it with cv2.imread")
+    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
+        raise FaceflaxError(
+            f"frame: type {frame.dtype}, shape {frame.shape} is not uint8 [height, width, 3]; "
+            "convert it to BGR, as cv2.imread gives it"
+        )
