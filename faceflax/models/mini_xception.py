@@ -45,7 +45,7 @@ class MiniXception(nn.Module):
         >>> import jax, jax.numpy as jnp
         >>> model = MiniXception(num_classes=7)
         >>> variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
-        >>> logits, features = model.apply(variables, jnp.zeros((2, 64, 64, 1)), train=False)
+        >>> logits, features = jax.jit(model.apply)(variables, jnp.zeros((2, 64, 64, 1)))
         >>> logits.shape, features["last_conv"].shape
         ((2, 7), (2, 4, 4, 7))
     """

@@ -28,7 +28,7 @@ class SequentialCNN(nn.Module):
         >>> import jax, jax.numpy as jnp
         >>> model = SequentialCNN(num_classes=2)
         >>> variables = jax.jit(model.init)(jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
-        >>> logits, features = model.apply(variables, jnp.zeros((3, 64, 64, 1)), train=False)
+        >>> logits, features = jax.jit(model.apply)(variables, jnp.zeros((3, 64, 64, 1)))
         >>> logits.shape, features["stage4"].shape
         ((3, 2), (3, 4, 4, 128))
     """
