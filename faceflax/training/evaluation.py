@@ -138,7 +138,7 @@ def confusion_figure(evaluation: Evaluation, title: str) -> Figure:
     """Draws the confusion matrix, in percent of the images of each label (row); save it with ``figure.savefig``."""
     names, shares = evaluation.names, evaluation.confusion
     side = 1.8 + 0.62 * len(names)
-    figure = Figure(figsize=(max(side, 4.2) + 0.6, max(side, 4.2)), layout="constrained")
+    figure = Figure(figsize=(max(side, 4.2) + 0.6, max(side, 4.2)), layout="compressed")
     axes = figure.subplots()
     picture = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
     for row, column in np.ndindex(shares.shape):
