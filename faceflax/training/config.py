@@ -62,7 +62,8 @@ class TrainConfig:
     """Seed of initialisation, order and augmentation."""
 
     def __post_init__(self) -> None:
-        for name, low in (("epochs", 1), ("batch_size", 2), ("plateau_patience", 1), ("stop_patience", 1)):
+        lowest = {"epochs": 1, "batch_size": 2, "image_size": 32, "plateau_patience": 1, "stop_patience": 1}
+        for name, low in lowest.items():
             if getattr(self, name) < low:
                 raise FaceflaxError(f"{option(name)}: {getattr(self, name)} is too small; give {low} or more")
         for name in ("learning_rate", "warmup_epochs", "weight_decay"):

@@ -51,6 +51,10 @@ def train(config: TrainConfig) -> Path:
         augment = Augmentation(flip=config.flip, shift=config.shift, rotation=config.rotation, zoom=config.zoom)
     except FaceflaxError as error:
         raise FaceflaxError(f"--{error}") from None
+    try:
+        given = pretrained.load(config.init_weights)[1] if config.init_weights else None
+    except FaceflaxError as error:
+        raise FaceflaxError(f"--init-weights: {error}") from None
     folder = config.folder
     writable_folder("--output", folder)
     _check_same_run(folder, config)
@@ -69,7 +73,7 @@ def train(config: TrainConfig) -> Path:
     (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config), default=str, indent=2) + "\n")
 
     with Checkpoints(folder / "checkpoints") as checkpoints:
-        state = run.initial_state()
+        state = run.initial_state(given)
         history: list[logs.Epoch] = []
         if (epoch := checkpoints.latest_epoch()) is not None:
             state, history = checkpoints.restore(epoch, state)
@@ -122,11 +126,11 @@ class _Run:
         )
         self.evaluate = make_eval_step(model)
 
-    def initial_state(self) -> TrainState:
+    def initial_state(self, given: pretrained.Variables | None) -> TrainState:
+        """Fresh variables, or those of ``given`` where the shapes agree."""
         images = self.splits["train"][0]
         variables = models.init(self.model, self.key, self.config.image_size, images.shape[-1])
-        if self.config.init_weights:
-            _, given = pretrained.load(self.config.init_weights)
+        if given is not None:
             variables = _take_matching(variables, given)
         return create_state(variables, self.optimizer)
 
