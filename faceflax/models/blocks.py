@@ -9,7 +9,7 @@ values and gradients.
 from __future__ import annotations
 
 from collections.abc import Callable
-from functools import partial
+from functools import partial, reduce
 
 import flax.linen as nn
 import jax
@@ -57,7 +57,7 @@ def _depthwise_plain(x: Images, kernel: Array) -> Images:
 
 def _depthwise_shifted(x: Images, kernel: Array) -> Images:
     taps = kernel.reshape(9, 1, 1, 1, -1)
-    return sum(view * tap for view, tap in zip(_windows(_pad1(x), *x.shape[1:3]), taps, strict=True))
+    return reduce(jnp.add, map(jnp.multiply, _windows(_pad1(x), *x.shape[1:3]), taps))
 
 
 @jax.custom_vjp

@@ -99,9 +99,9 @@ def _face(box: np.ndarray, emotions: np.ndarray, genders: np.ndarray) -> Face:
     x, y, width, height = (int(value) for value in box)
     return Face(
         box=(x, y, width, height),
-        emotion=EMOTIONS[emotions.argmax()],
+        emotion=EMOTIONS[int(np.argmax(emotions))],
         emotion_probabilities=emotions,
-        gender=GENDERS[genders.argmax()],
+        gender=GENDERS[int(np.argmax(genders))],
         gender_probabilities=genders,
     )
 

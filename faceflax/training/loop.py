@@ -87,6 +87,9 @@ def train(config: TrainConfig) -> Path:
                 board.write(row)
                 logs.write_csv(folder / "metrics.csv", history)
                 tqdm.write(f"epoch {len(history):3d}  {_describe(row)}")
+        except KeyboardInterrupt:
+            tqdm.write(f"stopped after {len(history)} whole epochs; the same command with --resume goes on from there")
+            raise
         finally:
             board.close()
             if history:

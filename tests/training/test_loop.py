@@ -35,6 +35,10 @@ def data_dir(tmp_path_factory):
     return root / "tfds"
 
 
+def rows_of(folder):
+    return list(csv.DictReader((folder / "metrics.csv").read_text().splitlines()))
+
+
 def config(data_dir, output, **changes):
     return dataclasses.replace(
         TrainConfig(
@@ -64,7 +68,7 @@ def test_run_leaves_weights_metrics_curves_and_events(run):
     model, variables = pretrained.load(weights)
     info = pretrained.weights_info(weights)
     assert (info.arch, info.dataset, info.labels, info.image_size) == ("mini_xception", "folder/faces", CLASSES, 32)
-    rows = list(csv.DictReader((settings.output / "metrics.csv").read_text().splitlines()))
+    rows = rows_of(settings.output)
     assert [float(row["epoch"]) for row in rows] == [1, 2, 3]
     assert info.accuracy["validation"] == max(float(row["validation_accuracy"]) for row in rows)
     assert float(rows[-1]["train_loss"]) < float(rows[0]["train_loss"])
@@ -83,6 +87,15 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(run, data_dir, tmp_pat
     for first, second in zip(*map(csv.reader, histories), strict=True):
         assert first[:-1] == second[:-1]  # all but images per second
     jax.tree.map(np.testing.assert_array_equal, pretrained.load(weights)[1], pretrained.load(resumed)[1])
+
+
+def test_stops_early_when_validation_stands_still(data_dir, tmp_path):
+    settings = config(data_dir, tmp_path, epochs=9, learning_rate=0.0, stop_patience=2)
+    weights = train(settings)  # at rate 0 only BatchNorm's statistics move; nothing can be learnt for long
+    accuracies = [float(row["validation_accuracy"]) for row in rows_of(tmp_path)]
+    best = accuracies.index(max(accuracies))
+    assert len(accuracies) == min(best + 3, 9)
+    assert pretrained.weights_info(weights).accuracy["validation"] == accuracies[best]
 
 
 def test_init_weights_start_from_another_run(run, data_dir, tmp_path):
