@@ -48,6 +48,7 @@ def main(options: Options) -> None:
     print(f"{platform.machine()}, {os.cpu_count()} cores, Python {platform.python_version()}")
     measure_starts(add, max(options.repeats // 6, 3))
     measure_inference(add, options.repeats)
+    measure_pipeline(add, options.repeats)
     measure_training(add, options.repeats)
     if options.output:
         names = ("what", "value", "unit", "note")
@@ -117,6 +118,19 @@ def plain_mini_xception(num_classes: int) -> nn.Module:
             return nn.Conv(num_classes, (3, 3))(x).mean((1, 2)), {}
 
     return Plain()
+
+
+def measure_pipeline(add: Add, repeats: int) -> None:
+    """Frames of the demo's film, 640x360 with one face: the whole analyzer, and its detection alone."""
+    from itertools import islice
+
+    import faceflax
+    from faceflax.vision import demo
+
+    analyzer = faceflax.FaceAnalyzer()
+    times = [alternate(1, partial(analyzer, f), partial(analyzer.detector, f)) for f in islice(demo.video(), repeats)]
+    whole, detection = (statistics.median(each) for each in zip(*times, strict=True))
+    add("FaceAnalyzer, 640x360, one face", 1e3 * whole, "ms", f"of which detection {detection / whole:.0%}")
 
 
 def measure_training(add: Add, repeats: int) -> None:
