@@ -9,7 +9,8 @@ Command::
     python -m experiments.mini_xception_fairface
     python scripts/export.py runs/mini_xception-fairface/weights.safetensors mini_xception-fairface
 
-Result: held-out 83.88%, test 84.46%, with flip averaging 85.24%; temperature 0.785; 21 minutes on two cores of a shared Intel Xeon.
+Result: held-out 83.88%, test 84.46%, with flip averaging 85.24%; temperature 0.785; about
+21 minutes on two cores of an Intel Xeon that had other work to do.
 """
 
 from __future__ import annotations

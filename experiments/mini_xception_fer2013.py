@@ -8,7 +8,8 @@ Command::
     python -m experiments.mini_xception_fer2013
     python scripts/export.py runs/mini_xception-fer2013/weights.safetensors mini_xception-fer2013
 
-Result: PublicTest 64.47%, PrivateTest 63.78%, with flip averaging 64.98%; temperature 0.895; 55 minutes on two cores of a shared Intel Xeon.
+Result: PublicTest 64.47%, PrivateTest 63.78%, with flip averaging 64.98%; temperature 0.895; about
+55 minutes on two cores of an Intel Xeon that had other work to do.
 """
 
 from __future__ import annotations
