@@ -2,14 +2,35 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import TypeVar
 
 import numpy as np
 from jaxtyping import UInt8
 
+from faceflax.errors import FaceflaxError
 from faceflax.vision.opencv import cv2
 
 Image = TypeVar("Image")
+
+
+def read_grey(argument: str, file: Path) -> UInt8[np.ndarray, "height width"]:
+    """Reads a picture as grey.
+
+    Args:
+        argument: what the user named the picture by, for the error.
+        file: in any format that OpenCV reads.
+
+    Raises:
+        FaceflaxError: the file is missing or is not a whole picture.
+    """
+    try:
+        image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_GRAYSCALE)
+    except (OSError, cv2.error):  # cv2.error: an empty file
+        image = None
+    if image is None:
+        raise FaceflaxError(f"{argument}: cannot read the picture {str(file)!r}; replace it or take it out")
+    return image
 
 
 def resize(image: UInt8[np.ndarray, "height width"], size: int) -> UInt8[np.ndarray, "size size"]:

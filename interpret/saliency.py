@@ -224,17 +224,11 @@ def _read_pictures(files: list[Path], sizes: Iterable[int]) -> dict[int, UInt8[n
     import numpy as np
     from tqdm import tqdm
 
-    from faceflax.preprocessing import resize
-    from faceflax.vision.opencv import cv2
+    from faceflax.preprocessing import read_grey, resize
 
     images = {size: np.empty((len(files), size, size), np.uint8) for size in sizes}
     for i, file in enumerate(tqdm(files, "reading pictures", delay=1, leave=False)):
-        try:
-            picture = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_GRAYSCALE)
-        except (OSError, cv2.error):  # cv2.error: an empty file
-            picture = None
-        if picture is None:
-            raise FaceflaxError(f"--images: cannot read {str(file)!r} as a picture; replace it or take it out")
+        picture = read_grey("--images", file)
         for size, stack in images.items():
             stack[i] = resize(picture, size)
     return images

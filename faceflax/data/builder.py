@@ -15,7 +15,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
-from faceflax import commands
+from faceflax import commands, preprocessing
 from faceflax.errors import FaceflaxError
 from faceflax.vision.opencv import cv2
 
@@ -133,12 +133,7 @@ def read_grey(file: Path) -> UInt8[np.ndarray, "height width"]:
     Raises:
         FaceflaxError: the file is missing or is not a whole picture.
     """
-    try:
-        image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_GRAYSCALE)
-    except (OSError, cv2.error):  # cv2.error: an empty file
-        image = None
-    if image is None:
-        raise FaceflaxError(f"--source: cannot read the picture {str(file)!r}; replace it or take it out")
+    image = preprocessing.read_grey("--source", file)
     scale = MAX_STORED_SIZE / max(image.shape)
     if scale < 1:
         height, width = (max(1, round(side * scale)) for side in image.shape)

@@ -123,8 +123,8 @@ def test_samples_of_each_label_are_chosen_by_the_seed():
         ({"weights": ("gender",)}, "--weights: .* tells woman, man; give weights that tell angry, disgust"),
         ({"images": "nowhere"}, "--images: there is nothing at"),
         ({"images": "empty"}, "--images: no pictures in"),
-        ({"images": "broken"}, "--images: cannot read .*1.jpg' as a picture"),
-        ({"images": "broken/none.jpg"}, "--images: cannot read .*none.jpg' as a picture"),
+        ({"images": "broken"}, "--images: cannot read the picture .*1.jpg'"),
+        ({"images": "broken/none.jpg"}, "--images: cannot read the picture .*none.jpg'"),
         ({"images": "wrong"}, "--images: the folders of .*: unknown 'joyful'; choose one of: angry"),
     ],
 )
