@@ -6,7 +6,7 @@ PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test lock clean
+.PHONY: demo test lowest lock clean
 
 demo: .venv/.demo
 	$(BIN)/python scripts/demo.py
@@ -39,6 +39,12 @@ define install
 	@touch $@
 endef
 
+# The same tests on the lowest versions that pyproject.toml admits; old releases may warn.
+lowest: .venv/.test
+	$(BIN)/uv venv --quiet --clear .venv-lowest
+	$(BIN)/uv pip install --quiet --python .venv-lowest --resolution lowest-direct --editable '.[dev]'
+	.venv-lowest/bin/python -m pytest -o filterwarnings=default
+
 # Exact versions for every platform and Python the project supports; names and hashes only, no addresses.
 lock: .venv/.test
 	$(BIN)/uv pip compile pyproject.toml --extra dev $(LOCK) --output-file requirements-dev.lock
@@ -49,4 +55,4 @@ lock: .venv/.test
 LOCK := --universal --python-version 3.11 --generate-hashes --no-emit-index-url --no-header --no-annotate --quiet
 
 clean:
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
+	rm -rf .venv .venv-lowest build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis
