@@ -15,18 +15,12 @@ Result: held-out 83.88%, test 84.46%, with flip averaging 85.24%; temperature 0.
 
 from __future__ import annotations
 
+from experiments import train
 from faceflax.commands import run
 from faceflax.training.config import TrainConfig
 
 CONFIG = TrainConfig(arch="mini_xception", dataset="fairface", epochs=12)
 
 
-def main(config: TrainConfig) -> None:
-    """Trains and prints where the weights are."""
-    from faceflax.training.loop import train
-
-    print(f"weights: {train(config)}")
-
-
 if __name__ == "__main__":
-    run(main, TrainConfig, default=CONFIG)
+    run(train, TrainConfig, default=CONFIG)

@@ -14,18 +14,12 @@ Result: PublicTest 64.47%, PrivateTest 63.78%, with flip averaging 64.98%; tempe
 
 from __future__ import annotations
 
+from experiments import train
 from faceflax.commands import run
 from faceflax.training.config import TrainConfig
 
 CONFIG = TrainConfig(arch="mini_xception", dataset="fer2013", epochs=30)
 
 
-def main(config: TrainConfig) -> None:
-    """Trains and prints where the weights are."""
-    from faceflax.training.loop import train
-
-    print(f"weights: {train(config)}")
-
-
 if __name__ == "__main__":
-    run(main, TrainConfig, default=CONFIG)
+    run(train, TrainConfig, default=CONFIG)

@@ -3,16 +3,20 @@
 import csv
 import dataclasses
 import json
+import subprocess
+import sys
+from pathlib import Path
 
 import cv2
 import jax
 import numpy as np
 import pytest
 
-from faceflax import FaceflaxError, pretrained
+from faceflax import FaceflaxError, data, pretrained
 from faceflax.data.loading import make_builder
 from faceflax.data.synthetic import render_faces
 from faceflax.labels import EMOTIONS
+from faceflax.preprocessing import normalize
 from faceflax.training.config import TrainConfig
 from faceflax.training.loop import cuts, train
 
@@ -21,13 +25,13 @@ CLASSES = ("happy", "surprise")
 
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
-    """A prepared ``folder/faces`` of 96 training and 32 validation faces."""
+    """A prepared ``folder/faces`` of 96 training, 32 validation and 32 test faces."""
     root = tmp_path_factory.mktemp("faces")
     wanted = [EMOTIONS.index(name) for name in CLASSES]
     faces = render_faces(600, seed=5, image_size=32)
-    chosen = [i for i in range(600) if faces.emotions[i] in wanted][:128]
+    chosen = [i for i in range(600) if faces.emotions[i] in wanted][:160]
     for number, i in enumerate(chosen):
-        split = "train" if number < 96 else "validation"
+        split = "train" if number < 96 else "validation" if number < 128 else "test"
         file = root / "pictures" / split / EMOTIONS[faces.emotions[i]] / f"{i}.png"
         file.parent.mkdir(parents=True, exist_ok=True)
         cv2.imwrite(str(file), faces.images[i])
@@ -103,6 +107,30 @@ def test_init_weights_start_from_another_run(run, data_dir, tmp_path):
     still = config(data_dir, tmp_path, epochs=1, learning_rate=0.0, init_weights=str(weights))
     _, variables = pretrained.load(train(still))
     jax.tree.map(np.testing.assert_array_equal, variables["params"], pretrained.load(weights)[1]["params"])
+
+
+def test_export_names_a_run_with_its_accuracies_and_the_best_temperature(run, data_dir, tmp_path):
+    _, weights = run
+    script = Path(__file__).parents[2] / "scripts/export.py"
+    arguments = [weights, "mini_xception-faces", "--output-dir", tmp_path, "--data-dir", data_dir]
+    subprocess.run([sys.executable, script, *arguments], check=True, capture_output=True)
+    exported = pretrained.weights_info(tmp_path / "mini_xception-faces.safetensors")
+    model, variables = pretrained.load(tmp_path / "mini_xception-faces.safetensors")
+    logits = {}
+    for split in ("validation", "test"):
+        examples = data.load("folder/faces", split, image_size=32, data_dir=data_dir)
+        logits[split] = np.asarray(jax.jit(model.apply)(variables, normalize(examples.images))[0], np.float64)
+        right = logits[split].argmax(1) == examples.labels
+        assert exported.accuracy[split] == pytest.approx(right.mean())
+        if split == "validation":
+            labels = examples.labels
+
+    def cross_entropy(temperature):
+        scaled = logits["validation"] / temperature
+        return (np.log(np.exp(scaled).sum(1)) - scaled[np.arange(32), labels]).mean()
+
+    best = cross_entropy(exported.temperature)
+    assert all(best <= cross_entropy(other * exported.temperature) for other in (0.8, 0.97, 1.03, 1.25))
 
 
 @pytest.mark.parametrize(
