@@ -49,7 +49,7 @@ def main(options: Options) -> None:
     logits = evaluation.predict_logits(model, variables, examples.images, flip=options.flip)
     result = evaluation.evaluate(logits, examples.labels, info.labels)
 
-    what = f"{info.name} on {options.dataset} {options.split}{' with flip averaging' if options.flip else ''}"
+    what = f"{options.weights} on {options.dataset} {options.split}{' with flip averaging' if options.flip else ''}"
     print(f"{what}: accuracy {result.accuracy:.2%} of {len(logits):,} images\n\n{result.table()}\n")
     title = f"{what}\naccuracy {result.accuracy:.2%}, n = {len(logits):,}"
     evaluation.confusion_figure(result, title).savefig(options.output, dpi=150, bbox_inches="tight")
