@@ -1,7 +1,13 @@
-"""One compilation cache for the whole run: many tests compile the same networks."""
+"""Caches that the tests share: many compile the same networks."""
+
+import os
+from pathlib import Path
 
 import jax
 import pytest
+
+# Not the user's own; kept from run to run, being keyed by all that matters.
+os.environ["FACEFLAX_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "faceflax")
 
 
 @pytest.fixture(scope="session", autouse=True)

@@ -7,7 +7,7 @@ from functools import partial
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from faceflax.models.blocks import Activation, Images, SeparableConv, StemConv, batch_norm, max_pool
+from faceflax.models.blocks import Activation, BatchNorm, Conv, Images, SeparableConv, max_pool
 
 
 class ResidualModule(nn.Module):
@@ -19,11 +19,10 @@ class ResidualModule(nn.Module):
     @nn.compact
     def __call__(self, x: Images, train: bool = False) -> Images:
         """Maps ``[batch, h, w, c]`` to ``[batch, ceil(h / 2), ceil(w / 2), features]``."""
-        norm = partial(batch_norm, use_running_average=not train)
-        shortcut = nn.Conv(self.features, (1, 1), strides=2, use_bias=False, name="shortcut")(x)
-        shortcut = norm(name="shortcut_bn")(shortcut)
+        norm = partial(BatchNorm, use_running_average=not train)
+        shortcut = norm(name="shortcut_bn")(Conv(self.features, 1, stride=2, name="shortcut")(x)[0])
         x = SeparableConv(self.features, name="conv1")(x)
-        x = self.activation(norm(name="bn1")(x))
+        x = norm(name="bn1")(x, self.activation)
         x = SeparableConv(self.features, name="conv2")(x)
         x = norm(name="bn2")(x)
         return shortcut + max_pool(x)
@@ -68,8 +67,8 @@ class MiniXception(nn.Module):
         features: dict[str, Images] = {}
         x = images
         for name in ("stem1", "stem2"):
-            x = StemConv(8, name=name)(x)
-            x = self.activation(batch_norm(name=f"{name}_bn", use_running_average=not train)(x))
+            x, _ = Conv(8, 3, padding="VALID", name=name)(x)
+            x = BatchNorm(name=f"{name}_bn", use_running_average=not train)(x, self.activation)
             features[name] = x
         for index, width in enumerate((16, 32, 64, 128), start=1):
             x = ResidualModule(width, activation=self.activation, name=f"block{index}")(x, train)

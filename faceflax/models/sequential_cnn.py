@@ -5,7 +5,7 @@ from __future__ import annotations
 import flax.linen as nn
 from jaxtyping import Array, Float
 
-from faceflax.models.blocks import Activation, Images, batch_norm
+from faceflax.models.blocks import Activation, BatchNorm, Conv, Images
 
 STAGES: tuple[tuple[int, int], ...] = ((16, 7), (32, 5), (64, 3), (128, 3))
 """Features and kernel size of each pair of convolutions."""
@@ -50,17 +50,20 @@ class SequentialCNN(nn.Module):
             ``last_conv``.
         """
         features: dict[str, Images] = {}
+
+        def conv_norm(name: str, x: Images, width: int, size: int, activation: Activation | None = None) -> Images:
+            x, bias = Conv(width, size, use_bias=True, name=name)(x)
+            return BatchNorm(name=f"{name}_bn", use_running_average=not train)(x, activation, bias)
+
         x = images
         for index, (width, size) in enumerate(STAGES, start=1):
             name = f"stage{index}"
-            for half in ("a", "b"):
-                x = nn.Conv(width, (size, size), name=f"{name}{half}")(x)
-                x = batch_norm(name=f"{name}{half}_bn", use_running_average=not train)(x)
-            x = nn.avg_pool(self.activation(x), (2, 2), strides=(2, 2), padding="SAME")
+            x = conv_norm(f"{name}a", x, width, size)
+            x = conv_norm(f"{name}b", x, width, size, self.activation)
+            x = nn.avg_pool(x, (2, 2), strides=(2, 2), padding="SAME")
             features[name] = x
             x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        x = nn.Conv(256, (3, 3), name="stage5a")(x)
-        x = batch_norm(name="stage5a_bn", use_running_average=not train)(x)
+        x = conv_norm("stage5a", x, 256, 3)
         features["stage5"] = x
         x = nn.Conv(self.num_classes, (3, 3), name="last_conv")(x)
         features["last_conv"] = x

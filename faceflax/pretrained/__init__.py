@@ -19,7 +19,6 @@ from typing import Any
 
 import flax.linen as nn
 import jax
-import jax.numpy as jnp
 import numpy as np
 import safetensors
 import safetensors.numpy
@@ -145,7 +144,7 @@ def load(name_or_path: str | Path) -> tuple[nn.Module, Variables]:
         ) from None
     model = models.create(info.arch, len(info.labels))
     verify(tensors, model, f"weights: {str(file)!r}")
-    return model, jax.tree.map(jnp.asarray, unflatten_dict(tensors, sep="/"))
+    return model, jax.device_put(unflatten_dict(tensors, sep="/"))
 
 
 def save(

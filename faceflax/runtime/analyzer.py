@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -16,6 +14,7 @@ from faceflax import pretrained
 from faceflax.errors import FaceflaxError
 from faceflax.labels import EMOTIONS, GENDERS
 from faceflax.preprocessing import normalize
+from faceflax.runtime import program
 from faceflax.runtime.compiled import BatchFunction
 from faceflax.vision.crop import crop_face
 from faceflax.vision.detection import Detector, HaarDetector
@@ -30,8 +29,8 @@ _BATCH_SIZES = (1, 4, 16)  # a frame holds few faces, and each size adds to the 
 class FaceAnalyzer:
     """Finds the faces of a frame and estimates perceived emotion and perceived gender of each.
 
-    Both networks run in one compiled call for all faces. Everything is compiled in the constructor, so that the first
-    frame is as fast as the others.
+    Both networks run in one compiled call for all faces. Everything is compiled in the constructor, or loaded where an
+    earlier process has compiled it, so that the first frame is as fast as the others.
 
     Args:
         emotion: shipped weights or the path of a weights file, with the labels ``faceflax.labels.EMOTIONS``.
@@ -50,15 +49,15 @@ class FaceAnalyzer:
     ) -> None:
         networks = (_load("emotion", emotion, EMOTIONS), _load("gender", gender, GENDERS))
         self.detector = HaarDetector() if detector is None else detector
-        self._infos = [info for _, _, info in networks]
+        self._infos = [info for _, info in networks]
+        programs = [folded for folded, _ in networks]
 
         def probabilities(*crops: jax.Array) -> list[jax.Array]:
-            return [
-                jax.nn.softmax(model.apply(variables, normalize(faces[..., None]), train=False)[0] / info.temperature)
-                for (model, variables, info), faces in zip(networks, crops, strict=True)
-            ]
+            logits = program.logits(programs, [normalize(faces[..., None]) for faces in crops])
+            return [jax.nn.softmax(x / info.temperature) for x, info in zip(logits, self._infos, strict=True)]
 
-        self._probabilities = BatchFunction(probabilities, _BATCH_SIZES)
+        key = f"probabilities {[(program.digest(folded), info.temperature) for folded, info in networks]}"
+        self._probabilities = BatchFunction(probabilities, _BATCH_SIZES, key)
         self._probabilities.warm_up(
             *(jax.ShapeDtypeStruct((info.image_size, info.image_size), jnp.uint8) for info in self._infos)
         )
@@ -108,7 +107,7 @@ def _face(box: np.ndarray, emotions: np.ndarray, genders: np.ndarray) -> Face:
 
 def _load(
     argument: str, weights: str | Path, labels: tuple[str, ...]
-) -> tuple[nn.Module, dict[str, Any], pretrained.WeightsInfo]:
+) -> tuple[program.Program, pretrained.WeightsInfo]:
     try:
         info = pretrained.weights_info(weights)
         if info.labels != labels:
@@ -116,7 +115,9 @@ def _load(
                 f"weights: {str(weights)!r} predicts {', '.join(info.labels)}; "
                 f"give weights that predict {', '.join(labels)}"
             )
-        return *pretrained.load(weights), info
+        folded = program.fold(*pretrained.load(weights))
+        assert folded is not None  # every architecture that can be loaded by name can be folded
+        return folded, info
     except FaceflaxError as error:
         raise FaceflaxError(f"{argument} {error}") from None
 

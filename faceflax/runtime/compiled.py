@@ -14,8 +14,9 @@ from jaxtyping import Float32
 
 from faceflax.errors import FaceflaxError
 from faceflax.models import MIN_IMAGE_SIZE
+from faceflax.runtime import program, store
 
-BATCH_SIZES: tuple[int, ...] = (1, 4, 16, 64)
+BATCH_SIZES: tuple[int, ...] = (1, 2, 4, 8, 16, 32, 64)
 """Batch sizes that are compiled. A batch is padded to the next one; a larger one goes in chunks of the last."""
 
 
@@ -26,6 +27,8 @@ class BatchFunction:
         function: maps arrays ``[batch, ...]`` to a pytree of arrays ``[batch, ...]``, each row by itself. What it
             closes over, such as weights, becomes constants of the compiled program.
         sizes: the batch sizes to compile, in rising order.
+        key: names the function and all it closes over; its programs are then kept on disk, and a later process loads
+            them instead of compiling. Without a key nothing is kept.
 
     Example:
         >>> double = BatchFunction(lambda x: 2 * x)
@@ -33,9 +36,12 @@ class BatchFunction:
         array([0., 2., 4.], dtype=float32)
     """
 
-    def __init__(self, function: Callable[..., Any], sizes: tuple[int, ...] = BATCH_SIZES) -> None:
+    def __init__(
+        self, function: Callable[..., Any], sizes: tuple[int, ...] = BATCH_SIZES, key: str | None = None
+    ) -> None:
         self._jitted = jax.jit(function)
         self._sizes = sizes
+        self._key = key
         self._programs: dict[tuple[jax.ShapeDtypeStruct, ...], jax.stages.Compiled] = {}
 
     def warm_up(self, *rows: jax.ShapeDtypeStruct) -> None:
@@ -45,20 +51,31 @@ class BatchFunction:
 
     def __call__(self, *batches: np.ndarray) -> Any:
         """Returns the function's value for all rows, as NumPy arrays; a shape not warmed up compiles first."""
-        chunks, largest = [], self._sizes[-1]
-        for start in range(0, max(len(batches[0]), 1), largest):  # an empty batch is one chunk of padding
-            chunk = [batch[start : start + largest] for batch in batches]
-            filled = len(chunk[0])
-            padding = next(size for size in self._sizes if size >= filled) - filled
-            if padding:
-                chunk = [np.concatenate([rows, np.zeros((padding, *rows.shape[1:]), rows.dtype)]) for rows in chunk]
-            program = self._program(*(jax.ShapeDtypeStruct(rows.shape, rows.dtype) for rows in chunk))
-            chunks.append(jax.tree.map(lambda x, filled=filled: np.asarray(x)[:filled], program(*chunk)))
+        count, largest = len(batches[0]), self._sizes[-1]
+        if count <= largest:  # an empty batch is one chunk of padding
+            return self._chunk(batches, count)
+        chunks = [
+            self._chunk([batch[start : start + largest] for batch in batches], min(largest, count - start))
+            for start in range(0, count, largest)
+        ]
         return jax.tree.map(lambda *parts: np.concatenate(parts), *chunks)
+
+    def _chunk(self, batches: Any, count: int) -> Any:
+        padding = next(size for size in self._sizes if size >= count) - count
+        if padding:
+            batches = [np.concatenate([rows, np.zeros((padding, *rows.shape[1:]), rows.dtype)]) for rows in batches]
+        program = self._program(*(jax.ShapeDtypeStruct(rows.shape, rows.dtype) for rows in batches))
+        return jax.tree.map(lambda x: np.asarray(x)[:count], program(*batches))
 
     def _program(self, *arguments: jax.ShapeDtypeStruct) -> jax.stages.Compiled:
         if arguments not in self._programs:
-            self._programs[arguments] = self._jitted.lower(*arguments).compile()
+            key = self._key and f"{self._key} {arguments}"
+            compiled = store.load(key) if key else None
+            if compiled is None:
+                compiled = self._jitted.lower(*arguments).compile()
+                if key:
+                    store.save(key, compiled)
+            self._programs[arguments] = compiled
         return self._programs[arguments]
 
 
@@ -66,7 +83,14 @@ class CompiledModel:
     """A network with its weights, as a function from images to logits; made by :func:`compile`."""
 
     def __init__(self, model: nn.Module, variables: dict[str, Any]) -> None:
-        self._logits = BatchFunction(lambda images: model.apply(variables, images, train=False)[0])
+        folded = program.fold(model, variables)
+        self._channels: int | None = None
+        if folded is None:  # another network, or another nonlinearity: as it stands
+            self._logits = BatchFunction(lambda images: model.apply(variables, images, train=False)[0])
+        else:
+            self._channels = folded[0].weights[0].shape[2]
+            key = f"logits {program.digest(folded)}"
+            self._logits = BatchFunction(lambda images: program.logits([folded], [images])[0], key=key)
 
     def warm_up(self, image_size: int, channels: int = 1) -> None:
         """Compiles all batch sizes for images of ``image_size`` pixels a side, so that no later call has to."""
@@ -96,20 +120,31 @@ class CompiledModel:
             )
         if min(images.shape[1:3]) < MIN_IMAGE_SIZE:
             raise FaceflaxError(f"images: shape {images.shape} is under {MIN_IMAGE_SIZE} pixels a side; enlarge them")
+        if self._channels is not None and images.shape[3] != self._channels:
+            raise _channels_error(images)
         if not np.isfinite(images).all():
             bad = tuple(int(i) for i in np.argwhere(~np.isfinite(images))[0])
             raise FaceflaxError(f"images: the value at {bad} is {images[bad]}; give finite numbers in [-1, 1]")
         try:
             return self._logits(images)
         except flax.errors.ScopeParamShapeError:
-            raise FaceflaxError(
-                f"images: shape {images.shape} has {images.shape[3]} channels, for which the variables were not made; "
-                "grey images have 1"
-            ) from None
+            raise _channels_error(images) from None
+
+
+def _channels_error(images: np.ndarray) -> FaceflaxError:
+    return FaceflaxError(
+        f"images: shape {images.shape} has {images.shape[3]} channels, for which the variables were not made; "
+        "grey images have 1"
+    )
 
 
 def compile(model: nn.Module, variables: dict[str, Any]) -> CompiledModel:
     """Turns a network and its variables into a fast NumPy function.
+
+    BatchNorm is folded into the weights; on a CPU the C++ kernels (:mod:`faceflax.native`) compute a whole network in
+    one call, its images shared among the cores. Compiled programs are kept on disk (:func:`faceflax.cache.folder`), and
+    a later process compiles nothing. A network other than the two architectures, or with another nonlinearity, runs as
+    it stands.
 
     Args:
         model: a network of :mod:`faceflax.models`.

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from functools import partial
+
+import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
@@ -21,8 +24,12 @@ def plain_depthwise(x, kernel):
     )
 
 
-def plain_conv(x, kernel):
-    return lax.conv_general_dilated(x, kernel, (1, 1), "VALID", dimension_numbers=LAYOUT)
+def plain_conv(x, kernel, stride=1, padding="VALID"):
+    return lax.conv_general_dilated(x, kernel, (stride, stride), padding, dimension_numbers=LAYOUT)
+
+
+def conv(x, kernel, stride=1, padding="VALID"):
+    return blocks.conv(x, kernel, stride, padding)
 
 
 def plain_max_pool(x):
@@ -61,8 +68,48 @@ def test_depthwise_conv_is_a_grouped_convolution(size):
 
 @pytest.mark.parametrize("size", SIZES)
 @pytest.mark.parametrize("inputs", [1, 3])
-def test_stem_conv_is_a_valid_convolution(size, inputs):
-    assert_same(blocks.stem_conv, plain_conv, normal(0, (2, *size, inputs)), normal(1, (3, 3, inputs, 5)))
+def test_conv_is_a_valid_convolution(size, inputs):
+    assert_same(conv, plain_conv, normal(0, (2, *size, inputs)), normal(1, (3, 3, inputs, 5)))
+
+
+@pytest.mark.parametrize("size", SIZES)
+@pytest.mark.parametrize(("side", "stride"), [(1, 1), (1, 2), (5, 1)])
+def test_conv_of_other_sizes_and_strides_is_a_same_convolution(size, side, stride):
+    options = {"stride": stride, "padding": "SAME"}
+    kernel = normal(1, (side, side, 3, 5))
+    assert_same(partial(conv, **options), partial(plain_conv, **options), normal(0, (2, *size, 3)), kernel)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+def test_normalise_is_flax_batch_norm(relu):
+    x, scale, bias = normal(0, (3, 5, 4, 6)) * 2 + 1, normal(1, (6,)), normal(2, (6,))
+    layer = nn.BatchNorm(use_running_average=False, momentum=0.99, epsilon=1e-3)
+    stats = {"mean": jnp.zeros(6), "var": jnp.ones(6)}
+
+    def flax(x, scale, bias):
+        variables = {"params": {"scale": scale, "bias": bias}, "batch_stats": stats}
+        y = layer.apply(variables, x, mutable=["batch_stats"])[0]
+        return nn.relu(y) if relu else y
+
+    assert_same(lambda *arguments: blocks.normalise(*arguments, relu)[0], flax, x, scale, bias)
+    _, mean, variance = blocks.normalise(x, scale, bias, relu)
+    np.testing.assert_allclose(mean, np.mean(x, (0, 1, 2)), rtol=1e-12)
+    np.testing.assert_allclose(variance, np.var(x, (0, 1, 2)), rtol=1e-12)
+
+
+def test_batch_norm_layer_keeps_the_running_statistics_of_flax_with_a_bias_before_it():
+    x, bias = normal(0, (3, 5, 4, 6)), normal(1, (6,))
+    flax = nn.BatchNorm(use_running_average=False, momentum=0.99, epsilon=1e-3)
+    ours = blocks.BatchNorm(use_running_average=False)
+    variables = ours.init(jax.random.key(0), x)
+    biased = x + bias[None, None, None]
+    expected, expected_stats = flax.apply(variables, biased, mutable=["batch_stats"])
+    found, stats = ours.apply(variables, x, None, bias, mutable=["batch_stats"])
+    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
+    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), stats, expected_stats)
+    settled = {**variables, **stats}
+    kept = flax.clone(use_running_average=True).apply(settled, biased)
+    np.testing.assert_allclose(ours.clone(use_running_average=True).apply(settled, x, None, bias), kept, rtol=1e-6)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), *SIZES])
@@ -81,9 +128,7 @@ def test_max_pool_lets_nan_through():
     np.testing.assert_array_equal(blocks.max_pool(x), plain_max_pool(x))
 
 
-@pytest.mark.parametrize(
-    ("function", "kernel_shape"), [(blocks.depthwise_conv, (3, 3, 1, 2)), (blocks.stem_conv, (3, 3, 2, 3))]
-)
+@pytest.mark.parametrize(("function", "kernel_shape"), [(blocks.depthwise_conv, (3, 3, 1, 2)), (conv, (3, 3, 2, 3))])
 def test_second_derivatives_of_the_convolutions(function, kernel_shape):
     check_grads(jax.jit(function), (normal(0, (2, 5, 4, 2)), normal(1, kernel_shape)), order=2, modes=["rev"])
 

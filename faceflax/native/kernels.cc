@@ -1,0 +1,828 @@
+// The networks' layers as CPU kernels, called from XLA through its foreign function interface.
+//
+// Arrays are NHWC and dense. One generic micro-kernel (`Tile`) does every convolution: of a row of the input, the values
+// that a kernel row meets (kernel width x channels) lie side by side, so a convolution is a few small matrix products
+// whose operands are read where they are. Weights come packed as panels [outputs / n, kernel size x inputs, n] of
+// n = min(outputs, 32) outputs. Work is split by image; an image's activations stay in the cache of one core.
+//
+// REAL is float; the tests also build the file with double, to compare gradients closely.
+
+#include <algorithm>
+#include <atomic>
+#include <cmath>
+#include <cstdint>
+#include <cstring>
+#include <memory>
+#include <string>
+#include <thread>
+#include <vector>
+
+#include "xla/ffi/api/ffi.h"
+
+#ifndef REAL
+#define REAL float
+#endif
+
+namespace {
+
+namespace ffi = xla::ffi;
+using T = REAL;
+constexpr auto kType = sizeof(T) == 4 ? ffi::F32 : ffi::F64;
+using Array = ffi::Buffer<kType>;
+using Result = ffi::Result<Array>;
+using Index = int64_t;
+
+#if defined(__AVX512F__)
+constexpr int kBytes = 64, kRegisters = 32;
+#elif defined(__AVX__)
+constexpr int kBytes = 32, kRegisters = 16;
+#elif defined(__aarch64__)
+constexpr int kBytes = 16, kRegisters = 32;
+#else
+constexpr int kBytes = 16, kRegisters = 16;
+#endif
+constexpr int kLanes = kBytes / sizeof(T);
+
+template <int N>
+struct VectorOf {
+  typedef T type __attribute__((vector_size(N * sizeof(T))));
+  typedef T loose __attribute__((vector_size(N * sizeof(T)), aligned(alignof(T)), may_alias));
+};
+template <int N>
+using Vector = typename VectorOf<N>::type;
+
+template <int N>
+inline Vector<N> Load(const T* p) { return *reinterpret_cast<const typename VectorOf<N>::loose*>(p); }
+template <int N>
+inline void Store(T* p, Vector<N> v) { *reinterpret_cast<typename VectorOf<N>::loose*>(p) = v; }
+template <int N>
+inline Vector<N> Fill(T x) { return x - Vector<N>{}; }
+
+// Runs body(0) .. body(tasks - 1) on the pool and on the caller. The caller takes tasks too, so that it never waits for
+// a thread that is not already at work: nested or concurrent calls cannot block one another.
+template <class Body>
+void Parallel(ffi::ThreadPool& pool, Index tasks, const Body& body) {
+  struct State {
+    std::atomic<Index> next{0}, done{0};
+    Index tasks;
+    const Body* body;
+    void Work() {
+      for (Index i; (i = next.fetch_add(1)) < tasks; done.fetch_add(1)) (*body)(i);
+    }
+  };
+  auto state = std::make_shared<State>();
+  state->tasks = tasks;
+  state->body = &body;
+  const Index helpers = std::min<Index>(pool.num_threads(), tasks) - 1;
+  for (Index i = 0; i < helpers; ++i) pool.Schedule([state] { state->Work(); });
+  state->Work();
+  while (state->done.load() < tasks) std::this_thread::yield();
+}
+
+// Memory of the calling thread that outlives a call: fresh pages for every call would cost more than the arithmetic.
+// It starts on a cache line; vectors that straddle two cost twice.
+T* Scratch(int slot, Index size) {
+  struct alignas(64) Line { T values[64 / sizeof(T)]; };
+  static thread_local std::vector<Line> slots[6];
+  const size_t lines = size * sizeof(T) / sizeof(Line) + 1;
+  if (slots[slot].size() < lines) slots[slot].resize(lines);
+  return slots[slot].data()->values;
+}
+
+// ---- Convolution ----------------------------------------------------------------------------------------------------
+
+struct Geometry {  // of one image
+  Index height, width, inputs;               // input
+  Index kernel_height, kernel_width;
+  Index stride_height, stride_width, low;    // `low` zeros before the first row and column; as many as needed after
+  Index out_height, out_width, outputs;
+
+  Index panel() const { return std::min<Index>(outputs, 32); }
+  Index size() const { return kernel_height * kernel_width * inputs; }
+};
+
+// acc[p][q] += sum over kernel rows and the k values of each, of a[p, row, k] * b[row, k, q].
+template <int N, int Q, int P>
+inline void Tile(const T* a, Index pixel, Index row, Index rows, Index k, const T* b, Vector<N> (&acc)[P][Q]) {
+  for (Index r = 0; r < rows; ++r, a += row) {
+    for (Index i = 0; i < k; ++i, b += N * Q) {
+      Vector<N> weights[Q];
+#pragma GCC unroll 16
+      for (int q = 0; q < Q; ++q) weights[q] = Load<N>(b + N * q);
+#pragma GCC unroll 16
+      for (int p = 0; p < P; ++p) {
+        const T value = a[p * pixel + i];
+#pragma GCC unroll 16
+        for (int q = 0; q < Q; ++q) acc[p][q] += value * weights[q];
+      }
+    }
+  }
+}
+
+struct Epilogue {
+  const T* bias;  // of the panel's outputs, or null
+  bool relu;
+};
+
+template <int N, int Q, int P>
+inline void Pixels(const T* a, Index pixel, Index row, Index rows, Index k, const T* b, Epilogue end, T* y,
+                   Index outputs) {
+  Vector<N> acc[P][Q];
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 16
+    for (int q = 0; q < Q; ++q) acc[p][q] = end.bias ? Load<N>(end.bias + N * q) : Vector<N>{};
+  }
+  Tile<N, Q, P>(a, pixel, row, rows, k, b, acc);
+#pragma GCC unroll 16
+  for (int p = 0; p < P; ++p) {
+#pragma GCC unroll 16
+    for (int q = 0; q < Q; ++q) {
+      if (end.relu) acc[p][q] = acc[p][q] < 0 ? Vector<N>{} : acc[p][q];  // NaN stays NaN
+      Store<N>(y + p * outputs + N * q, acc[p][q]);
+    }
+  }
+}
+
+// One panel of outputs for a row of `width` pixels. The last tile overlaps its neighbour where the width is no multiple.
+template <int N, int Q>
+void PanelRow(const T* a, Index pixel, Index row, Index rows, Index k, const T* b, Epilogue end, T* y, Index outputs,
+              Index width) {
+  constexpr int P = std::max(1, std::min(12, (kRegisters - Q - 1) / Q * 4 / 5 + 1));
+  Index w = 0;
+  auto run = [&](auto pixels) {
+    Pixels<N, Q, decltype(pixels)::value>(a + w * pixel, pixel, row, rows, k, b, end, y + w * outputs, outputs);
+    w += decltype(pixels)::value;
+  };
+  while (width - w >= P) run(std::integral_constant<int, P>());
+  if (w == width) return;
+  if (width >= P) {
+    w = width - P;
+    run(std::integral_constant<int, P>());
+    return;
+  }
+  while (width - w >= 4) run(std::integral_constant<int, 4>());
+  while (width - w >= 1) run(std::integral_constant<int, 1>());
+}
+
+template <class F>
+inline void WithPanel(Index panel, const F& f) {  // calls f(lanes, vectors) with constants for the panel's width
+  constexpr int N = std::min(kLanes, 8);
+  if (panel == 8) f(std::integral_constant<int, N>(), std::integral_constant<int, 8 / N>());
+  if (panel == 16) f(std::integral_constant<int, kLanes>(), std::integral_constant<int, 16 / kLanes>());
+  if (panel == 32) f(std::integral_constant<int, kLanes>(), std::integral_constant<int, 32 / kLanes>());
+}
+
+// x is the first value of a padded image whose rows are `row` apart.
+void ConvolvePadded(const Geometry& g, const T* x, Index row, const T* panels, const T* bias, bool relu, T* y) {
+  WithPanel(g.panel(), [&](auto n, auto q) {
+    for (Index first = 0; first < g.outputs; first += g.panel(), panels += g.size() * g.panel()) {
+      const Epilogue end{bias ? bias + first : nullptr, relu};
+      for (Index h = 0; h < g.out_height; ++h) {
+        PanelRow<decltype(n)::value, decltype(q)::value>(
+            x + h * g.stride_height * row, g.stride_width * g.inputs, row, g.kernel_height, g.kernel_width * g.inputs,
+            panels, end, y + h * g.out_width * g.outputs + first, g.outputs, g.out_width);
+      }
+    }
+  });
+}
+
+// Copies an image into a frame of zeros: `before` rows and columns first, then as many as the frame has left.
+void Frame(const T* x, Index height, Index width, Index channels, Index before, Index rows, Index columns, T* y) {
+  const Index row = columns * channels, left = before * channels;
+  std::fill(y, y + before * row, T(0));
+  for (Index h = 0; h < height; ++h) {
+    T* line = y + (before + h) * row;
+    std::fill(line, line + left, T(0));
+    std::memcpy(line + left, x + h * width * channels, width * channels * sizeof(T));
+    std::fill(line + left + width * channels, line + row, T(0));
+  }
+  if (rows > before + height) std::fill(y + (before + height) * row, y + rows * row, T(0));
+}
+
+// An image as the kernel reads it: itself where nothing is padded, else a padded copy in this thread's scratch.
+const T* Padded(const Geometry& g, const T* x, Index* row) {
+  const Index rows = (g.out_height - 1) * g.stride_height + g.kernel_height;
+  const Index columns = (g.out_width - 1) * g.stride_width + g.kernel_width;
+  *row = g.width * g.inputs;
+  if (g.low == 0 && rows <= g.height && columns <= g.width) return x;
+  const Index all_rows = std::max(rows, g.low + g.height), all_columns = std::max(columns, g.low + g.width);
+  *row = all_columns * g.inputs;
+  T* frame = Scratch(0, all_rows * *row);
+  Frame(x, g.height, g.width, g.inputs, g.low, all_rows, all_columns, frame);
+  return frame;
+}
+
+void Convolve(Geometry g, const T* x, const T* panels, const T* bias, bool relu, T* y) {
+  if (g.kernel_height == 1 && g.kernel_width == 1 && g.stride_width == 1) {  // one long row
+    g.width = g.out_width = g.height * g.width;
+    g.height = g.out_height = 1;
+  }
+  Index row;
+  const T* frame = Padded(g, x, &row);
+  ConvolvePadded(g, frame, row, panels, bias, relu, y);
+}
+
+// Adds an image's share of the kernel's gradient, [kernel size, outputs]: products of K values with a panel of outputs
+// are summed over a row of pixels in registers.
+template <int N, int Q, int K>
+inline void GradientTile(const T* a, Index pixel, const T* g, Index outputs, Index width, T* d) {
+  Vector<N> acc[K][Q];
+#pragma GCC unroll 16
+  for (int k = 0; k < K; ++k) {
+#pragma GCC unroll 16
+    for (int q = 0; q < Q; ++q) acc[k][q] = Load<N>(d + k * outputs + N * q);
+  }
+  for (Index w = 0; w < width; ++w, a += pixel, g += outputs) {
+    Vector<N> cotangent[Q];
+#pragma GCC unroll 16
+    for (int q = 0; q < Q; ++q) cotangent[q] = Load<N>(g + N * q);
+#pragma GCC unroll 16
+    for (int k = 0; k < K; ++k) {
+#pragma GCC unroll 16
+      for (int q = 0; q < Q; ++q) acc[k][q] += a[k] * cotangent[q];
+    }
+  }
+#pragma GCC unroll 16
+  for (int k = 0; k < K; ++k) {
+#pragma GCC unroll 16
+    for (int q = 0; q < Q; ++q) Store<N>(d + k * outputs + N * q, acc[k][q]);
+  }
+}
+
+void ConvolveGradient(Geometry g, const T* x, const T* cotangent, T* d) {
+  if (g.kernel_height == 1 && g.kernel_width == 1 && g.stride_width == 1) {
+    g.width = g.out_width = g.height * g.width;
+    g.height = g.out_height = 1;
+  }
+  Index row;
+  const T* frame = Padded(g, x, &row);
+  const Index k = g.kernel_width * g.inputs, pixel = g.stride_width * g.inputs;
+  WithPanel(g.panel(), [&](auto n, auto q) {
+    constexpr int N = decltype(n)::value, Q = decltype(q)::value;
+    constexpr int K = std::max(1, std::min(12, (kRegisters - Q - 1) / Q / 4 * 4));
+    for (Index h = 0; h < g.out_height; ++h) {
+      const T* out = cotangent + h * g.out_width * g.outputs;
+      for (Index i = 0; i < g.kernel_height; ++i) {
+        const T* a = frame + (h * g.stride_height + i) * row;
+        T* to = d + i * k * g.outputs;
+        for (Index first = 0; first < g.outputs; first += g.panel()) {
+          Index v = 0;
+          auto run = [&](auto values) {
+            constexpr int V = decltype(values)::value;
+            GradientTile<N, Q, V>(a + v, pixel, out + first, g.outputs, g.out_width, to + v * g.outputs + first);
+            v += V;
+          };
+          while (k - v >= K) run(std::integral_constant<int, K>());
+          while (k - v >= 4) run(std::integral_constant<int, 4>());
+          while (k - v >= 1) run(std::integral_constant<int, 1>());
+        }
+      }
+    }
+  });
+}
+
+// ---- Depthwise 3x3, SAME --------------------------------------------------------------------------------------------
+
+// A block of N lanes of a depthwise convolution: N channels from `first`, or, with fewer channels than lanes, all channels
+// of several pixels. Its inner pixels, [begin, end) in values of a row, have both neighbours; with `edges` it has the
+// first and the last pixel too.
+struct Block {
+  Index first, step, begin, end;
+  bool edges;
+};
+
+// Calls f(lanes, block) for the blocks that make up a row.
+template <class F>
+inline void Blocks(Index width, Index channels, const F& f) {
+  const Index end = (width - 1) * channels;
+  if (channels % kLanes == 0) {
+    for (Index c = 0; c < channels; c += kLanes) {
+      f(std::integral_constant<int, kLanes>(), Block{c, channels, channels + c, end + c, true});
+    }
+  } else {  // 8 channels, 16 lanes: two pixels a vector, then the odd one and the edges
+    const Index begin = std::max(channels, channels + (end - channels) / kLanes * kLanes);
+    f(std::integral_constant<int, kLanes>(), Block{0, kLanes, channels, begin, false});
+    f(std::integral_constant<int, std::min(kLanes, 8)>(), Block{0, channels, begin, end, true});
+  }
+}
+
+// Rows [from, to) of the depthwise convolution of one image.
+void Depthwise(const T* x, Index height, Index width, Index channels, const T* kernel, Index from, Index to, T* out) {
+  const Index row = width * channels;
+  T* zeros = Scratch(1, row);
+  std::fill(zeros, zeros + row, T(0));
+  Blocks(width, channels, [&](auto lanes, Block block) {
+    constexpr int N = decltype(lanes)::value;
+    Vector<N> k[9];
+    for (int t = 0; t < 9; ++t) {
+      T taps[N];
+      for (int n = 0; n < N; ++n) taps[n] = kernel[t * channels + block.first + n % std::min<Index>(channels, N)];
+      k[t] = Load<N>(taps);
+    }
+    T* y = out;
+    for (Index h = from; h < to; ++h, y += row) {
+      const T* above = h > 0 ? x + (h - 1) * row : zeros;
+      const T* here = x + h * row;
+      const T* below = h + 1 < height ? x + (h + 1) * row : zeros;
+      auto column = [&](Index l, int j) {
+        return Load<N>(above + l) * k[j] + Load<N>(here + l) * k[3 + j] + Load<N>(below + l) * k[6 + j];
+      };
+      for (Index l = block.begin; l < block.end; l += block.step) {
+        Store<N>(y + l, column(l - channels, 0) + column(l, 1) + column(l + channels, 2));
+      }
+      if (!block.edges) continue;
+      const Index first = block.first, last = row - channels + first;
+      if (width == 1) {
+        Store<N>(y + first, column(first, 1));
+      } else {
+        Store<N>(y + first, column(first, 1) + column(first + channels, 2));
+        Store<N>(y + last, column(last - channels, 0) + column(last, 1));
+      }
+    }
+  });
+}
+
+// Adds an image's share of the depthwise kernel's gradient, [9, channels].
+void DepthwiseGradient(const T* x, const T* cotangent, Index height, Index width, Index channels, T* d) {
+  const Index row = width * channels;
+  T* zeros = Scratch(1, row);
+  std::fill(zeros, zeros + row, T(0));
+  Blocks(width, channels, [&](auto lanes, Block block) {
+    constexpr int N = decltype(lanes)::value;
+    Vector<N> acc[9] = {};
+    for (Index h = 0; h < height; ++h) {
+      const T* g = cotangent + h * row;
+      const T* rows[3] = {h > 0 ? x + (h - 1) * row : zeros, x + h * row, h + 1 < height ? x + (h + 1) * row : zeros};
+      for (Index l = block.begin; l < block.end; l += block.step) {
+        const Vector<N> value = Load<N>(g + l);
+#pragma GCC unroll 9
+        for (int t = 0; t < 9; ++t) acc[t] += Load<N>(rows[t / 3] + l + (t % 3 - 1) * channels) * value;
+      }
+      if (!block.edges) continue;
+      const Index first = block.first, last = row - channels + first;
+      for (int i = 0; i < 3; ++i) {
+        acc[3 * i + 1] += Load<N>(rows[i] + first) * Load<N>(g + first);
+        if (width == 1) continue;
+        acc[3 * i + 2] += Load<N>(rows[i] + first + channels) * Load<N>(g + first);
+        acc[3 * i] += Load<N>(rows[i] + last - channels) * Load<N>(g + last);
+        acc[3 * i + 1] += Load<N>(rows[i] + last) * Load<N>(g + last);
+      }
+    }
+    for (int t = 0; t < 9; ++t) {
+      for (int n = 0; n < N; ++n) d[t * channels + block.first + n % std::min<Index>(channels, N)] += acc[t][n];
+    }
+  });
+}
+
+// ---- Max pooling 3x3, stride 2, SAME --------------------------------------------------------------------------------
+
+inline Index PadBefore(Index size) { return (((size + 1) / 2 - 1) * 2 + 3 - size) / 2; }
+
+// Writes the maximum of each window (plus `add`, where given) and, where wanted, which of the nine it was: the first in
+// row-major order among equals. NaN comes through.
+template <int N>
+void MaxPool(const T* x, Index height, Index width, Index channels, const T* add, T* y, T* winners) {
+  const Index out_height = (height + 1) / 2, out_width = (width + 1) / 2;
+  const Index top = PadBefore(height), left = PadBefore(width);
+  for (Index h = 0; h < out_height; ++h) {
+    for (Index w = 0; w < out_width; ++w) {
+      const Index i0 = std::max<Index>(0, top - 2 * h), i1 = std::min<Index>(3, height + top - 2 * h);
+      const Index j0 = std::max<Index>(0, left - 2 * w), j1 = std::min<Index>(3, width + left - 2 * w);
+      const T* corner = x + ((2 * h - top) * width + 2 * w - left) * channels;
+      const Index at = (h * out_width + w) * channels;
+      for (Index c = 0; c < channels; c += N) {
+        Vector<N> best = Load<N>(corner + (i0 * width + j0) * channels + c), winner = Fill<N>(3 * i0 + j0);
+        auto meet = [&](Index i, Index j) {
+          const Vector<N> value = Load<N>(corner + (i * width + j) * channels + c);
+          const auto larger = (value > best) | (value != value);
+          best = larger ? value : best;
+          if (winners) winner = larger ? Fill<N>(3 * i + j) : winner;
+        };
+        if (i1 - i0 == 3 && j1 - j0 == 3) {
+#pragma GCC unroll 8
+          for (int t = 1; t < 9; ++t) meet(t / 3, t % 3);
+        } else {
+          for (Index i = i0; i < i1; ++i) {
+            for (Index j = j0; j < j1; ++j) meet(i, j);
+          }
+        }
+        if (add) best += Load<N>(add + at + c);
+        Store<N>(y + at + c, best);
+        if (winners) Store<N>(winners + at + c, winner);
+      }
+    }
+  }
+}
+
+template <int N>
+void MaxPoolGradient(const T* winners, const T* g, Index height, Index width, Index channels, T* d) {
+  const Index out_height = (height + 1) / 2, out_width = (width + 1) / 2;
+  const Index top = PadBefore(height), left = PadBefore(width);
+  std::fill(d, d + height * width * channels, T(0));
+  for (Index h = 0; h < out_height; ++h) {
+    for (Index w = 0; w < out_width; ++w) {
+      const Index i0 = std::max<Index>(0, top - 2 * h), i1 = std::min<Index>(3, height + top - 2 * h);
+      const Index j0 = std::max<Index>(0, left - 2 * w), j1 = std::min<Index>(3, width + left - 2 * w);
+      T* corner = d + ((2 * h - top) * width + 2 * w - left) * channels;
+      const Index at = (h * out_width + w) * channels;
+      for (Index c = 0; c < channels; c += N) {
+        const Vector<N> winner = Load<N>(winners + at + c), cotangent = Load<N>(g + at + c);
+        for (Index i = i0; i < i1; ++i) {
+          for (Index j = j0; j < j1; ++j) {
+            T* to = corner + (i * width + j) * channels + c;
+            Store<N>(to, Load<N>(to) + (winner == Fill<N>(3 * i + j) ? cotangent : Vector<N>{}));
+          }
+        }
+      }
+    }
+  }
+}
+
+template <class F>
+inline void WithLanes(Index channels, const F& f) {  // channels are a multiple of 8
+  if (channels % kLanes == 0) return f(std::integral_constant<int, kLanes>());
+  f(std::integral_constant<int, std::min(kLanes, 8)>());
+}
+
+void Pool(const T* x, Index height, Index width, Index channels, const T* add, T* y, T* winners) {
+  WithLanes(channels, [&](auto n) { MaxPool<decltype(n)::value>(x, height, width, channels, add, y, winners); });
+}
+
+// ---- Batch normalisation over images and pixels, with an optional ReLU behind it ------------------------------------
+
+// Mean and sum of squared deviations of each channel of one image, in two passes over what the cache holds.
+template <int N>
+void Moments(const T* x, Index pixels, Index channels, T* mean, T* squares) {
+  for (Index c = 0; c < channels; c += N) {
+    Vector<N> sum{}, square{};
+    for (Index p = 0; p < pixels; ++p) sum += Load<N>(x + p * channels + c);
+    const Vector<N> centre = sum / static_cast<T>(pixels);
+    for (Index p = 0; p < pixels; ++p) {
+      const Vector<N> deviation = Load<N>(x + p * channels + c) - centre;
+      square += deviation * deviation;
+    }
+    Store<N>(mean + c, centre);
+    Store<N>(squares + c, square);
+  }
+}
+
+template <int N>
+void Normalise(const T* x, Index pixels, Index channels, const T* factor, const T* offset, bool relu, T* y) {
+  for (Index p = 0; p < pixels; ++p) {
+    for (Index c = 0; c < channels; c += N) {
+      Vector<N> value = Load<N>(x + p * channels + c) * Load<N>(factor + c) + Load<N>(offset + c);
+      if (relu) value = value < 0 ? Vector<N>{} : value;  // NaN stays NaN
+      Store<N>(y + p * channels + c, value);
+    }
+  }
+}
+
+// The cotangent behind the ReLU: zero where the normalised value was not positive.
+template <int N>
+inline Vector<N> Behind(Vector<N> x, Vector<N> g, Vector<N> factor, Vector<N> offset, bool relu) {
+  return relu ? (x * factor + offset > 0 ? g : Vector<N>{}) : g;
+}
+
+// ---- FFI: training ops ----------------------------------------------------------------------------------------------
+
+Index Dimension(const Array& a, int i) { return a.dimensions()[i]; }
+Index Dimension(Result& a, int i) { return a->dimensions()[i]; }
+
+// A sum over images is taken in this many parts, whatever the number of threads, so that it does not depend on it.
+Index Parts(Index images, Index size) {
+  return std::min(images, std::clamp<Index>((Index(1) << 20) / size, 4, 16));
+}
+
+template <class Body>
+void SumOverImages(ffi::ThreadPool& pool, Index images, Index size, T* total, const Body& body) {
+  const Index parts = Parts(images, size);
+  std::vector<T> sums(parts * size, T(0));
+  Parallel(pool, parts, [&](Index part) {
+    for (Index i = part * images / parts; i < (part + 1) * images / parts; ++i) body(i, sums.data() + part * size);
+  });
+  std::fill(total, total + size, T(0));
+  for (Index part = 0; part < parts; ++part) {
+    for (Index i = 0; i < size; ++i) total[i] += sums[part * size + i];
+  }
+}
+
+Geometry GeometryOf(const Array& x, Index kernel_height, Index kernel_width, Index stride_height, Index stride_width,
+                    Index low, Index out_height, Index out_width, Index outputs) {
+  return {Dimension(x, 1), Dimension(x, 2), Dimension(x, 3), kernel_height, kernel_width, stride_height,
+          stride_width,    low,             out_height,      out_width,     outputs};
+}
+
+ffi::Error ConvolveCall(ffi::ThreadPool pool, Array x, Array panels, Result y, Index kernel_height, Index kernel_width,
+                        Index stride_height, Index stride_width, Index low) {
+  const Geometry g = GeometryOf(x, kernel_height, kernel_width, stride_height, stride_width, low, Dimension(y, 1),
+                                Dimension(y, 2), Dimension(y, 3));
+  const Index in = g.height * g.width * g.inputs, out = g.out_height * g.out_width * g.outputs;
+  Parallel(pool, Dimension(x, 0), [&](Index i) {
+    Convolve(g, x.typed_data() + i * in, panels.typed_data(), nullptr, false, y->typed_data() + i * out);
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error ConvolveGradientCall(ffi::ThreadPool pool, Array x, Array cotangent, Result d, Index kernel_height,
+                                Index kernel_width, Index stride_height, Index stride_width, Index low) {
+  const Geometry g = GeometryOf(x, kernel_height, kernel_width, stride_height, stride_width, low,
+                                Dimension(cotangent, 1), Dimension(cotangent, 2), Dimension(cotangent, 3));
+  const Index in = g.height * g.width * g.inputs, out = g.out_height * g.out_width * g.outputs;
+  SumOverImages(pool, Dimension(x, 0), g.size() * g.outputs, d->typed_data(), [&](Index i, T* sum) {
+    ConvolveGradient(g, x.typed_data() + i * in, cotangent.typed_data() + i * out, sum);
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error DepthwiseCall(ffi::ThreadPool pool, Array x, Array kernel, Result y) {
+  const Index height = Dimension(x, 1), width = Dimension(x, 2), channels = Dimension(x, 3);
+  const Index size = height * width * channels;
+  Parallel(pool, Dimension(x, 0), [&](Index i) {
+    Depthwise(x.typed_data() + i * size, height, width, channels, kernel.typed_data(), 0, height,
+              y->typed_data() + i * size);
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error DepthwiseGradientCall(ffi::ThreadPool pool, Array x, Array cotangent, Result d) {
+  const Index height = Dimension(x, 1), width = Dimension(x, 2), channels = Dimension(x, 3);
+  const Index size = height * width * channels;
+  SumOverImages(pool, Dimension(x, 0), 9 * channels, d->typed_data(), [&](Index i, T* sum) {
+    DepthwiseGradient(x.typed_data() + i * size, cotangent.typed_data() + i * size, height, width, channels, sum);
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error MaxPoolCall(ffi::ThreadPool pool, Array x, Result y, Result winners) {
+  const Index height = Dimension(x, 1), width = Dimension(x, 2), channels = Dimension(x, 3);
+  const Index in = height * width * channels, out = Dimension(y, 1) * Dimension(y, 2) * channels;
+  Parallel(pool, Dimension(x, 0), [&](Index i) {
+    Pool(x.typed_data() + i * in, height, width, channels, nullptr, y->typed_data() + i * out,
+         winners->typed_data() + i * out);
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error MaxPoolGradientCall(ffi::ThreadPool pool, Array winners, Array cotangent, Result d) {
+  const Index height = Dimension(d, 1), width = Dimension(d, 2), channels = Dimension(d, 3);
+  const Index in = height * width * channels, out = Dimension(winners, 1) * Dimension(winners, 2) * channels;
+  Parallel(pool, Dimension(winners, 0), [&](Index i) {
+    WithLanes(channels, [&](auto n) {
+      MaxPoolGradient<decltype(n)::value>(winners.typed_data() + i * out, cotangent.typed_data() + i * out, height,
+                                          width, channels, d->typed_data() + i * in);
+    });
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error BatchNormCall(ffi::ThreadPool pool, Array x, Array scale, Array bias, Result y, Result mean, Result variance,
+                         double epsilon, bool relu) {
+  const Index images = Dimension(x, 0), pixels = Dimension(x, 1) * Dimension(x, 2), channels = Dimension(x, 3);
+  std::vector<T> moments(2 * images * channels), factor(channels), offset(channels);
+  Parallel(pool, images, [&](Index i) {
+    WithLanes(channels, [&](auto n) {
+      T* at = moments.data() + 2 * i * channels;
+      Moments<decltype(n)::value>(x.typed_data() + i * pixels * channels, pixels, channels, at, at + channels);
+    });
+  });
+  for (Index c = 0; c < channels; ++c) {
+    double sum = 0, squares = 0;
+    for (Index i = 0; i < images; ++i) sum += moments[2 * i * channels + c];
+    const double centre = sum / images;
+    for (Index i = 0; i < images; ++i) {
+      const double shift = moments[2 * i * channels + c] - centre;
+      squares += moments[(2 * i + 1) * channels + c] + pixels * shift * shift;
+    }
+    const double spread = squares / (images * pixels);
+    mean->typed_data()[c] = centre;
+    variance->typed_data()[c] = spread;
+    factor[c] = scale.typed_data()[c] / std::sqrt(spread + epsilon);
+    offset[c] = bias.typed_data()[c] - centre * factor[c];
+  }
+  Parallel(pool, images, [&](Index i) {
+    WithLanes(channels, [&](auto n) {
+      Normalise<decltype(n)::value>(x.typed_data() + i * pixels * channels, pixels, channels, factor.data(),
+                                    offset.data(), relu, y->typed_data() + i * pixels * channels);
+    });
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error BatchNormGradientCall(ffi::ThreadPool pool, Array x, Array scale, Array bias, Array mean, Array variance,
+                                 Array cotangent, Result dx, Result dscale, Result dbias, double epsilon, bool relu) {
+  const Index images = Dimension(x, 0), pixels = Dimension(x, 1) * Dimension(x, 2), channels = Dimension(x, 3);
+  const T count = images * pixels;
+  std::vector<T> rows(8 * channels), sums(2 * channels);
+  T *factor = rows.data(), *offset = factor + channels, *slope = offset + channels, *constant = slope + channels;
+  for (Index c = 0; c < channels; ++c) {
+    factor[c] = scale.typed_data()[c] / std::sqrt(variance.typed_data()[c] + epsilon);
+    offset[c] = bias.typed_data()[c] - mean.typed_data()[c] * factor[c];
+  }
+  // Sums of the cotangent and of its product with the centred input.
+  SumOverImages(pool, images, 2 * channels, sums.data(), [&](Index i, T* sum) {
+    WithLanes(channels, [&](auto n) {
+      constexpr int N = decltype(n)::value;
+      const Index start = i * pixels * channels;
+      for (Index c = 0; c < channels; c += N) {
+        const Vector<N> f = Load<N>(factor + c), o = Load<N>(offset + c), m = Load<N>(mean.typed_data() + c);
+        Vector<N> plain{}, product{};
+        for (Index l = start + c; l < start + pixels * channels; l += channels) {
+          const Vector<N> value = Load<N>(x.typed_data() + l);
+          const Vector<N> g = Behind<N>(value, Load<N>(cotangent.typed_data() + l), f, o, relu);
+          plain += g;
+          product += g * (value - m);
+        }
+        Store<N>(sum + c, Load<N>(sum + c) + plain);
+        Store<N>(sum + channels + c, Load<N>(sum + channels + c) + product);
+      }
+    });
+  });
+  for (Index c = 0; c < channels; ++c) {
+    const double inverse = 1 / std::sqrt(variance.typed_data()[c] + epsilon);
+    dbias->typed_data()[c] = sums[c];
+    dscale->typed_data()[c] = sums[channels + c] * inverse;
+    slope[c] = -factor[c] * inverse * inverse * sums[channels + c] / count;
+    constant[c] = -factor[c] * sums[c] / count - slope[c] * mean.typed_data()[c];
+  }
+  Parallel(pool, images, [&](Index i) {
+    WithLanes(channels, [&](auto n) {
+      constexpr int N = decltype(n)::value;
+      for (Index p = i * pixels; p < (i + 1) * pixels; ++p) {
+        for (Index c = 0; c < channels; c += N) {
+          const Vector<N> value = Load<N>(x.typed_data() + p * channels + c), f = Load<N>(factor + c);
+          const Vector<N> g = Behind<N>(value, Load<N>(cotangent.typed_data() + p * channels + c), f,
+                                        Load<N>(offset + c), relu);
+          Store<N>(dx->typed_data() + p * channels + c, g * f + value * Load<N>(slope + c) + Load<N>(constant + c));
+        }
+      }
+    });
+  });
+  return ffi::Error::Success();
+}
+
+// ---- FFI: whole networks, for inference -----------------------------------------------------------------------------
+
+// A network is a list of layers, each a code and its numbers; runtime/program.py writes it and says what they mean.
+enum Layer : Index { kConvolution, kSeparable, kShortcut, kMaxPool, kAveragePool, kHead };
+
+struct Network {
+  const Index *layer, *end;
+  std::vector<const T*> weights;
+  const T* images;
+  Index height, width, channels, classes;
+  T* logits;
+};
+
+void AveragePool(const T* x, Index height, Index width, Index channels, T* y) {
+  for (Index h = 0; h < height; h += 2) {
+    for (Index w = 0; w < width; w += 2, y += channels) {
+      const T* corner = x + (h * width + w) * channels;
+      for (Index c = 0; c < channels; ++c) {
+        T sum = corner[c];
+        if (w + 1 < width) sum += corner[channels + c];
+        if (h + 1 < height) sum += corner[width * channels + c];
+        if (h + 1 < height && w + 1 < width) sum += corner[(width + 1) * channels + c];
+        y[c] = sum / 4;
+      }
+    }
+  }
+}
+
+// The last 3x3 convolution and the mean over pixels, in the other order: both are linear, and a mean is cheaper first.
+void Head(const T* x, Index height, Index width, Index channels, const T* kernel, const T* bias, Index classes, T* y) {
+  T* sums = Scratch(5, 9 * channels);
+  std::fill(sums, sums + 9 * channels, T(0));
+  for (Index h = 0; h < height; ++h) {
+    for (Index w = 0; w < width; ++w, x += channels) {
+      for (int t = 0; t < 9; ++t) {  // tap (i, j) meets this pixel from (h + 1 - i, w + 1 - j)
+        const Index row = h + 1 - t / 3, column = w + 1 - t % 3;
+        if (row < 0 || row >= height || column < 0 || column >= width) continue;
+        for (Index c = 0; c < channels; ++c) sums[t * channels + c] += x[c];
+      }
+    }
+  }
+  for (Index k = 0; k < classes; ++k, kernel += 9 * channels) {
+    Vector<kLanes> total{};
+    for (Index i = 0; i < 9 * channels; i += kLanes) total += Load<kLanes>(kernel + i) * Load<kLanes>(sums + i);
+    T sum = 0;
+    for (int n = 0; n < kLanes; ++n) sum += total[n];
+    y[k] = bias[k] + sum / (height * width);
+  }
+}
+
+void Run(const Network& network, Index image) {
+  Index height = network.height, width = network.width, channels = network.channels;
+  const T* x = network.images + image * height * width * channels;
+  const T* shortcut = nullptr;
+  auto weight = network.weights.begin();
+  int side = 0;
+  auto output = [&](Index size) { return Scratch(2 + (side ^= 1), size); };
+  for (const Index* layer = network.layer; layer < network.end;) {
+    switch (*layer++) {
+      case kConvolution: {
+        const Index rows = *layer++, columns = *layer++, stride = *layer++, low = *layer++, outputs = *layer++;
+        const Index relu = *layer++;
+        const Geometry g{height, width,  channels, rows, columns, 1, stride, low, height + 2 * low - rows + 1,
+                         (width + 2 * low - columns) / stride + 1, outputs};
+        T* y = output(g.out_height * g.out_width * outputs);
+        Convolve(g, x, weight[0], weight[1], relu, y);
+        weight += 2;
+        x = y, height = g.out_height, width = g.out_width * stride, channels = outputs / stride;
+        break;
+      }
+      case kSeparable: {
+        const Index outputs = *layer++, relu = *layer++;
+        T* y = output(height * width * outputs);
+        const Index some = std::clamp<Index>(4096 / (width * channels), 1, height);  // rows that fit the first cache
+        T* part = Scratch(5, some * width * channels);
+        for (Index h = 0; h < height; h += some) {
+          const Index to = std::min(h + some, height);
+          Depthwise(x, height, width, channels, weight[0], h, to, part);
+          const Geometry g{1, (to - h) * width, channels, 1, 1, 1, 1, 0, 1, (to - h) * width, outputs};
+          Convolve(g, part, weight[1], weight[2], relu, y + h * width * outputs);
+        }
+        weight += 3;
+        x = y, channels = outputs;
+        break;
+      }
+      case kShortcut: {
+        const Index outputs = *layer++;
+        const Geometry g{height, width, channels, 1, 1, 2, 2, 0, (height + 1) / 2, (width + 1) / 2, outputs};
+        T* y = Scratch(4, g.out_height * g.out_width * outputs);
+        Convolve(g, x, weight[0], weight[1], false, y);
+        weight += 2;
+        shortcut = y;
+        break;
+      }
+      case kMaxPool: {
+        T* y = output((height + 1) / 2 * ((width + 1) / 2) * channels);
+        Pool(x, height, width, channels, shortcut, y, nullptr);
+        x = y, height = (height + 1) / 2, width = (width + 1) / 2;
+        break;
+      }
+      case kAveragePool: {
+        T* y = output((height + 1) / 2 * ((width + 1) / 2) * channels);
+        AveragePool(x, height, width, channels, y);
+        x = y, height = (height + 1) / 2, width = (width + 1) / 2;
+        break;
+      }
+      case kHead:
+        Head(x, height, width, channels, weight[0], weight[1], network.classes,
+             network.logits + image * network.classes);
+        weight += 2;
+        break;
+    }
+  }
+}
+
+// Evaluates as many networks as there are results. Arguments: the images of each, then the weights of each in the order
+// of its layers. `programs` holds, for each network, the length of its list, its number of weights, and the list.
+ffi::Error NetworksCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::RemainingRets results,
+                        ffi::Span<const Index> programs) {
+  const size_t count = results.size();
+  std::vector<Network> networks(count);
+  std::vector<Index> first(count + 1, 0);
+  const Index* program = programs.begin();
+  size_t next = count;
+  for (size_t n = 0; n < count; ++n) {
+    const auto images = args.get<Array>(n).value();
+    auto logits = results.get<Array>(n).value();
+    Network& network = networks[n];
+    network.images = images.typed_data();
+    network.height = Dimension(images, 1), network.width = Dimension(images, 2), network.channels = Dimension(images, 3);
+    network.classes = logits->dimensions()[1];
+    network.logits = logits->typed_data();
+    const Index length = *program++, weights = *program++;
+    network.layer = program, network.end = program += length;
+    for (Index i = 0; i < weights; ++i) network.weights.push_back(args.get<Array>(next++).value().typed_data());
+    first[n + 1] = first[n] + Dimension(images, 0);
+  }
+  Parallel(pool, first[count], [&](Index task) {
+    size_t n = 0;
+    while (task >= first[n + 1]) ++n;
+    Run(networks[n], task - first[n]);
+  });
+  return ffi::Error::Success();
+}
+
+}  // namespace
+
+#define WINDOW Attr<Index>("kernel_height").Attr<Index>("kernel_width").Attr<Index>("stride_height") \
+    .Attr<Index>("stride_width").Attr<Index>("low")
+#define CALL ffi::Ffi::Bind().Ctx<ffi::ThreadPool>()
+
+XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve, ConvolveCall, CALL.Arg<Array>().Arg<Array>().Ret<Array>().WINDOW);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve_gradient, ConvolveGradientCall,
+                              CALL.Arg<Array>().Arg<Array>().Ret<Array>().WINDOW);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(depthwise, DepthwiseCall, CALL.Arg<Array>().Arg<Array>().Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(depthwise_gradient, DepthwiseGradientCall, CALL.Arg<Array>().Arg<Array>().Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(max_pool, MaxPoolCall, CALL.Arg<Array>().Ret<Array>().Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(max_pool_gradient, MaxPoolGradientCall, CALL.Arg<Array>().Arg<Array>().Ret<Array>());
+XLA_FFI_DEFINE_HANDLER_SYMBOL(batch_norm, BatchNormCall, CALL.Arg<Array>().Arg<Array>().Arg<Array>().Ret<Array>()
+    .Ret<Array>().Ret<Array>().Attr<double>("epsilon").Attr<bool>("relu"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(batch_norm_gradient, BatchNormGradientCall, CALL.Arg<Array>().Arg<Array>().Arg<Array>()
+    .Arg<Array>().Arg<Array>().Arg<Array>().Ret<Array>().Ret<Array>().Ret<Array>().Attr<double>("epsilon")
+    .Attr<bool>("relu"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(networks, NetworksCall, CALL.RemainingArgs().RemainingRets()
+    .Attr<ffi::Span<const Index>>("programs"));

@@ -1,0 +1,244 @@
+"""The C++ kernels against XLA's own operators: in float64 to rounding, in float32 inside whole networks."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from jax import lax
+
+from faceflax import models, native
+from faceflax.models import blocks
+from faceflax.native import library
+
+LAYOUT = ("NHWC", "HWIO", "NHWC")
+ROOT = Path(__file__).resolve().parents[2]
+
+pytestmark = pytest.mark.skipif(not native.available(), reason=f"native kernels: {native.status()}")
+
+
+@pytest.fixture(params=[np.float32, np.float64], ids=["float32", "float64"])
+def dtype(request):
+    with jax.enable_x64(request.param is np.float64):
+        yield request.param
+
+
+def normal(seed, shape, dtype):
+    return jnp.asarray(np.random.default_rng(seed).normal(size=shape), dtype)
+
+
+def assert_close(found, expected, dtype):
+    scale = float(np.abs(expected).max())
+    np.testing.assert_allclose(found, expected, rtol=0, atol=(1e-13 if dtype is np.float64 else 3e-6) * max(scale, 1))
+
+
+def plain_conv(x, kernel, stride, padding, groups=1):
+    return lax.conv_general_dilated(
+        x,
+        kernel,
+        (stride, stride),
+        padding,
+        dimension_numbers=LAYOUT,
+        feature_group_count=groups,
+        precision=lax.Precision.HIGHEST,
+    )
+
+
+# Every panel width and pixel folding, kernels of one pixel and of seven, rows shorter and longer than a tile.
+CONVOLUTIONS = [
+    ((2, 9, 12, 1), (3, 3, 1, 8), 1, "VALID"),
+    ((1, 9, 11, 8), (3, 3, 8, 8), 1, "VALID"),
+    ((2, 5, 31, 8), (1, 1, 8, 16), 1, "SAME"),
+    ((2, 6, 6, 16), (1, 1, 16, 32), 2, "SAME"),
+    ((2, 7, 5, 16), (1, 1, 16, 32), 2, "SAME"),
+    ((2, 8, 16, 1), (7, 7, 1, 16), 1, "SAME"),
+    ((1, 9, 14, 16), (5, 5, 16, 32), 1, "SAME"),
+    ((3, 3, 3, 32), (3, 3, 32, 64), 1, "SAME"),
+    ((1, 2, 1, 32), (3, 3, 32, 96), 1, "SAME"),
+]
+
+
+@pytest.mark.parametrize(("images", "kernel", "stride", "padding"), CONVOLUTIONS)
+def test_convolution_and_its_gradients(images, kernel, stride, padding, dtype):
+    x, weights = normal(0, images, dtype), normal(1, kernel, dtype)
+
+    @jax.jit
+    def plain(x, weights):
+        y, pullback = jax.vjp(lambda *a: plain_conv(*a, stride, padding), x, weights)
+        return y, *pullback(normal(2, y.shape, dtype))
+
+    y, dx, dkernel = plain(x, weights)
+    g = normal(2, y.shape, dtype)
+    low = 0 if padding == "VALID" or stride > 1 else kernel[0] // 2
+    assert_close(native.convolve(x, weights, stride, low, y.shape[1:3]), y, dtype)
+    assert_close(native.convolve_gradient(x, g, kernel, stride, low), dkernel, dtype)
+    inputs = kernel[2]
+    if stride == 1 and (inputs % 8 == 0 or images[2] % 8 == 0):
+        turned = weights[::-1, ::-1].swapaxes(2, 3)
+        assert_close(native.convolve(g, turned, 1, kernel[0] - 1 - low, images[1:3]), dx, dtype)
+
+
+@pytest.mark.parametrize("images", [(2, 7, 6, 8), (1, 5, 9, 16), (2, 1, 1, 8), (1, 2, 2, 32), (2, 3, 1, 64)])
+def test_depthwise_and_its_gradients(images, dtype):
+    x, weights = normal(0, images, dtype), normal(1, (3, 3, 1, images[-1]), dtype)
+    g = normal(2, images, dtype)
+
+    @jax.jit
+    def plain(x, weights, g):
+        y, pullback = jax.vjp(lambda *a: plain_conv(*a, 1, "SAME", images[-1]), x, weights)
+        return y, *pullback(g)
+
+    y, dx, dkernel = plain(x, weights, g)
+    assert_close(native.depthwise(x, weights), y, dtype)
+    assert_close(native.depthwise(g, weights[::-1, ::-1]), dx, dtype)
+    assert_close(native.depthwise_gradient(x, g), dkernel, dtype)
+
+
+@pytest.mark.parametrize("images", [(2, 7, 6, 8), (1, 8, 9, 16), (2, 1, 1, 8), (1, 2, 2, 32)])
+@pytest.mark.parametrize("ties", [False, True])
+def test_max_pool_and_its_gradient(images, ties, dtype):
+    x = normal(0, images, dtype)
+    x = jnp.round(x) if ties else x
+
+    @jax.jit
+    def plain(x):
+        window = ((1, 3, 3, 1), (1, 2, 2, 1), "SAME")
+        y, pullback = jax.vjp(lambda x: lax.reduce_window(x, -jnp.inf, lax.max, *window), x)
+        return y, *pullback(normal(1, y.shape, dtype))
+
+    y, dx = plain(x)
+    found, winners = native.max_pool(x)
+    np.testing.assert_array_equal(found, y)
+    assert_close(native.max_pool_gradient(winners, normal(1, y.shape, dtype), images[1:3]), dx, dtype)
+
+
+def test_nan_comes_through():
+    x = normal(0, (1, 7, 8, 8), np.float32).at[0, 3, 4, 1].set(jnp.nan)
+    expected = lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
+    np.testing.assert_array_equal(native.max_pool(x)[0], expected)
+    y = native.batch_norm(x, jnp.ones(8), jnp.zeros(8), 1e-3, True)[0]
+    np.testing.assert_array_equal(np.isnan(y).all((0, 1, 2)), np.arange(8) == 1)
+
+
+@pytest.mark.parametrize("relu", [False, True])
+@pytest.mark.parametrize("images", [(5, 3, 7, 8), (40, 4, 2, 32)])
+def test_batch_norm_and_its_gradients(images, relu, dtype):
+    x = normal(0, images, dtype) * 3 + 20
+    scale, bias = normal(1, images[-1:], dtype), normal(2, images[-1:], dtype)
+    g = normal(3, images, dtype)
+
+    @jax.jit
+    def plain(x, scale, bias, g):
+        (y, mean, variance), pullback = jax.vjp(lambda *a: blocks._normalise_plain(*a, relu), x, scale, bias)
+        return y, mean, variance, *pullback((g, jnp.zeros_like(mean), jnp.zeros_like(variance)))
+
+    y, mean, variance, *gradients = plain(*(jnp.asarray(a, dtype) for a in (x, scale, bias, g)))
+    found = native.batch_norm(x, scale, bias, 1e-3, relu)
+    tolerance = {"rtol": 1e-11, "atol": 1e-11} if dtype is np.float64 else {"rtol": 1e-4, "atol": 2e-4}
+    for mine, expected in zip(found, (y, mean, variance), strict=True):
+        np.testing.assert_allclose(mine, expected, **tolerance)
+    found = native.batch_norm_gradient(x, scale, bias, mean, variance, g, 1e-3, relu)
+    for mine, expected in zip(found, gradients, strict=True):
+        np.testing.assert_allclose(mine, expected, **tolerance)
+
+
+def test_batch_statistics_do_not_suffer_from_a_large_mean():
+    x = normal(0, (4, 8, 8, 8), np.float32) + 3000
+    variance = native.batch_norm(x, jnp.ones(8), jnp.zeros(8), 1e-3, False)[2]
+    np.testing.assert_allclose(variance, np.asarray(x, np.float64).var((0, 1, 2)), rtol=1e-4)
+
+
+def test_sums_do_not_depend_on_the_number_of_threads():
+    code = (
+        "import os, sys; os.sched_setaffinity(0, range(int(sys.argv[1])))\n"
+        "import numpy as np, jax.numpy as jnp; from faceflax import native\n"
+        "x, g = (jnp.asarray(np.random.default_rng(s).normal(size=(40, 9, 9, 32)), jnp.float32) for s in (0, 1))\n"
+        "print(float(abs(native.depthwise_gradient(x, g)).sum()),"
+        " float(abs(native.convolve_gradient(x, g, (3, 3, 32, 32), 1, 1)).sum()))"
+    )
+    if not hasattr(os, "sched_setaffinity"):
+        pytest.skip("the number of cores cannot be set on this system")
+    cores = sorted({1, len(os.sched_getaffinity(0))})
+    results = {subprocess.check_output([sys.executable, "-c", code, str(n)], cwd=ROOT, text=True) for n in cores}
+    assert len(results) == 1
+
+
+def test_mapped_images_join_the_batch_and_mapped_weights_do_not(dtype):
+    x, kernel = normal(0, (3, 2, 5, 6, 8), dtype), normal(1, (3, 3, 3, 1, 8), dtype)
+    together = jax.vmap(native.depthwise, (0, None))(x, kernel[0])
+    for i in range(3):
+        np.testing.assert_array_equal(together[i], native.depthwise(x[i], kernel[0]))
+    together = jax.vmap(native.depthwise)(x, kernel)
+    for i in range(3):
+        np.testing.assert_array_equal(together[i], native.depthwise(x[i], kernel[i]))
+
+
+@pytest.mark.parametrize("arch", ["mini_xception", "sequential_cnn"])
+def test_whole_networks_train_as_with_xla_operators(arch, monkeypatch):
+    """Loss, gradients and batch statistics of a training pass in float64, in both engines."""
+    with jax.enable_x64(True):
+        model = models.create(arch, 7)
+        variables = jax.tree.map(lambda a: a.astype(np.float64), models.init(model, jax.random.key(0), 48))
+        images, labels = normal(1, (4, 48, 48, 1), np.float64), jnp.array([0, 3, 6, 2])
+
+        def loss_and_gradients(supports):
+            def loss(params):
+                inputs = {"params": params, "batch_stats": variables["batch_stats"]}
+                (logits, _), updates = model.apply(
+                    inputs, images, train=True, mutable=["batch_stats"], rngs={"dropout": jax.random.key(5)}
+                )
+                return -jnp.take_along_axis(nn.log_softmax(logits), labels[:, None], 1).mean(), updates
+
+            monkeypatch.setattr(native, "supports", supports)
+            jax.clear_caches()  # the engine is chosen while tracing
+            return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+
+        found = loss_and_gradients(lambda x, *channels: all(c in (8, 16) or c % 32 == 0 for c in channels))
+        expected = loss_and_gradients(lambda *_: False)
+        jax.clear_caches()
+    for mine, theirs in zip(jax.tree.leaves(found), jax.tree.leaves(expected), strict=True):
+        np.testing.assert_allclose(mine, theirs, rtol=1e-9, atol=1e-11)
+
+
+def run(code, **environment):
+    return subprocess.run(
+        [sys.executable, "-c", code], cwd=ROOT, env={**os.environ, **environment}, capture_output=True, text=True
+    )
+
+
+STATUS = "from faceflax import native; print(native.available(), native.status())"
+
+
+def test_without_a_compiler_one_line_is_logged_and_xla_takes_over(tmp_path):
+    done = run(STATUS, CXX="no-such-compiler", FACEFLAX_CACHE_DIR=str(tmp_path))
+    assert done.stdout.startswith("False XLA (no C++ compiler (no-such-compiler)")
+    assert done.stderr.count("\n") == 1
+    assert "three times slower" in done.stderr
+
+
+def test_a_compiler_that_fails_is_named(tmp_path):
+    done = run(STATUS, CXX="false", FACEFLAX_CACHE_DIR=str(tmp_path))
+    assert "could not compile the kernels" in done.stdout
+
+
+def test_the_environment_can_demand_or_refuse_the_kernels(tmp_path):
+    assert run(STATUS, FACEFLAX_NATIVE="0").stdout == "False XLA (FACEFLAX_NATIVE=0)\n"
+    refused = run(STATUS, FACEFLAX_NATIVE="1", CXX="no-such-compiler", FACEFLAX_CACHE_DIR=str(tmp_path))
+    assert "FaceflaxError: FACEFLAX_NATIVE: 1 demands the native kernels, but no C++ compiler" in refused.stderr
+    assert "FACEFLAX_NATIVE: 'yes' is unknown" in run(STATUS, FACEFLAX_NATIVE="yes").stderr
+
+
+def test_a_library_is_built_once(tmp_path, monkeypatch):
+    monkeypatch.setenv("FACEFLAX_CACHE_DIR", str(tmp_path))
+    first = library._build("float32")
+    made = first.stat().st_mtime_ns
+    assert library._build("float32") == first
+    assert first.stat().st_mtime_ns == made
+    assert [f.name for f in tmp_path.iterdir()] == [first.name]
