@@ -32,20 +32,16 @@ def main(options: Options) -> None:
     import numpy as np
 
     from faceflax import data
+    from faceflax.training.detected import BORDER, SIDE, find_faces
     from faceflax.vision.detection import HaarDetector
-    from faceflax.vision.opencv import cv2
 
-    side, border = 192, 96  # enlarged, with room around: the face may fill the picture
-    examples = data.load(options.dataset, "train", image_size=side, data_dir=options.data_dir)
-    detector = HaarDetector(min_size=side // 3)
+    examples = data.load(options.dataset, "train", image_size=SIDE, data_dir=options.data_dir)
     margins, offsets = [], []
-    for image in examples.images[: options.count, :, :, 0]:
-        canvas = cv2.copyMakeBorder(image, border, border, border, border, cv2.BORDER_REPLICATE)
-        boxes = detector(cv2.cvtColor(canvas, cv2.COLOR_GRAY2BGR))
+    for boxes in find_faces(examples.images[: options.count], HaarDetector(min_size=SIDE // 3)):
         if len(boxes) == 1:
             x, y, width, height = boxes[0]
-            margins.append((side / width - 1) / 2)
-            offsets.append([(x + width / 2 - border) / side - 0.5, (y + height / 2 - border) / side - 0.5])
+            margins.append((SIDE / width - 1) / 2)
+            offsets.append([(x + width / 2 - BORDER) / SIDE - 0.5, (y + height / 2 - BORDER) / SIDE - 0.5])
     low, median, high = np.percentile(margins, [25, 50, 75])
     right, down = np.mean(offsets, axis=0)
     print(f"{options.dataset}: one face found in {len(margins)} of {min(options.count, len(examples.images))} pictures")

@@ -10,6 +10,9 @@ import tyro
 
 from faceflax import commands
 
+SHOWN = 20
+"""Damaged rows named, at most."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -30,6 +33,9 @@ class Options:
     name: str | None = None
     """What to call your own set of pictures: train on it with --dataset folder/NAME. Only for folder."""
 
+    skip_corrupt: bool = False
+    """Leave damaged rows and pictures out and count them, instead of stopping at the first."""
+
     overwrite: bool = False
     """Prepare it again; the older one is replaced when the new one is complete."""
 
@@ -44,7 +50,9 @@ def main(options: Options) -> None:
         if dataset != "folder":
             raise FaceflaxError(f"--name: {options.name!r} is for your own pictures only; leave it out for {dataset!r}")
         dataset = f"folder/{options.name}"
-    builder = loading.make_builder(dataset, source=options.source, data_dir=options.data_dir)
+    builder = loading.make_builder(
+        dataset, source=options.source, data_dir=options.data_dir, skip_corrupt=options.skip_corrupt
+    )
     if builder.is_prepared and not options.overwrite:
         print(f"{dataset} is already prepared in {builder.data_dir} (--overwrite prepares it again)")
     else:
@@ -53,12 +61,18 @@ def main(options: Options) -> None:
     for note in builder.notes:
         print(f"note: {note}")
 
+    for split, skipped in builder.skipped.items():
+        shown = ", ".join(skipped[:SHOWN]) + (", ..." if len(skipped) > SHOWN else "")
+        print(f"note: damaged rows left out of the {split} split ({len(skipped)}): {shown}")
+
     names, counts = loading.count_classes(builder)
-    width = max(map(len, (*names, "class")))
+    width = max(map(len, (*names, "skipped")))
     print(f"\n{'class':<{width}}", *(f"{split:>10}" for split in counts))
     for label, name in enumerate(names):
         print(f"{name:<{width}}", *(f"{counts[split][label]:>10}" for split in counts))
     print(f"{'total':<{width}}", *(f"{counts[split].sum():>10}" for split in counts))
+    if builder.skipped:
+        print(f"{'skipped':<{width}}", *(f"{len(builder.skipped.get(split, ())):>10}" for split in counts))
     data_dir = f" --data-dir {options.data_dir}" if options.data_dir else ""
     print(f"\nnext: python scripts/train.py --arch mini_xception --dataset {dataset}{data_dir}")
 

@@ -7,7 +7,7 @@ import hashlib
 import io
 import os
 import tempfile
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -23,6 +23,9 @@ MAX_STORED_SIZE = 128
 """Longest side, in pixels, at which a photo is stored: twice what the networks take by default, which leaves room for
 larger inputs and crops, at about 12 kB a photo as lossless grey PNG (FairFace: 1 GB, IMDB: 2 GB)."""
 
+Row = tuple[str, Callable[[], dict[str, Any]]]
+"""An example's id and what reads the example; it raises FaceflaxError where the publisher's row is damaged."""
+
 
 class FaceBuilder(tfds.core.GeneratorBasedBuilder):
     """A TFDS builder of grey faces that reads the publisher's files where the user has put them.
@@ -33,6 +36,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
 
     Args:
         source: the publisher's files; needed to prepare, not to read.
+        skip_corrupt: leave damaged rows out and keep their ids, per split, in ``info.metadata["skipped"]``; otherwise
+            the first one is an error.
         **builder_options: as TFDS has them: ``data_dir``, ``config``, ``version``.
     """
 
@@ -42,8 +47,9 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
     CROP_MARGIN: ClassVar[float] = 0.0
     """How far the pictures reach beyond a Haar box on each side, as a share of its side (experiments.crop_margin)."""
 
-    def __init__(self, *, source: Path | None = None, **builder_options: Any) -> None:
+    def __init__(self, *, source: Path | None = None, skip_corrupt: bool = False, **builder_options: Any) -> None:
         self.source = source
+        self.skip_corrupt = skip_corrupt
         self.notes: list[str] = []  # what the user should know of how the files were read
         super().__init__(file_format="array_record", **builder_options)
 
@@ -70,6 +76,11 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         """Whether the dataset is in ``data_dir``, complete."""
         return self.data_path.exists()
 
+    @property
+    def skipped(self) -> dict[str, list[str]]:
+        """The ids of the damaged rows that were left out, for each split that has any."""
+        return dict(self.info.metadata or {}).get("skipped", {})
+
     def prepare(self) -> None:
         """Writes the dataset; an older one is replaced once the new one is complete, and otherwise stays as it is.
 
@@ -93,7 +104,9 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             contextlib.redirect_stdout(io.StringIO()),
             tempfile.TemporaryDirectory(prefix="incomplete.", dir=root) as staging,
         ):
-            staged = type(self)(source=self.source, config=self.builder_config, data_dir=staging)
+            staged = type(self)(
+                source=self.source, skip_corrupt=self.skip_corrupt, config=self.builder_config, data_dir=staging
+            )
             staged.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
             target.parent.mkdir(parents=True, exist_ok=True)
             if target.exists():
@@ -102,19 +115,27 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         self.notes = staged.notes
         self.info.read_from_directory(target)
 
-    def _generate_examples(
-        self, split: str, examples: Iterable[tuple[str, dict[str, Any]]]
-    ) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Passes ``(id, example)`` on to TFDS; a split without examples is the source's fault and is said so."""
-        empty = True
-        for identity, example in examples:
-            empty = False
-            yield identity, example | {"id": identity}
+    def _generate_examples(self, split: str, rows: Iterable[Row]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """Reads the rows for TFDS; a split without examples is the source's fault and is said so."""
+        empty, skipped = True, []
+        for identity, read in rows:
+            try:
+                example = read()
+            except FaceflaxError as error:
+                if not self.skip_corrupt:
+                    raise FaceflaxError(f"{error}, or leave damaged rows out with --skip-corrupt") from None
+                skipped.append(identity)
+            else:
+                empty = False
+                yield identity, example | {"id": identity}
         if empty:
+            damaged = f" but {len(skipped)} damaged ones" if skipped else ""
             raise FaceflaxError(
-                f"--source: {str(self.source)!r} has no examples for the {split} split of {self.name}; "
+                f"--source: {str(self.source)!r} has no examples{damaged} for the {split} split of {self.name}; "
                 f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
             )
+        if skipped:
+            self.info.metadata.setdefault("skipped", {})[split] = skipped
 
 
 def grey_image() -> tfds.features.Image:
@@ -139,6 +160,11 @@ def read_grey(file: Path) -> UInt8[np.ndarray, "height width"]:
         height, width = (max(1, round(side * scale)) for side in image.shape)
         image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
     return image
+
+
+def read_example(file: Path, **labels: str) -> dict[str, Any]:
+    """Reads a picture as an example with the labels given; errors as for :func:`read_grey`."""
+    return {"image": png(read_grey(file)), **labels}
 
 
 def random_split(key: str, *, validation: float = 0.1, test: float = 0.1) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,13 +54,14 @@ class Fairface(builder.FaceBuilder):
                 }
             ),
             supervised_keys=("image", "gender"),
+            metadata=tfds.core.MetadataDict(),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         training = self._rows("fairface_label_train.csv")
         rows: dict[str, list[dict[str, str]]] = {"train": [], "validation": [], "test": []}
         for row in training:
-            rows[builder.random_split(row["file"], test=0)].append(row)
+            rows[builder.random_split(row["id"], test=0)].append(row)
         rows["test"] = self._rows("fairface_label_val.csv")
         return {split: self._generate_examples(split, self._read(rows[split])) for split in rows}
 
@@ -68,24 +70,25 @@ class Fairface(builder.FaceBuilder):
         try:
             with file.open(encoding="utf-8", newline="") as lines:
                 reader = csv.DictReader(lines)
-                rows = [row | {"line": str(reader.line_num)} for row in reader]
+                rows = []
+                for row in reader:
+                    place = f"line {reader.line_num} of {str(file)!r}"
+                    rows.append(row | {"id": row.get("file") or place, "place": place})
+                return rows
         except (OSError, UnicodeDecodeError, csv.Error) as error:
             raise FaceflaxError(
                 f"--source: cannot read {str(file)!r} ({error}). {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
             ) from None
-        for row in rows:
-            valid = row.get("gender") in GENDERS and row.get("age") in AGE_GROUPS and row.get("race") in RACES
-            if not (valid and row.get("file")):
-                raise FaceflaxError(
-                    f"--source: line {row['line']} of {str(file)!r} lacks FairFace's file, age, gender or race; "
-                    "download the file again"
-                )
-        return rows
 
-    def _read(self, rows: list[dict[str, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _read(self, rows: list[dict[str, str]]) -> Iterator[builder.Row]:
         for row in rows:
-            image = builder.png(builder.read_grey(Path(self.source_path, row["file"])))
-            yield (
-                row["file"],
-                {"image": image, "gender": GENDERS[row["gender"]], "age": row["age"], "race": row["race"]},
+            yield row["id"], functools.partial(self._example, row)
+
+    def _example(self, row: dict[str, str]) -> dict[str, Any]:
+        valid = row.get("gender") in GENDERS and row.get("age") in AGE_GROUPS and row.get("race") in RACES
+        if not (valid and row.get("file")):
+            raise FaceflaxError(
+                f"--source: {row['place']} lacks FairFace's file, age, gender or race; download the file again"
             )
+        file = Path(self.source_path, row["file"])
+        return builder.read_example(file, gender=GENDERS[row["gender"]], age=row["age"], race=row["race"])

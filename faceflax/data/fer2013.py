@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import csv
+import functools
 import io
 import tarfile
 import zipfile
@@ -31,7 +32,7 @@ FOLDER_NAMES = {
     "sadness": "sad",
     "surprised": "surprise",
 }
-READ_ERRORS = (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, UnicodeDecodeError, csv.Error)
+READ_ERRORS = (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, csv.Error)
 
 
 class Fer2013(builder.FaceBuilder):
@@ -70,6 +71,7 @@ class Fer2013(builder.FaceBuilder):
                 }
             ),
             supervised_keys=("image", "emotion"),
+            metadata=tfds.core.MetadataDict(),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
@@ -84,7 +86,7 @@ class Fer2013(builder.FaceBuilder):
             return {split: self._generate_examples(split, self._read(pictures.get(split, ()))) for split in splits}
         return {split: self._generate_examples(split, read_rows(source, split)) for split in splits}
 
-    def _read(self, pictures: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _read(self, pictures: Iterable[tuple[str, Path]]) -> Iterator[builder.Row]:
         for name, file in pictures:
             emotion = FOLDER_NAMES.get(name.lower())
             if emotion is None:
@@ -94,7 +96,7 @@ class Fer2013(builder.FaceBuilder):
                 )
             yield (
                 str(file.relative_to(self.source_path)),
-                {"image": builder.png(builder.read_grey(file)), "emotion": emotion},
+                functools.partial(builder.read_example, file, emotion=emotion),
             )
 
 
@@ -119,12 +121,15 @@ def find_source(source: Path) -> Path:
     )
 
 
-def read_rows(source: Path, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
-    """Yields ``(id, example)`` for the rows of a split; the id is the row's number, from 0, in the file.
+def read_rows(source: Path, split: str) -> Iterator[builder.Row]:
+    """Yields the rows of a split; the id is the row's number, from 0, in the file.
+
+    A damaged row, which its reading names by number and line, is in ``train`` where it does not even say its split.
 
     Raises:
-        FaceflaxError: the file is none of FER-2013's forms, or a row of it is damaged; the message names the line.
+        FaceflaxError: the file is none of FER-2013's forms, or cannot be read on.
     """
+    rows = None
     try:
         with _open_csv(source) as file:
             rows = csv.DictReader(file, skipinitialspace=True)
@@ -135,27 +140,25 @@ def read_rows(source: Path, split: str) -> Iterator[tuple[str, dict[str, Any]]]:
                     "name FER-2013's own CSV"
                 )
             for number, row in enumerate(rows):
-                try:
-                    example = _parse(row) if SPLIT_OF_USAGE[row["Usage"]] == split else None
-                except (KeyError, ValueError):
-                    raise FaceflaxError(
-                        f"--source: line {rows.line_num} of {str(source)!r} needs an emotion from 0 to 6, "
-                        f"{SIZE * SIZE} pixels from 0 to 255 and a Usage of {', '.join(SPLIT_OF_USAGE)}; "
-                        "download the file again"
-                    ) from None
-                if example:
-                    yield str(number), example
+                if SPLIT_OF_USAGE.get(row["Usage"], "train") == split:
+                    place = f"row {number} (line {rows.line_num}) of {str(source)!r}"
+                    yield str(number), functools.partial(_parse, row, place)
     except READ_ERRORS as error:
-        raise FaceflaxError(f"--source: cannot read {str(source)!r} ({error}); download it again") from None
+        place = f" after line {rows.line_num}" if rows else ""
+        raise FaceflaxError(f"--source: cannot read {str(source)!r}{place} ({error}); download it again") from None
 
 
-def _parse(row: dict[str, str]) -> dict[str, Any]:
-    """Raises ValueError where a number is missing, no number or out of range."""
-    emotion = int(row["emotion"])
-    if emotion not in range(len(labels.EMOTIONS)):
-        raise ValueError(emotion)
-    pixels = np.array(bytearray(map(int, row["pixels"].split())))
-    return {"image": builder.png(pixels.reshape(SIZE, SIZE)), "emotion": emotion}
+def _parse(row: dict[str, str | None], place: str) -> dict[str, Any]:
+    try:
+        emotion, pixels = int(row["emotion"] or ""), bytearray(map(int, (row["pixels"] or "").split()))
+        if emotion not in range(len(labels.EMOTIONS)) or row["Usage"] not in SPLIT_OF_USAGE:
+            raise ValueError
+        return {"image": builder.png(np.array(pixels).reshape(SIZE, SIZE)), "emotion": emotion}
+    except ValueError:
+        raise FaceflaxError(
+            f"--source: {place} needs an emotion from 0 to 6, {SIZE * SIZE} pixels from 0 to 255 and a Usage of "
+            f"{', '.join(SPLIT_OF_USAGE)}; download the file again"
+        ) from None
 
 
 @contextlib.contextmanager
@@ -176,7 +179,8 @@ def _open_csv(source: Path) -> Iterator[IO[str]]:
                 "name FER-2013's, or download it again"
             )
         assert raw is not None
-        yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", newline=""))
+        # A byte that is no UTF-8 makes its own row damaged, not the file.
+        yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", errors="replace", newline=""))
 
 
 def _member(source: Path, names: Iterable[str]) -> str:

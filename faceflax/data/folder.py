@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import types
 from collections.abc import Iterable, Iterator
 from pathlib import Path
@@ -91,6 +92,7 @@ class Folder(builder.FaceBuilder):
                 {"image": builder.grey_image(), "label": tfds.features.ClassLabel(), "id": tfds.features.Text()}
             ),
             supervised_keys=("image", "label"),
+            metadata=tfds.core.MetadataDict(),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
@@ -98,10 +100,9 @@ class Folder(builder.FaceBuilder):
         self.info.features["label"].names = sorted({name for pictures in files.values() for name, _ in pictures})
         return {split: self._generate_examples(split, self._read(files[split])) for split in files}
 
-    def _read(self, pictures: Iterable[tuple[str, Path]]) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _read(self, pictures: Iterable[tuple[str, Path]]) -> Iterator[builder.Row]:
         for name, file in pictures:
-            image = builder.png(builder.read_grey(file))
-            yield str(file.relative_to(self.source_path)), {"image": image, "label": name}
+            yield str(file.relative_to(self.source_path)), functools.partial(builder.read_example, file, label=name)
 
 
 def named(name: str) -> type[Folder]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -21,8 +22,7 @@ class ImdbWiki(builder.FaceBuilder, skip_registration=True):  # type: ignore[cal
 
     The source is the unpacked folder of face crops, ``imdb_crop`` or ``wiki_crop``, with the ``.mat`` file and the
     folders of JPEGs in it. Kept are photos with a detector score above 3, no second face and a known gender, as in
-    Arriaga et al. (2017, https://arxiv.org/abs/1710.07557). Photos that are missing or damaged are
-    left out and counted in ``notes``.
+    Arriaga et al. (2017, https://arxiv.org/abs/1710.07557).
 
     Splits: train 80%, validation 10%, test 10% of the people, by a hash, so that nobody is in two splits.
 
@@ -51,6 +51,7 @@ class ImdbWiki(builder.FaceBuilder, skip_registration=True):  # type: ignore[cal
                 }
             ),
             supervised_keys=("image", "gender"),
+            metadata=tfds.core.MetadataDict(),
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
@@ -71,7 +72,7 @@ class ImdbWiki(builder.FaceBuilder, skip_registration=True):  # type: ignore[cal
             file = str(table["full_path"][i])
             split = builder.random_split(str(person[0]) if person.size else file)
             files[split].append((file, labels.GENDERS[int(table["gender"][i])]))
-        return {split: self._generate_examples(split, self._read(mat.parent, split, files[split])) for split in files}
+        return {split: self._generate_examples(split, self._read(mat.parent, files[split])) for split in files}
 
     def _mat_file(self) -> Path:
         source = self.source_path
@@ -81,25 +82,9 @@ class ImdbWiki(builder.FaceBuilder, skip_registration=True):  # type: ignore[cal
                 return file
         raise FaceflaxError(f"--source: no {name} in {str(source)!r}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
 
-    def _read(self, root: Path, split: str, files: list[tuple[str, str]]) -> Iterator[tuple[str, dict[str, Any]]]:
-        unreadable = []
+    def _read(self, root: Path, files: list[tuple[str, str]]) -> Iterator[builder.Row]:
         for file, gender in files:
-            try:
-                image = builder.read_grey(root / file)
-            except FaceflaxError:
-                unreadable.append(file)
-            else:
-                yield file, {"image": builder.png(image), "gender": gender}
-        if unreadable and len(unreadable) == len(files):
-            raise FaceflaxError(
-                f"--source: all {len(files)} photos of the {split} split are missing or damaged in {str(root)!r}, the "
-                f"first: {unreadable[0]}; unpack the whole archive next to the .mat file"
-            )
-        if unreadable:
-            self.notes.append(
-                f"{len(unreadable)} of {len(files)} photos of the {split} split are missing or damaged and were left "
-                f"out; the first: {unreadable[0]}"
-            )
+            yield file, functools.partial(builder.read_example, root / file, gender=gender)
 
 
 class Imdb(ImdbWiki):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+import itertools
 import os
 import re
 from dataclasses import dataclass
@@ -9,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Int32, UInt8
+from jaxtyping import Bool, Int32, UInt8
 from tqdm import tqdm
 
 from faceflax import errors, preprocessing
@@ -42,11 +44,32 @@ class Examples:
         images: grey faces in [0, 255]; :func:`faceflax.preprocessing.normalize` makes them a network's input.
         labels: indices into ``names``.
         names: the classes, in label order.
+        label: what the classes tell apart, such as ``emotion``.
+        attributes: what else is known of each face, such as ``race``: the groups and, for each example, an index into
+            them.
+        ids: where in the publisher's files each example is: FER-2013's row number, from 0, or a file's name.
+        split: ``train``, ``validation`` or ``test``, under whichever name it was asked for.
+        skipped: how many damaged rows of the split were left out when the dataset was prepared.
     """
 
     images: UInt8[np.ndarray, "n size size 1"]
     labels: Int32[np.ndarray, " n"]
     names: tuple[str, ...]
+    label: str
+    attributes: dict[str, tuple[tuple[str, ...], Int32[np.ndarray, " n"]]]
+    ids: tuple[str, ...]
+    split: str
+    skipped: int
+
+    def select(self, keep: Bool[np.ndarray, " n"]) -> Examples:
+        """Returns the examples where ``keep`` is true."""
+        return dataclasses.replace(
+            self,
+            images=self.images[keep],
+            labels=self.labels[keep],
+            attributes={name: (groups, members[keep]) for name, (groups, members) in self.attributes.items()},
+            ids=tuple(itertools.compress(self.ids, keep)),
+        )
 
 
 def load(dataset: str, split: str, *, image_size: int, data_dir: Path | None = None) -> Examples:
@@ -62,7 +85,8 @@ def load(dataset: str, split: str, *, image_size: int, data_dir: Path | None = N
         data_dir: where datasets are prepared; TFDS's place (:func:`default_data_dir`) by default.
 
     Raises:
-        FaceflaxError: an unknown dataset or split, or a dataset that is not prepared (the message says how to).
+        FaceflaxError: an unknown dataset or split, or a dataset that is not prepared or whose prepared files are
+            damaged (the message says how to prepare it).
     """
     builder = make_builder(dataset, data_dir=data_dir)
     if not builder.is_prepared:
@@ -74,21 +98,44 @@ def load(dataset: str, split: str, *, image_size: int, data_dir: Path | None = N
         raise errors.unknown("--split", split, [split for split in SPLITS if split in builder.info.splits])
 
     image_key, label_key = builder.info.supervised_keys
+    features = builder.info.features
+    classes = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
     source = builder.as_data_source(name)
     images = np.empty((len(source), image_size, image_size, 1), np.uint8)
-    labels = np.empty(len(source), np.int32)
-    for i, example in enumerate(tqdm(source, f"reading {dataset} {split}", unit=" images", delay=1, leave=False)):
-        images[i, :, :, 0] = preprocessing.resize(example[image_key][:, :, 0], image_size)
-        labels[i] = example[label_key]
-    return Examples(images, labels, tuple(builder.info.features[label_key].names))
+    members = {key: np.empty(len(source), np.int32) for key in classes}
+    ids = []
+    try:
+        for i, example in enumerate(tqdm(source, f"reading {dataset} {split}", unit=" images", delay=1, leave=False)):
+            images[i, :, :, 0] = preprocessing.resize(example[image_key][:, :, 0], image_size)
+            for key in classes:
+                members[key][i] = example[key]
+            ids.append(example["id"].decode())
+    except (RuntimeError, TypeError) as error:  # array_record's: a wrong checksum or no file; a row that is cut off
+        raise FaceflaxError(
+            f"--dataset: row {len(ids)} of {dataset} {split} in {str(builder.data_path)!r} is damaged ({error}); "
+            f"prepare it again: {_preparation(builder)} --overwrite"
+        ) from None
+    return Examples(
+        images,
+        labels=members.pop(label_key),
+        names=tuple(features[label_key].names),
+        label=label_key,
+        attributes={key: (tuple(features[key].names), members[key]) for key in members},
+        ids=tuple(ids),
+        split=name,
+        skipped=len(builder.skipped.get(name, ())),
+    )
 
 
-def make_builder(dataset: str, *, source: Path | None = None, data_dir: Path | None = None) -> FaceBuilder:
+def make_builder(
+    dataset: str, *, source: Path | None = None, data_dir: Path | None = None, skip_corrupt: bool = False
+) -> FaceBuilder:
     """Returns the TFDS builder of ``dataset``: to read it or, with a ``source``, to prepare it.
 
     Args:
         dataset: as for :func:`load`.
         source: as for :class:`FaceBuilder`.
+        skip_corrupt: as for :class:`FaceBuilder`.
         data_dir: as for :func:`load`.
 
     Raises:
@@ -108,7 +155,9 @@ def make_builder(dataset: str, *, source: Path | None = None, data_dir: Path | N
         cls = folder.named(variant)
     elif variant and variant not in cls.builder_configs:
         raise errors.unknown("--dataset", dataset, [name, *(f"{name}/{config}" for config in cls.builder_configs)])
-    return cls(source=source, data_dir=data_dir or default_data_dir(), config=variant or None)
+    return cls(
+        source=source, skip_corrupt=skip_corrupt, data_dir=data_dir or default_data_dir(), config=variant or None
+    )
 
 
 def crop_margin(dataset: str) -> float:
@@ -137,12 +186,18 @@ def default_data_dir() -> Path:
     return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
 
 
-def _not_prepared(builder: FaceBuilder) -> FaceflaxError:
+def _preparation(builder: FaceBuilder) -> str:
+    """The command that prepares what ``builder`` reads."""
+    source = " --source PATH" if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else ""
     config = builder.builder_config
-    name = f" --name {config.name}" if config and config.name != "default" else ""
+    name = f" --name {config.name}" if builder.name == "folder" and config.name != "default" else ""
     root = Path(builder.data_dir_root)
     data_dir = "" if root == default_data_dir() else f" --data-dir {root}"
+    return f"python scripts/prepare_data.py {builder.name}{source}{name}{data_dir}"
+
+
+def _not_prepared(builder: FaceBuilder) -> FaceflaxError:
     return FaceflaxError(
-        f"--dataset: {builder.name!r} is not prepared in {str(root)!r}. {builder.MANUAL_DOWNLOAD_INSTRUCTIONS} "
-        f"Then run: python scripts/prepare_data.py {builder.name} --source PATH{name}{data_dir}"
+        f"--dataset: {builder.name!r} is not prepared in {str(builder.data_dir_root)!r}. "
+        f"{builder.MANUAL_DOWNLOAD_INSTRUCTIONS} Then run: {_preparation(builder)}"
     )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Iterator
 from typing import Any
 
@@ -10,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from faceflax import labels
 from faceflax.data import builder
-from faceflax.data.synthetic import render_faces
+from faceflax.data.synthetic import SyntheticFaces, render_faces
 
 COUNTS = {"train": 2800, "validation": 700, "test": 700}
 
@@ -51,15 +52,16 @@ class Synthetic(builder.FaceBuilder):
             for seed, (split, count) in enumerate(COUNTS.items())
         }
 
-    def _draw(self, count: int, seed: int) -> Iterator[tuple[str, dict[str, Any]]]:
+    def _draw(self, count: int, seed: int) -> Iterator[builder.Row]:
         faces = render_faces(count, seed)
         for i in range(count):
-            yield (
-                str(i),
-                {
-                    "image": builder.png(faces.images[i, :, :, 0]),
-                    "expression_mask": builder.png(faces.expression_masks[i].astype(np.uint8) * 255),
-                    "emotion": int(faces.emotions[i]),
-                    "gender": int(faces.genders[i]),
-                },
-            )
+            yield str(i), functools.partial(_example, faces, i)
+
+
+def _example(faces: SyntheticFaces, i: int) -> dict[str, Any]:
+    return {
+        "image": builder.png(faces.images[i, :, :, 0]),
+        "expression_mask": builder.png(faces.expression_masks[i].astype(np.uint8) * 255),
+        "emotion": int(faces.emotions[i]),
+        "gender": int(faces.genders[i]),
+    }

@@ -1,23 +1,82 @@
-"""How well a network labels a split: accuracy, precision, recall, F1, and the confusion matrix as a picture."""
+"""How well a network labels a split: accuracy with its interval, per class and group, and how sure it may be."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
 import flax.linen as nn
 import jax
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
-from matplotlib.figure import Figure
+from jaxtyping import Array, Bool, Float, Int, UInt8
 from scipy.optimize import minimize_scalar
-from scipy.special import logsumexp
+from scipy.special import logsumexp, softmax
+from scipy.stats import binom
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from tqdm import tqdm
 
 from faceflax.errors import FaceflaxError
 from faceflax.preprocessing import normalize
+
+
+@dataclass(frozen=True)
+class Share:
+    """``right`` of ``count``; it prints as a percentage with its interval.
+
+    Example:
+        >>> print(Share(75, 100))
+        75.00% [66.00%, 83.00%]
+    """
+
+    right: int
+    count: int
+
+    @classmethod
+    def of(cls, right: Bool[np.ndarray, " n"]) -> Share:
+        """Counts what is true."""
+        return cls(int(right.sum()), right.size)
+
+    @property
+    def value(self) -> float:
+        """The share, in [0, 1]; 0 of nothing is 0."""
+        return self.right / max(self.count, 1)
+
+    @property
+    def interval(self) -> tuple[float, float]:
+        """The 95% percentile bootstrap interval, in its limit of infinitely many resamples; nothing gives [0, 1].
+
+        Resampling ``count`` outcomes of which ``right`` are 1, with replacement, gives a binomially distributed number
+        of ones, whose quantiles need no random numbers. Efron and Tibshirani, "An Introduction to the Bootstrap", 1993.
+        """
+        if self.count == 0:
+            return 0.0, 1.0
+        low, high = binom.ppf([0.025, 0.975], self.count, self.value) / self.count
+        return float(low), float(high)
+
+    def __str__(self) -> str:
+        low, high = self.interval
+        return f"{self.value:.2%} [{low:.2%}, {high:.2%}]"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """How often predictions are right, by how sure they are: bins of equal width over [0, 1].
+
+    Attributes:
+        confidence: mean probability of the predicted class in each bin; 0 where it is empty.
+        accuracy: share of the bin's predictions that are right; 0 where it is empty.
+        count: predictions in each bin.
+    """
+
+    confidence: Float[np.ndarray, " bins"]
+    accuracy: Float[np.ndarray, " bins"]
+    count: Int[np.ndarray, " bins"]
+
+    @property
+    def error(self) -> float:
+        """Expected calibration error: the mean of |accuracy - confidence| over the predictions, by bin."""
+        return float(np.average(np.abs(self.accuracy - self.confidence), weights=self.count))
 
 
 @dataclass(frozen=True)
@@ -134,23 +193,54 @@ def fit_temperature(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarr
     return float(np.exp(minimize_scalar(cross_entropy, bounds=np.log([0.05, 20]), method="bounded").x))
 
 
-def confusion_figure(evaluation: Evaluation, title: str) -> Figure:
-    """Draws the confusion matrix, in percent of the images of each label (row); save it with ``figure.savefig``."""
-    names, shares = evaluation.names, evaluation.confusion
-    side = 1.8 + 0.62 * len(names)
-    figure = Figure(figsize=(max(side, 4.2) + 0.6, max(side, 4.2)), layout="compressed")
-    axes = figure.subplots()
-    picture = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
-    for row, column in np.ndindex(shares.shape):
-        colour = "white" if shares[row, column] > 0.65 else "black"
-        axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), [f"{name} ({n:,})" for name, n in zip(names, evaluation.support, strict=True)])
-    axes.set(xlabel="predicted", ylabel="label (images)")
-    figure.suptitle(title, fontsize="medium")
-    axes.tick_params(length=0)
-    axes.spines[:].set_visible(False)
-    figure.colorbar(
-        picture, ax=axes, shrink=0.8, format="{x:.0f}%", label="share of the label's images"
-    ).outline.set_visible(False)
-    return figure
+def calibrate(
+    logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n"], temperature: float = 1.0, bins: int = 15
+) -> Calibration:
+    """Compares how sure ``softmax(logits / temperature)`` is of its highest class with how often that class is right.
+
+    Guo, Pleiss, Sun and Weinberger, "On Calibration of Modern Neural Networks", ICML 2017.
+
+    Example:
+        >>> logits = np.log([[0.8, 0.2]] * 4)  # 80% sure, right three times of four
+        >>> print(f"{calibrate(logits, np.array([0, 0, 0, 1])).error:.3f}")
+        0.050
+    """
+    confidence = softmax(logits.astype(np.float64) / temperature, axis=1).max(1)
+    index = np.minimum((confidence * bins).astype(int), bins - 1)
+    count = np.bincount(index, minlength=bins)
+
+    def mean(values: np.ndarray) -> np.ndarray:
+        return np.bincount(index, values, bins) / np.maximum(count, 1)
+
+    return Calibration(mean(confidence), mean(logits.argmax(1) == labels), count)
+
+
+def group_shares(
+    right: Bool[np.ndarray, " n"], names: Sequence[str], members: Int[np.ndarray, " n"]
+) -> dict[str, Share]:
+    """Returns the share that is right in each group that has any example.
+
+    Args:
+        right: whether each example was labelled right.
+        names: the groups.
+        members: for each example, an index into ``names``.
+
+    Example:
+        >>> group_shares(np.array([True, False, True]), ["young", "old"], np.array([0, 0, 1]))
+        {'young': Share(right=1, count=2), 'old': Share(right=1, count=1)}
+    """
+    right_counts, counts = np.bincount(members, right, len(names)), np.bincount(members, minlength=len(names))
+    return {name: Share(int(k), int(n)) for name, k, n in zip(names, right_counts, counts, strict=True) if n}
+
+
+def worst(groups: Mapping[str, Share]) -> tuple[str, float]:
+    """Returns the group of the lowest share and how far it lies below that of all groups together.
+
+    Example:
+        >>> name, gap = worst({"young": Share(9, 10), "old": Share(7, 10)})
+        >>> print(name, f"{gap:.2f}")
+        old 0.10
+    """
+    everything = Share(sum(s.right for s in groups.values()), sum(s.count for s in groups.values()))
+    name = min(groups, key=lambda name: groups[name].value)
+    return name, everything.value - groups[name].value

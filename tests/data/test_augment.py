@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import scipy.ndimage
 
-from faceflax.data.augment import Augmentation, affine, resample
+from faceflax.data.augment import Augmentation, Mixing, affine, boxes, resample
 from faceflax.errors import FaceflaxError
 
 
@@ -12,8 +12,8 @@ def random_images(batch=8, height=48, width=48, channels=1):
     return np.random.default_rng(0).uniform(-1, 1, (batch, height, width, channels)).astype(np.float32)
 
 
-def transform_of(flip=False, shift=(0.0, 0.0), angle=0.0, scale=1.0):
-    return affine(jnp.array([flip]), jnp.array([shift]), jnp.array([angle]), jnp.array([scale]))
+def transform_of(flip=False, shift=(0.0, 0.0), angle=0.0, scale=1.0, slant=0.0):
+    return affine(jnp.array([flip]), jnp.array([shift]), jnp.array([angle]), jnp.array([scale]), jnp.array([slant]))
 
 
 @pytest.mark.parametrize("shape", [(8, 48, 48, 1), (3, 33, 40, 3)])
@@ -54,17 +54,18 @@ def test_flip_comes_before_the_turn():
 
 
 @pytest.mark.parametrize(
-    ("flip", "shift", "degrees", "scale"),
-    [(False, (0, 0), 10, 1.1), (True, (2.3, -1.7), -7, 0.9), (False, (-3.5, 4), 75, 1.6)],
+    ("flip", "shift", "degrees", "scale", "slant"),
+    [(False, (0, 0), 10, 1.1, 0.0), (True, (2.3, -1.7), -7, 0.9, 0.2), (False, (-3.5, 4), 75, 1.6, -0.4)],
 )
-def test_agrees_with_scipy_in_float64(flip, shift, degrees, scale):
+def test_agrees_with_scipy_in_float64(flip, shift, degrees, scale, slant):
     height, width = 48, 40
     images = random_images(batch=1, height=height, width=width)
     angle = np.deg2rad(degrees)
-    # Forward map of centred (row, column): mirror, then magnify, then turn counter-clockwise; rows count downwards.
+    # Forward map of centred (row, column): mirror, shear, magnify, turn counter-clockwise; rows count downwards.
     mirror = np.diag([1.0, -1.0 if flip else 1.0])
+    shear = np.array([[1.0, 0.0], [slant, 1.0]])
     turn = np.array([[np.cos(angle), -np.sin(angle)], [np.sin(angle), np.cos(angle)]])
-    inverse = np.linalg.inv(turn @ (scale * mirror))
+    inverse = np.linalg.inv(turn @ (scale * shear @ mirror))
     centre = np.array([(height - 1) / 2, (width - 1) / 2])
     expected = scipy.ndimage.affine_transform(
         images[0, ..., 0].astype(np.float64),
@@ -73,7 +74,7 @@ def test_agrees_with_scipy_in_float64(flip, shift, degrees, scale):
         order=1,
         mode="nearest",
     )
-    got = resample(images, transform_of(flip, tuple(map(float, shift)), angle, scale))
+    got = resample(images, transform_of(flip, tuple(map(float, shift)), angle, scale, slant))
     np.testing.assert_allclose(got[0, ..., 0], expected, atol=1e-4)
 
 
@@ -102,22 +103,136 @@ def test_rotation_amount_is_degrees():
     assert 9 < degrees.max() <= 10.01
 
 
-@pytest.mark.parametrize("augment", [Augmentation(), Augmentation(shift=0.9, rotation=180, zoom=0.99)])
+@pytest.mark.parametrize(
+    "augment",
+    [
+        Augmentation(),
+        Augmentation(shift=0.9, rotation=180, zoom=0.99, shear=60),
+        Augmentation(contrast=1, brightness=1, erase=1),
+    ],
+)
 def test_output_is_finite_within_range_and_repeatable(augment):
     images = random_images(batch=64)
     got = jax.jit(augment)(jax.random.key(3), images)
     assert got.shape == images.shape
     assert got.dtype == jnp.float32
     assert np.isfinite(got).all()
-    assert images.min() - 1e-6 <= got.min() < got.max() <= images.max() + 1e-6
+    assert -1 - 1e-6 <= got.min() < got.max() <= 1 + 1e-6
     np.testing.assert_array_equal(got, jax.jit(augment)(jax.random.key(3), images))
     assert (got != jax.jit(augment)(jax.random.key(4), images)).any((1, 2, 3)).all()
 
 
 @pytest.mark.parametrize(
     ("name", "value"),
-    [("shift", -0.1), ("shift", 1.0), ("rotation", 181.0), ("rotation", -1.0), ("zoom", 1.0), ("zoom", float("nan"))],
+    [
+        ("shift", -0.1),
+        ("shift", 1.0),
+        ("rotation", 181.0),
+        ("rotation", -1.0),
+        ("zoom", 1.0),
+        ("zoom", float("nan")),
+        ("shear", 61.0),
+        ("contrast", 1.1),
+        ("brightness", -0.1),
+        ("erase", 1.5),
+    ],
 )
 def test_bad_amounts_are_named(name, value):
     with pytest.raises(FaceflaxError, match=f"{name}: {value}"):
         Augmentation(**{name: value})
+
+
+STILL = dict(flip=False, shift=0, rotation=0, zoom=0)
+
+
+def test_shear_amount_is_degrees():
+    # A plane that rises to the right shows, per row, how far the rows are moved.
+    plane = np.broadcast_to(np.arange(64, dtype=np.float32)[None, None, :, None], (300, 64, 64, 1))
+    sheared = jax.jit(Augmentation(**STILL | {"shear": 20}))(jax.random.key(2), plane)
+    degrees = np.rad2deg(np.arctan(sheared[:, 31, 32, 0] - sheared[:, 32, 32, 0]))
+    assert -20.01 <= degrees.min() < -18
+    assert 18 < degrees.max() <= 20.01
+
+
+def test_contrast_and_brightness_are_a_line_through_the_mean():
+    images = 0.3 * random_images(batch=300, height=32, width=32)
+    got = np.asarray(jax.jit(Augmentation(**STILL, contrast=0.4, brightness=0.1))(jax.random.key(5), images))
+    mean = images.mean((1, 2, 3))
+    slopes = got.std((1, 2, 3)) / images.std((1, 2, 3))
+    shifts = (got.mean((1, 2, 3)) - mean) / 2  # of the range from -1 to 1
+    assert 0.6 - 1e-4 <= slopes.min() < 0.62
+    assert 1.38 < slopes.max() <= 1.4 + 1e-4
+    assert -0.1 - 1e-4 <= shifts.min() < -0.095
+    assert 0.095 < shifts.max() <= 0.1 + 1e-4
+    expected = (images - mean[:, None, None, None]) * slopes[:, None, None, None] + got.mean((1, 2, 3), keepdims=True)
+    np.testing.assert_allclose(got, expected, atol=1e-5)
+
+
+def test_erasing_overwrites_one_box_of_the_stated_area_in_the_stated_share_of_images():
+    images = np.zeros((400, 40, 40, 1), np.float32)
+    got = np.asarray(jax.jit(Augmentation(**STILL, erase=0.3))(jax.random.key(6), images))
+    changed = (got != 0)[..., 0]
+    assert 90 < changed.any((1, 2)).sum() < 150
+    areas = []
+    for mask in changed[changed.any((1, 2))]:
+        rows, columns = mask.any(1).nonzero()[0], mask.any(0).nonzero()[0]
+        assert mask[rows[0] : rows[-1] + 1, columns[0] : columns[-1] + 1].all()
+        areas.append(mask.mean())
+    assert 0.01 < min(areas) < 0.06
+    assert 0.28 < max(areas) < 0.36
+    assert abs(got[got != 0].mean()) < 0.02
+
+
+def test_boxes_cover_the_pixels_whose_centres_they_hold():
+    got = boxes(jnp.array([[0.5, 0.25], [1.0, 0.5]]), jnp.array([[0.5, 0.5], [0.2, 1.0]]), 10, 8)
+    expected = np.zeros((2, 10, 8, 1), bool)
+    expected[0, 3:7, 0:4] = True
+    expected[1, 9:] = True
+    np.testing.assert_array_equal(got, expected)
+
+
+def pairs(batch=256, size=24):
+    """Images of one value each, so that a mixed image tells what it is made of, and targets that name the image."""
+    values = np.linspace(-1, 1, batch, dtype=np.float32)
+    return np.broadcast_to(values[:, None, None, None], (batch, size, size, 1)), np.eye(batch, dtype=np.float32)
+
+
+def test_mixup_blends_image_and_target_by_one_share():
+    images, targets = pairs()
+    mixed, soft = map(np.asarray, jax.jit(Mixing(mixup=0.5))(jax.random.key(0), images, targets))
+    own = np.diag(soft)
+    np.testing.assert_allclose(soft[np.arange(256), np.arange(256) - 1], 1 - own, atol=1e-6)
+    np.testing.assert_allclose(soft.sum(1), 1, atol=1e-6)
+    expected = own[:, None, None, None] * images + (1 - own)[:, None, None, None] * np.roll(images, 1, 0)
+    np.testing.assert_allclose(mixed, expected, atol=1e-5)
+    # Beta(0.5, 0.5) has mean 1/2 and variance 1/8.
+    assert own.mean() == pytest.approx(0.5, abs=0.07)
+    assert own.var() == pytest.approx(0.125, abs=0.03)
+
+
+def test_cutmix_weighs_targets_by_the_pixels_each_image_has():
+    images, targets = pairs()
+    mixed, soft = map(np.asarray, jax.jit(Mixing(cutmix=1.0))(jax.random.key(0), images, targets))
+    kept = mixed == images
+    assert (kept | (mixed == np.roll(images, 1, 0))).all()
+    np.testing.assert_allclose(np.diag(soft), kept.mean((1, 2, 3)), atol=1e-6)
+    assert np.diag(soft).min() < 0.2
+    assert np.diag(soft).max() > 0.95
+
+
+def test_with_both_each_example_takes_one():
+    images, targets = pairs()
+    mixed, _ = jax.jit(Mixing(mixup=0.5, cutmix=1.0))(jax.random.key(0), images, targets)
+    blended = (np.asarray(mixed) == mixed[:, :1, :1]).all((1, 2, 3)) & (mixed != images).any((1, 2, 3))
+    assert 90 < blended.sum() < 170
+
+
+def test_mixing_nothing_changes_nothing_and_bad_alphas_are_named():
+    images, targets = pairs(8)
+    got = Mixing()(jax.random.key(0), images, targets)
+    assert got[0] is images
+    assert got[1] is targets
+    with pytest.raises(FaceflaxError, match="mixup: -1"):
+        Mixing(mixup=-1)
+    with pytest.raises(FaceflaxError, match="cutmix: inf"):
+        Mixing(cutmix=float("inf"))

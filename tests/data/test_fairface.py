@@ -1,5 +1,6 @@
 import csv
 import io
+import itertools
 import shutil
 import zipfile
 from pathlib import Path
@@ -87,6 +88,23 @@ def test_load_gives_perceived_gender_at_the_size_asked_for(builder):
     assert examples.images.shape == (20, 64, 64, 1)
     assert examples.names == ("woman", "man")
     assert np.bincount(examples.labels).tolist() == [10, 10]
+    assert (examples.label, examples.split, examples.skipped) == ("gender", "test", 0)
+    groups = {name: [names[i] for i in members] for name, (names, members) in examples.attributes.items()}
+    numbers = [int(identity.removeprefix("val/").removesuffix(".jpg")) for identity in examples.ids]
+    assert groups == {"age": [AGES[i % 9] for i in numbers], "race": [RACES[i % 7] for i in numbers]}
+    assert examples.labels.tolist() == [i % 2 for i in numbers]
+
+
+def test_select_keeps_everything_of_the_examples_kept(builder):
+    examples = load("fairface", "test", image_size=32, data_dir=builder.data_dir_root)
+    keep = examples.labels == 1
+    kept = examples.select(keep)
+    np.testing.assert_array_equal(kept.images, examples.images[keep])
+    assert kept.labels.tolist() == [1] * 10
+    assert kept.ids == tuple(np.array(examples.ids)[keep])
+    names, members = kept.attributes["race"]
+    assert names == tuple(RACES)
+    np.testing.assert_array_equal(members, examples.attributes["race"][1][keep])
 
 
 def test_a_missing_photo_is_named_and_nothing_is_left(source, tmp_path):
@@ -94,6 +112,21 @@ def test_a_missing_photo_is_named_and_nothing_is_left(source, tmp_path):
     with pytest.raises(FaceflaxError, match=r"--source: cannot read the picture .*val/7\.jpg"):
         make_builder("fairface", source=source, data_dir=tmp_path / "tfds").prepare()
     assert list((tmp_path / "tfds").iterdir()) == []
+
+
+def test_skip_corrupt_counts_the_photos_and_rows_it_leaves_out(source, tmp_path):
+    (source / "val" / "7.jpg").unlink()
+    whole = (source / "val" / "8.jpg").read_bytes()
+    (source / "val" / "8.jpg").write_bytes(whole[: len(whole) // 2])
+    file = source / "fairface_label_train.csv"
+    file.write_text(file.read_text().replace("train/1.jpg,3-9", "train/1.jpg,3 to 9") + ",,")
+    builder = make_builder("fairface", source=source, data_dir=tmp_path / "tfds", skip_corrupt=True)
+    builder.prepare()
+    skipped = builder.skipped
+    assert skipped.pop("test") == ["val/7.jpg", "val/8.jpg"]
+    assert sorted(itertools.chain(*skipped.values())) == [f"line 122 of {str(file)!r}", "train/1.jpg"]
+    examples = load("fairface", "test", image_size=48, data_dir=tmp_path / "tfds")
+    assert (len(examples.labels), examples.skipped) == (18, 2)
 
 
 def test_missing_labels_are_an_error_that_says_where_to_get_them(source, tmp_path):

@@ -145,16 +145,46 @@ GOOD = " ".join(["7"] * 2304)
 def test_a_damaged_row_is_named(line, rows, tmp_path):
     source = tmp_path / "fer2013.csv"
     source.write_text(damage(rows, line))
-    with pytest.raises(FaceflaxError, match=r"--source: line 5 of .*fer2013\.csv"):
-        list(read_rows(source, "train"))
+    rows_of_train = dict(read_rows(source, "train"))
+    with pytest.raises(FaceflaxError, match=r"--source: row 3 \(line 5\) of .*fer2013\.csv"):
+        rows_of_train["3"]()
+    assert not {"3"} & (dict(read_rows(source, "validation")).keys() | dict(read_rows(source, "test")))
 
 
 def test_a_damaged_file_leaves_nothing(rows, tmp_path):
     source = tmp_path / "fer2013.csv"
     source.write_text(damage(rows, "3,7 7,PrivateTest"))
-    with pytest.raises(FaceflaxError, match="line 5 of"):
+    with pytest.raises(FaceflaxError, match=r"row 3 \(line 5\) of .* leave damaged rows out with --skip-corrupt"):
         make_builder("fer2013", source=source, data_dir=tmp_path / "tfds").prepare()
     assert list((tmp_path / "tfds").iterdir()) == []
+
+
+@pytest.mark.parametrize("form", ["csv", "zip"])
+def test_skip_corrupt_leaves_out_exactly_the_damaged_rows_and_keeps_their_numbers(form, rows, tmp_path):
+    text = damage(rows, f"3,{GOOD},Train\n2,7 7,PrivateTest\n\ud0d0,{GOOD},PrivateTest").encode(errors="surrogatepass")
+    source = tmp_path / "fer2013.csv"
+    source.write_bytes(text)
+    if form == "zip":
+        with zipfile.ZipFile(tmp_path / "fer2013.zip", "w") as archive:
+            archive.write(source, "fer2013.csv")
+        source = tmp_path / "fer2013.zip"
+    builder = make_builder("fer2013", source=source, data_dir=tmp_path / "tfds", skip_corrupt=True)
+    builder.prepare()
+    expected = {"train": ["3"], "test": ["4", "5"]}
+    assert builder.skipped == expected
+    assert make_builder("fer2013", data_dir=tmp_path / "tfds").skipped == expected  # it is stored
+    for split, usage in (("train", "Training"), ("validation", "PublicTest"), ("test", "PrivateTest")):
+        examples = load("fer2013", split, image_size=48, data_dir=tmp_path / "tfds")
+        assert examples.skipped == len(expected.get(split, ()))
+        numbers = [i + 3 * (i >= 3) for i, row in enumerate(rows) if row[2] == usage]
+        assert sorted(map(int, examples.ids)) == numbers
+
+
+def test_skip_corrupt_does_not_make_a_dataset_of_nothing(rows, tmp_path):
+    source = tmp_path / "fer2013.csv"
+    source.write_text(fer2013_csv(rows[:8]) + "3,7 7,PublicTest\n4,7 7,PublicTest\n")
+    with pytest.raises(FaceflaxError, match="no examples but 2 damaged ones for the validation split"):
+        make_builder("fer2013", source=source, data_dir=tmp_path / "tfds", skip_corrupt=True).prepare()
 
 
 def truncated(form, rows, folder):
@@ -169,6 +199,9 @@ def wrong_source(kind, rows, folder):
     if kind == "empty folder":
         (folder / "empty").mkdir()
         return folder / "empty"
+    if kind == "open quote":
+        (folder / "fer2013.csv").write_text(damage(rows, '3,"') + fer2013_csv(rows * 2))
+        return folder
     file = folder / {"text": "notes.txt", "other csv": "fer2013.csv", "binary csv": "fer2013.csv"}.get(
         kind, "other.zip"
     )
@@ -185,11 +218,12 @@ def wrong_source(kind, rows, folder):
     [
         ("truncated zip", "not a whole CSV, .zip or .tar.gz"),
         ("truncated tar.gz", "cannot read .* download it again"),
-        ("truncated csv", "line [0-9]+ of"),
+        ("truncated csv", "row 7 .line 9. of"),
         ("empty folder", "none of fer2013.csv, icml_face_data.csv, fer2013.tar.gz"),
         ("text", "not a whole CSV, .zip or .tar.gz"),
         ("other csv", r"has the columns \['a', 'b'\], not emotion, pixels and Usage"),
-        ("binary csv", "cannot read"),
+        ("binary csv", "has the columns .*, not emotion, pixels and Usage"),
+        ("open quote", "cannot read .* after line [0-9]+ .*field larger"),
         ("other zip", "unpack it and name the folder"),
     ],
 )

@@ -50,10 +50,15 @@ def test_synthetic_is_drawn_on_first_use_and_has_both_labels(tmp_path, few_faces
     gender = data.load("synthetic/gender", "train", image_size=64, data_dir=tmp_path)
     assert emotion.names == ("angry", "disgust", "fear", "happy", "sad", "surprise", "neutral")
     assert gender.names == ("woman", "man")
+    assert (emotion.label, gender.label) == ("emotion", "gender")
+    assert list(emotion.attributes) == ["gender"]
+    np.testing.assert_array_equal(emotion.attributes["gender"][1], gender.labels)
+    assert emotion.attributes["gender"][0] == gender.names
     for examples, labels in ((emotion, drawn.emotions), (gender, drawn.genders)):
         rows = [by_image[image.tobytes()] for image in examples.images]
         assert sorted(rows) == list(range(28))
         np.testing.assert_array_equal(examples.labels, labels[rows])
+        assert examples.ids == tuple(map(str, rows))
     validation = data.load("synthetic", "validation", image_size=64, data_dir=tmp_path)
     assert not {image.tobytes() for image in validation.images} & set(by_image)
 
@@ -109,6 +114,24 @@ def test_a_second_preparation_replaces_the_first(tmp_path, monkeypatch):
         make_builder("synthetic", data_dir=tmp_path).prepare()
         assert data.load("synthetic", "train", image_size=64, data_dir=tmp_path).images.shape[0] == count
     assert [entry.name for entry in tmp_path.iterdir()] == ["synthetic"]
+
+
+@pytest.mark.parametrize("damage", ["truncated", "overwritten", "gone"])
+def test_damaged_prepared_files_are_said_to_be_damaged(damage, tmp_path, few_faces):
+    make_builder("synthetic", data_dir=tmp_path).prepare()
+    (file,) = tmp_path.rglob("synthetic-test.array_record*")
+    content = file.read_bytes()
+    if damage == "truncated":
+        file.write_bytes(content[: len(content) // 2])
+    elif damage == "overwritten":
+        middle = len(content) // 2
+        file.write_bytes(content[:middle] + bytes(2000) + content[middle + 2000 :])
+    else:
+        file.unlink()
+    with pytest.raises(
+        FaceflaxError, match=r"^--dataset: row [0-9]+ of synthetic test in .* --data-dir .* --overwrite$"
+    ):
+        data.load("synthetic", "test", image_size=64, data_dir=tmp_path)
 
 
 def test_a_data_folder_that_cannot_be_written_is_named(tmp_path):

@@ -53,6 +53,19 @@ def test_it_prints_the_counts_and_the_next_command_and_overwrites_only_when_told
     assert len(load("folder/sides", "train", image_size=32, data_dir=tmp_path / "tfds").labels) == 5
 
 
+def test_skipped_pictures_are_named_and_counted_then_and_later(script, pictures, tmp_path, capsys):
+    (pictures / "train" / "left" / "1.png").write_bytes(b"")
+    options = dict(dataset="folder", source=pictures, data_dir=tmp_path / "tfds")
+    with pytest.raises(FaceflaxError, match=r"left/1\.png'; .* leave damaged rows out with --skip-corrupt"):
+        script["main"](script["Options"](**options))
+    for _ in range(2):
+        script["main"](script["Options"](**options, skip_corrupt=True))
+        lines = capsys.readouterr().out.splitlines()
+        assert "note: damaged rows left out of the train split (1): train/left/1.png" in lines
+        assert ["skipped", "1", "0", "0"] in [line.split() for line in lines]
+        assert ["total", "5", "4", "2"] in [line.split() for line in lines]
+
+
 @pytest.mark.parametrize(
     ("options", "message"),
     [

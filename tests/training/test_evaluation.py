@@ -1,7 +1,8 @@
-"""Evaluation against counts by hand, batches against one call, the picture's contents, and the command's bad inputs."""
+"""Evaluation against counts by hand, resampling and definitions; batches against one call; the command."""
 
 from __future__ import annotations
 
+import json
 import runpy
 from pathlib import Path
 
@@ -15,7 +16,15 @@ from faceflax import data, models, pretrained
 from faceflax.data.loading import make_builder
 from faceflax.errors import FaceflaxError
 from faceflax.preprocessing import normalize
-from faceflax.training.evaluation import confusion_figure, evaluate, predict_logits
+from faceflax.training.evaluation import (
+    Share,
+    calibrate,
+    evaluate,
+    fit_temperature,
+    group_shares,
+    predict_logits,
+    worst,
+)
 
 COMMAND = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts/evaluate.py"))
 NAMES = ("angry", "happy", "sad")
@@ -100,15 +109,65 @@ def test_an_empty_split_is_refused(linear):
         predict_logits(*linear, np.zeros((0, 32, 32, 1), np.uint8))
 
 
-def test_the_picture_has_every_share_name_and_number_of_images(found):
-    figure = confusion_figure(found, "mine on folder test")
-    axes = figure.axes[0]
-    texts = {text.get_position(): text.get_text() for text in axes.texts}
-    assert texts == {(c, r): f"{100 * found.confusion[r, c]:.0f}" for r in range(3) for c in range(3)}
-    assert [label.get_text() for label in axes.get_xticklabels()] == list(NAMES)
-    assert [label.get_text() for label in axes.get_yticklabels()] == ["angry (4)", "happy (2)", "sad (2)"]
-    assert figure.get_suptitle() == "mine on folder test"
-    np.testing.assert_allclose(axes.images[0].get_array(), 100 * found.confusion)
+@pytest.mark.parametrize(("right", "count"), [(638, 1000), (3, 10), (40, 41)])
+def test_the_interval_is_what_resampling_approaches(right, count):
+    outcomes = np.arange(count) < right
+    means = np.random.default_rng(0).choice(outcomes, (20_000, count)).mean(1)
+    np.testing.assert_allclose(Share.of(outcomes).interval, np.percentile(means, [2.5, 97.5]), atol=1.01 / count)
+
+
+def test_the_interval_covers_the_truth_about_as_often_as_it_says():
+    counts = np.random.default_rng(1).binomial(500, 0.7, 2000)
+    intervals = np.array([Share(int(k), 500).interval for k in counts])
+    covered = ((intervals[:, 0] <= 0.7) & (intervals[:, 1] >= 0.7)).mean()
+    assert 0.93 < covered < 0.97
+
+
+def test_shares_at_the_ends():
+    assert Share(5, 5).interval == (1, 1)
+    assert Share(0, 5).interval == (0, 0)
+    assert (Share(0, 0).value, Share(0, 0).interval) == (0, (0, 1))
+    assert str(Share(1, 3)) == "33.33% [0.00%, 100.00%]"
+
+
+def test_calibration_is_that_of_the_definition():
+    rng = np.random.default_rng(2)
+    logits, labels = rng.normal(0, 2, (400, 3)), rng.integers(0, 3, 400)
+    found = calibrate(logits.astype(np.float32), labels, temperature=1.5)
+    bins = [[] for _ in range(15)]
+    for row, label in zip(logits.astype(np.float32), labels, strict=True):
+        p = np.exp(row / 1.5) / np.exp(row / 1.5).sum()
+        bins[min(int(p.max() * 15), 14)].append((p.max(), p.argmax() == label))
+    assert [len(inside) for inside in bins] == found.count.tolist()
+    gaps = [abs(np.mean([c for c, _ in inside]) - np.mean([r for _, r in inside])) for inside in bins if inside]
+    error = sum(gap * len(inside) for gap, inside in zip(gaps, filter(None, bins), strict=True)) / 400
+    assert found.error == pytest.approx(error, rel=1e-5)
+
+
+def test_a_certain_prediction_is_in_the_last_bin():
+    found = calibrate(np.array([[0.0, 100.0]]), np.array([1]))
+    assert found.count.tolist() == [0] * 14 + [1]
+    assert found.error == 0
+
+
+def test_the_fitted_temperature_lowers_the_calibration_error():
+    rng = np.random.default_rng(3)
+    logits = rng.normal(0, 1.5, (4000, 4))
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(1)  # drawn from softmax(logits)
+    overconfident = 3 * logits
+    temperature = fit_temperature(overconfident, labels)
+    assert temperature == pytest.approx(3, rel=0.1)
+    before, after = (calibrate(overconfident, labels, t).error for t in (1, temperature))
+    assert after < 0.03 < 0.1 < before
+
+
+def test_groups_are_counted_by_hand_and_the_worst_is_named():
+    right = np.array([1, 1, 0, 1, 0, 0], bool)
+    groups = group_shares(right, ("a", "none", "b"), np.array([0, 0, 0, 2, 2, 2]))
+    assert groups == {"a": Share(2, 3), "b": Share(1, 3)}
+    name, gap = worst(groups)
+    assert name == "b"
+    assert gap == pytest.approx(3 / 6 - 1 / 3)
 
 
 @pytest.fixture(scope="module")
@@ -148,6 +207,76 @@ def test_the_command_prints_the_table_and_draws_the_matrix(tmp_path, network, da
     assert f"accuracy {expected.accuracy:.2%} of 6 images" in printed
     assert expected.table() in printed
     assert cv2.imread(str(tmp_path / "out" / "confusion.png")).shape[0] > 300
+
+
+def test_the_report_and_what_is_printed_agree(tmp_path, network, data_dir, run, capsys):
+    examples = data.load("folder", "test", image_size=32, data_dir=data_dir)
+    (tmp_path / "without.json").write_text(json.dumps([examples.ids[0], examples.ids[3], "elsewhere.png"]))
+    run(
+        ("a", "b", "c"), flip=True, detector=True, without=tmp_path / "without.json", report=tmp_path / "out" / "report"
+    )
+    printed = [line.split() for line in capsys.readouterr().out.splitlines()]
+    found = json.loads((tmp_path / "out" / "report" / "metrics.json").read_text())
+    page = (tmp_path / "out" / "report" / "index.html").read_text()
+
+    logits = {flip: predict_logits(*network, examples.images, flip=flip) for flip in (False, True)}
+    right = {flip: logits[flip].argmax(1) == examples.labels for flip in logits}
+    kept = np.array([False, True, True, False, True, True])
+    expected = {
+        "single crop": right[False],
+        "flip averaged": right[True],
+        "single crop, without 2 rows": right[False][kept],
+        "flip averaged, without 2 rows": right[True][kept],
+    }
+    for name, outcomes in expected.items():
+        share = Share.of(outcomes)
+        assert found["accuracy"][name] | {"interval": None} == {
+            "share": share.value,
+            "interval": None,
+            "right": share.right,
+            "count": share.count,
+        }
+        assert [*name.split(), *str(share).split(), str(share.count), "images"] in printed
+        assert name in page
+    assert found["accuracy"]["detector: face found"]["count"] == 6
+    assert found["groups"]["label"]["b"]["right"] == right[True][examples.labels == 1].sum()
+    errors = found["expected_calibration_error"]
+    assert errors["softmax"] == calibrate(logits[True], examples.labels).error
+    assert (found["images"], found["skipped"], found["flip"]) == (6, 0, True)
+    assert "perceived" in page
+    assert "This is the test split" in page
+    assert sorted(file.name for file in (tmp_path / "out" / "report").iterdir()) == ["index.html", "metrics.json"]
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (None, "cannot read"),
+        ("{", "cannot read"),
+        ('{"rows": [1]}', "is not a JSON list"),
+        ("[1.5]", "is not a JSON list"),
+        ("[28709]", "names none of the rows of folder test, such as 'test/"),
+        ("everything", "names all of the rows of folder test"),
+    ],
+)
+def test_a_list_of_rows_that_does_not_fit_is_refused(content, message, tmp_path, data_dir, run):
+    file = tmp_path / "without.json"
+    if content == "everything":
+        content = json.dumps(data.load("folder", "test", image_size=32, data_dir=data_dir).ids)
+    if content is not None:
+        file.write_text(content)
+    with pytest.raises(FaceflaxError, match=f"^--without: .*{message}"):
+        run(("a", "b", "c"), without=file)
+
+
+def test_a_report_that_cannot_be_written_is_refused_before_the_work(tmp_path):
+    (tmp_path / "occupied").write_text("")
+    with pytest.raises(FaceflaxError, match=r"^--report: .*cannot write into"):
+        COMMAND["main"](
+            COMMAND["Options"](
+                "no such weights", "folder", output=tmp_path / "x.png", report=tmp_path / "occupied" / "report"
+            )
+        )
 
 
 def test_a_dataset_with_other_classes_is_refused(tmp_path, run):
