@@ -46,8 +46,22 @@ class TrainConfig:
     """Epochs without a higher validation accuracy before training stops."""
     weight_decay: float = 1e-2
     """Decoupled weight decay of the kernels (AdamW); 0 is plain Adam."""
+    dropout: float | None = None
+    """Share of activations dropped while training, in a network that has dropout; the network's own if not given."""
+    precision: Literal["float32", "bfloat16"] = "float32"
+    """Number format of the forward and backward pass; bfloat16 is for GPUs (and slow on a CPU)."""
+    average: float = 0.0
+    """Decay of a moving average of the weights, such as 0.999; validated and saved in their place. 0 is off."""
     label_smoothing: float = 0.1
     """Share of the target spread evenly over the classes."""
+    soft_labels: Path | None = None
+    """Target distributions of the training images, .npy (python -m experiments.soft_labels)."""
+    soft_weight: float = 0.5
+    """Share of the soft labels in the target, where they are given; the rest is the hard label's."""
+    focal: float = 0.0
+    """Focal loss: exponent by which examples that are right already count for less, such as 2. 0 is off."""
+    class_balance: float = 0.0
+    """Weigh classes by effective number of examples: 0 is off, 1 is inverse frequency, between, such as 0.999."""
     flip: bool = True
     """Mirror half of the training images."""
     shift: float = 0.08
@@ -56,6 +70,18 @@ class TrainConfig:
     """Largest rotation in degrees."""
     zoom: float = 0.1
     """Largest relative change of scale."""
+    shear: float = 0.0
+    """Largest horizontal shear in degrees."""
+    contrast: float = 0.0
+    """Largest relative change of contrast."""
+    brightness: float = 0.0
+    """Largest change of brightness, as a share of black to white."""
+    erase: float = 0.0
+    """Probability that a box of a training image is overwritten with noise."""
+    mixup: float = 0.0
+    """Blend pairs of training images: alpha of the share's Beta distribution, such as 0.2. 0 is off."""
+    cutmix: float = 0.0
+    """Paste boxes of training images into others: alpha likewise, such as 1. With mixup, one of the two at random."""
     init_weights: str | None = None
     """Start from these weights (shipped name or .safetensors); layers whose shapes differ start afresh."""
     seed: int = 0
@@ -66,11 +92,15 @@ class TrainConfig:
         for name, low in lowest.items():
             if getattr(self, name) < low:
                 raise FaceflaxError(f"{option(name)}: {getattr(self, name)} is too small; give {low} or more")
-        for name in ("learning_rate", "warmup_epochs", "weight_decay"):
+        for name in ("learning_rate", "warmup_epochs", "weight_decay", "focal"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise FaceflaxError(f"{option(name)}: {getattr(self, name)} is not usable; give a number from 0 up")
-        if not 0 <= self.label_smoothing < 1:
-            raise FaceflaxError(f"--label-smoothing: {self.label_smoothing} is outside [0, 1)")
+        for name in ("dropout", "average", "label_smoothing"):
+            if not 0 <= (getattr(self, name) or 0) < 1:
+                raise FaceflaxError(f"{option(name)}: {getattr(self, name)} is not usable; give a number in [0, 1)")
+        for name in ("soft_weight", "class_balance"):
+            if not 0 <= getattr(self, name) <= 1:
+                raise FaceflaxError(f"{option(name)}: {getattr(self, name)} is not usable; give a number in [0, 1]")
 
     @property
     def folder(self) -> Path:

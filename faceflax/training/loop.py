@@ -6,28 +6,42 @@ import dataclasses
 import json
 import math
 import time
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
-import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from jaxtyping import Float
 from tqdm import tqdm
 
 from faceflax import data, models, pretrained
 from faceflax.commands import writable_folder
-from faceflax.data.augment import Augmentation
+from faceflax.data.augment import Augmentation, Mixing
 from faceflax.errors import FaceflaxError, unknown
 from faceflax.training import logs
 from faceflax.training.checkpoints import Checkpoints
 from faceflax.training.config import TrainConfig, option
-from faceflax.training.step import TrainState, adam, create_state, make_eval_step, make_train_step
+from faceflax.training.memory import keep_freed_memory
+from faceflax.training.step import (
+    TrainState,
+    adam,
+    create_state,
+    make_eval_step,
+    make_statistics,
+    make_train_step,
+)
+from faceflax.training.targets import class_weights, cross_entropy, make_targets, read_soft_labels
+
+Kind = TypeVar("Kind", Augmentation, Mixing)
 
 CUT = 0.2
 """What a learning-rate cut multiplies the rate by."""
 SHOW_EVERY = 20
 """Steps between two looks at the metrics on the device; each look waits for the step to finish."""
+STATISTICS_IMAGES = 4096
+"""Training images from which BatchNorm's statistics of averaged weights are measured."""
 FREE_TO_CHANGE = ("data_dir", "output", "resume", "epochs", "stop_patience")
 """Settings that may differ when a run is resumed."""
 
@@ -42,13 +56,16 @@ def train(config: TrainConfig) -> Path:
         The weights file, ``weights.safetensors`` in the run's folder, of the epoch of the highest validation accuracy.
 
     Raises:
-        FaceflaxError: unknown network or dataset, dataset not prepared, an output folder that cannot be written or
-            holds another run, or a loss that is not finite (the last good checkpoint stays).
+        FaceflaxError: unknown network or dataset, dataset not prepared, soft labels that are not the dataset's, an
+            output folder that cannot be written or holds another run, or a loss that is not finite (the last good
+            checkpoint stays).
     """
     if config.arch not in models.list_models():
         raise unknown("--arch", config.arch, models.list_models())
+    if config.dropout is not None and not hasattr(models.create(config.arch, 1), "dropout_rate"):
+        raise FaceflaxError(f"--dropout: {config.arch} has no dropout; leave it out")
     try:
-        augment = Augmentation(flip=config.flip, shift=config.shift, rotation=config.rotation, zoom=config.zoom)
+        augment, mix = _from_options(Augmentation, config), _from_options(Mixing, config)
     except FaceflaxError as error:
         raise FaceflaxError(f"--{error}") from None
     try:
@@ -58,6 +75,7 @@ def train(config: TrainConfig) -> Path:
     folder = config.folder
     writable_folder("--output", folder)
     _check_same_run(folder, config)
+    keep_freed_memory()
     splits = {
         name: data.load(config.dataset, name, image_size=config.image_size, data_dir=config.data_dir)
         for name in ("train", "validation")
@@ -68,8 +86,7 @@ def train(config: TrainConfig) -> Path:
             f"--batch-size: {config.batch_size} is more than the {len(splits['train'].images)} training images of "
             f"{config.dataset}; give a smaller one"
         )
-    model = models.create(config.arch, len(names))
-    run = _Run(config, model, augment, splits)
+    run = _Run(config, augment, mix, splits)
     (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config), default=str, indent=2) + "\n")
 
     with Checkpoints(folder / "checkpoints") as checkpoints:
@@ -101,7 +118,7 @@ def train(config: TrainConfig) -> Path:
     file = folder / "weights.safetensors"
     pretrained.save(
         file,
-        state.variables,
+        run.variables(state),
         arch=config.arch,
         dataset=config.dataset,
         labels=names,
@@ -116,75 +133,113 @@ class _Run:
     """The compiled pieces of one run and its data on the device."""
 
     def __init__(
-        self, config: TrainConfig, model: nn.Module, augment: Augmentation, splits: dict[str, data.Examples]
+        self, config: TrainConfig, augment: Augmentation, mix: Mixing, splits: dict[str, data.Examples]
     ) -> None:
+        train, validation = splits["train"], splits["validation"]
+        classes = len(train.names)
+        soft = read_soft_labels(config.soft_labels, (len(train.labels), classes)) if config.soft_labels else None
+        targets = make_targets(
+            train.labels, classes, smoothing=config.label_smoothing, soft=soft, soft_weight=config.soft_weight
+        )
+        weights = class_weights(train.labels, classes, config.class_balance)
         self.config = config
-        self.model = model
+        dropout = {} if config.dropout is None else {"dropout_rate": config.dropout}
+        self.model = models.create(config.arch, classes, **dropout)
         self.optimizer = adam(config.weight_decay)
         self.key = jax.random.key(config.seed)
-        self.splits = {name: (jnp.asarray(split.images), jnp.asarray(split.labels)) for name, split in splits.items()}
-        self.steps = len(splits["train"].images) // config.batch_size
+        self.train = jnp.asarray(train.images), jnp.asarray(targets)
+        self.validation = jnp.asarray(validation.images), jnp.asarray(validation.labels)
+        self.steps = len(train.images) // config.batch_size
         self.train_step = make_train_step(
-            model, self.optimizer, augment, config.label_smoothing, jax.random.fold_in(self.key, 1)
+            self.model,
+            self.optimizer,
+            augment=augment,
+            mix=mix,
+            loss=partial(cross_entropy, weights=jnp.asarray(weights), focal=config.focal),
+            key=jax.random.fold_in(self.key, 1),
+            average=config.average,
+            dtype=jnp.dtype(config.precision),
         )
-        self.evaluate = make_eval_step(model)
+        self.evaluate = make_eval_step(self.model)
+        self.statistics = make_statistics(self.model)
 
     def initial_state(self, given: pretrained.Variables | None) -> TrainState:
         """Fresh variables, or those of ``given`` where the shapes agree."""
-        images = self.splits["train"][0]
-        variables = models.init(self.model, self.key, self.config.image_size, images.shape[-1])
+        variables = models.init(self.model, self.key, self.config.image_size, self.train[0].shape[-1])
         if given is not None:
             variables = _take_matching(variables, given)
         return create_state(variables, self.optimizer)
 
-    def learning_rate(self, step: int, history: list[logs.Epoch]) -> float:
-        """The rate at ``step``: linear warm-up, then the configured schedule."""
+    def variables(self, state: TrainState) -> dict[str, Any]:
+        """What is validated and saved: the averaged weights with statistics of their own, or else the last weights."""
+        if not self.config.average:
+            return state.variables
+        averaged = {"params": state.average, "batch_stats": state.batch_stats}
+        return averaged | {"batch_stats": self.statistics(averaged, self.train[0][:STATISTICS_IMAGES])}
+
+    def learning_rates(self, history: list[logs.Epoch]) -> Float[np.ndarray, " steps"]:
+        """The rate at each step of the next epoch: linear warm-up, then the configured schedule."""
         config = self.config
+        step = len(history) * self.steps + np.arange(self.steps)
         warmup = config.warmup_epochs * self.steps
-        if step < warmup:
-            return config.learning_rate * (step + 1) / (warmup + 1)
         if config.schedule == "cosine":
             progress = (step - warmup) / max(config.epochs * self.steps - warmup, 1)
-            return config.learning_rate * 0.5 * (1 + math.cos(math.pi * min(progress, 1)))
-        losses = [row["validation_loss"] for row in history]
-        return config.learning_rate * CUT ** cuts(losses, config.plateau_patience)
+            share = 0.5 * (1 + np.cos(np.pi * progress.clip(0, 1)))
+        else:
+            share = np.full(
+                self.steps, CUT ** cuts([row["validation_loss"] for row in history], config.plateau_patience)
+            )
+        return config.learning_rate * np.where(step < warmup, (step + 1) / (warmup + 1), share)
 
     def epoch(self, state: TrainState, history: list[logs.Epoch]) -> tuple[TrainState, logs.Epoch]:
         """One pass over the training split in an order of its own, then validation."""
         config, number = self.config, len(history) + 1
-        images, labels = self.splits["train"]
-        order = np.random.default_rng([config.seed, number]).permutation(len(images))
-        batches = order[: self.steps * config.batch_size].reshape(self.steps, config.batch_size).astype(np.int32)
+        order = np.random.default_rng([config.seed, number]).permutation(len(self.train[0]))
+        rates = self.learning_rates(history)
+        # On the device for the whole epoch: a step finds its row by its number, and nothing waits for a transfer.
+        batches = jnp.asarray(order[: self.steps * config.batch_size].reshape(self.steps, -1), jnp.int32)
+        device_rates = jnp.asarray(rates, jnp.float32)
         sums: Any = {"loss": jnp.zeros(()), "correct": jnp.zeros(())}
-        rate = 0.0
         start = time.perf_counter()
         with tqdm(
             total=self.steps * config.batch_size, unit=" images", desc=f"epoch {number}/{config.epochs}", leave=False
         ) as bar:
-            for index, batch in enumerate(batches, start=1):
-                rate = self.learning_rate((number - 1) * self.steps + index - 1, history)
-                state, metrics = self.train_step(state, images, labels, batch, np.float32(rate))
+            for index in range(1, self.steps + 1):
+                state, metrics = self.train_step(state, *self.train, batches, device_rates)
                 sums = jax.tree.map(jnp.add, sums, metrics)
                 if index % SHOW_EVERY == 0 or index == self.steps:
                     loss, correct = (float(sums[name]) / index for name in ("loss", "correct"))
+                    self._check_finite(loss, number)
                     bar.update(index * config.batch_size - bar.n)
                     bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{correct:.1%}")
-                    if not math.isfinite(loss):
-                        raise FaceflaxError(
-                            f"--learning-rate: with {config.learning_rate} the loss became {loss} in epoch {number}; "
-                            f"start again with a lower one (epoch {number - 1} stays in {config.folder})"
-                        )
         seconds = time.perf_counter() - start
-        validation_loss, validation_accuracy = self.evaluate(state.variables, *self.splits["validation"])
+        validation_loss, validation_accuracy = self.evaluate(self.variables(state), *self.validation)
+        self._check_finite(validation_loss, number)
         return state, {
             "epoch": number,
-            "learning_rate": rate,
+            "learning_rate": float(rates[-1]),
             "train_loss": loss,
             "train_accuracy": correct,
             "validation_loss": validation_loss,
             "validation_accuracy": validation_accuracy,
             "images_per_second": self.steps * config.batch_size / seconds,
         }
+
+    def _check_finite(self, loss: float, epoch: int) -> None:
+        """Stops the run before what is not finite is saved."""
+        if math.isfinite(loss):
+            return
+        last = epoch - 1
+        kept = (
+            f"the checkpoint {str(self.config.folder / 'checkpoints' / str(last))!r} is good: --resume --epochs {last} "
+            "writes the best epoch's weights"
+            if last
+            else "there is no checkpoint yet"
+        )
+        raise FaceflaxError(
+            f"--learning-rate: with {self.config.learning_rate} the loss became {loss} in epoch {epoch}; start again "
+            f"with a lower one ({kept})"
+        )
 
 
 def cuts(losses: list[float], patience: int) -> int:
@@ -201,6 +256,11 @@ def cuts(losses: list[float], patience: int) -> int:
         if waited == patience:
             waited, count = 0, count + 1
     return count
+
+
+def _from_options(kind: type[Kind], config: TrainConfig) -> Kind:
+    """An instance of a dataclass whose fields are options of the run."""
+    return kind(**{field.name: getattr(config, field.name) for field in dataclasses.fields(kind)})
 
 
 def _stands_still(history: list[logs.Epoch], patience: int) -> bool:

@@ -14,6 +14,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int, UInt8
 
+from faceflax.models.blocks import MOMENTUM
 from faceflax.preprocessing import normalize
 
 Metrics = dict[str, Array]
@@ -24,12 +25,14 @@ class TrainState(flax.struct.PyTreeNode):
 
     step: Int[Array, ""]
     params: Any
+    average: Any
+    """The moving average of ``params``."""
     batch_stats: Any
     optimizer_state: Any
 
     @property
     def variables(self) -> dict[str, Any]:
-        """The variables that ``model.apply`` takes."""
+        """The variables that ``model.apply`` takes, not averaged."""
         return {"params": self.params, "batch_stats": self.batch_stats}
 
 
@@ -45,56 +48,81 @@ def adam(weight_decay: float) -> optax.GradientTransformation:
 def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformation) -> TrainState:
     """The state before the first step."""
     params = variables["params"]
-    return TrainState(
+    state = TrainState(
         step=jnp.zeros((), jnp.int32),
         params=params,
+        average=jax.tree.map(jnp.copy, params),  # the state is donated: no buffer may be in it twice
         batch_stats=variables["batch_stats"],
         optimizer_state=optimizer.init(params),
     )
+    return jax.device_put(state, jax.devices()[0])  # as a restored state is, so that one compiled step takes both
 
 
 def make_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
+    *,
     augment: Callable[[Array, Array], Array],
-    label_smoothing: float,
+    mix: Callable[[Array, Array, Array], tuple[Array, Array]],
+    loss: Callable[[Array, Array], Array],
     key: Array,
+    average: float = 0.0,
+    dtype: Any = jnp.float32,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
-    """Builds ``step(state, images, labels, indices, learning_rate) -> (state, metrics)``.
+    """Builds ``step(state, images, targets, batches, learning_rates) -> (state, metrics)``.
 
-    The split stays on the device as uint8; a step gathers its batch by ``indices``, normalises, augments, and applies
-    one Adam update. The state's buffers are donated. Randomness depends on ``key`` and ``state.step`` alone, so a
-    resumed run repeats what an uninterrupted one does.
+    The split stays on the device, images as uint8, and so does the epoch's order: step ``i`` gathers the batch that
+    row ``i`` of ``batches`` names (modulo its length), normalises, augments, mixes, and applies one Adam update of the
+    ``i``-th learning rate. Nothing passes between host and device, and the state's buffers are donated. Randomness
+    depends on ``key`` and ``state.step`` alone, so a resumed run repeats what an uninterrupted one does.
+
+    Args:
+        model: the network.
+        optimizer: makes updates of gradients, before the learning rate.
+        augment: ``(key, images) -> images``.
+        mix: ``(key, images, targets) -> (images, targets)``.
+        loss: ``(logits, targets) -> scalar``.
+        key: the run's source of randomness.
+        average: decay of the moving average of the parameters, in [0, 1); it rises to it as ``(1 + i) / (10 + i)``, so
+            that the first steps are soon forgotten. At 0 the average is the parameters themselves.
+        dtype: of the forward and backward pass; parameters, their updates and BatchNorm's statistics stay float32.
+
+    Returns:
+        The step. Its metrics are the batch's ``loss`` and ``correct``, the share whose highest logit is that of the
+        heaviest target.
     """
 
     @partial(jax.jit, donate_argnums=0)
     def train_step(
         state: TrainState,
         images: UInt8[Array, "n size size channels"],
-        labels: Int[Array, "n"],
-        indices: Int[Array, "batch"],
-        learning_rate: Float[Array, ""],
+        targets: Float[Array, "n classes"],
+        batches: Int[Array, "steps batch"],
+        learning_rates: Float[Array, " steps"],
     ) -> tuple[TrainState, Metrics]:
-        augment_key, dropout_key = jax.random.split(jax.random.fold_in(key, state.step))
-        batch = augment(augment_key, normalize(images[indices]))
-        targets = labels[indices]
+        augment_key, dropout_key, mix_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
+        number = state.step % len(batches)
+        indices, learning_rate = batches[number], learning_rates[number]
+        batch, wanted = mix(mix_key, augment(augment_key, normalize(images[indices])), targets[indices])
 
         def loss_of(params: Any) -> tuple[Array, tuple[Array, Any]]:
             (logits, _), updates = model.apply(
-                {"params": params, "batch_stats": state.batch_stats},
-                batch,
+                {"params": jax.tree.map(lambda p: p.astype(dtype), params), "batch_stats": state.batch_stats},
+                batch.astype(dtype),
                 train=True,
                 rngs={"dropout": dropout_key},
                 mutable=["batch_stats"],
             )
-            one_hot = optax.smooth_labels(jax.nn.one_hot(targets, logits.shape[-1]), label_smoothing)
-            return optax.softmax_cross_entropy(logits, one_hot).mean(), (logits, updates["batch_stats"])
+            logits = logits.astype(jnp.float32)
+            return loss(logits, wanted), (logits, updates["batch_stats"])
 
-        (loss, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
         params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
-        metrics = {"loss": loss, "correct": (logits.argmax(-1) == targets).mean()}
-        return TrainState(state.step + 1, params, batch_stats, optimizer_state), metrics
+        decay = jnp.minimum(average, (1 + state.step) / (10 + state.step))
+        averaged = optax.incremental_update(params, state.average, 1 - decay)
+        metrics = {"loss": value, "correct": (logits.argmax(-1) == wanted.argmax(-1)).mean()}
+        return TrainState(state.step + 1, params, averaged, batch_stats, optimizer_state), metrics
 
     return train_step
 
@@ -115,3 +143,30 @@ def make_eval_step(model: nn.Module) -> Callable[..., tuple[float, float]]:
         return float(means[0]), float(means[1])
 
     return evaluate
+
+
+def make_statistics(model: nn.Module) -> Callable[..., Any]:
+    """Builds ``statistics(variables, images) -> batch_stats``: BatchNorm's statistics of these parameters.
+
+    The running statistics lag behind the parameters and belong to no average of them, so they are measured anew:
+    Izmailov, Podoprikhin, Garipov, Vetrov and Wilson, "Averaging Weights Leads to Wider Optima and Better
+    Generalization", UAI 2018. Without dropout, which would widen them: they are for inference.
+    """
+    if hasattr(model, "dropout_rate"):
+        model = model.clone(dropout_rate=0.0)
+
+    @jax.jit
+    def update(params: Any, batch_stats: Any, images: UInt8[Array, "batch size size channels"]) -> Any:
+        variables = {"params": params, "batch_stats": batch_stats}
+        return model.apply(variables, normalize(images), train=True, mutable=["batch_stats"])[1]["batch_stats"]
+
+    def statistics(variables: dict[str, Any], images: Array, batch_size: int = 256) -> Any:
+        batch_size = min(batch_size, len(images))
+        count = len(images) // batch_size
+        batch_stats = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+        for i in range(count):
+            batch_stats = update(variables["params"], batch_stats, images[i * batch_size : (i + 1) * batch_size])
+        # A moving average of n numbers that starts at 0 comes out too small by this factor.
+        return jax.tree.map(lambda s: s / (1 - MOMENTUM**count), batch_stats)
+
+    return statistics
