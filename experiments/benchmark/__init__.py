@@ -1,0 +1,26 @@
+"""What faceflax's speed is, beside its peers: plain Flax, ONNX Runtime, PyTorch and Captum, on this machine's CPU.
+
+Command::
+
+    pip install -e '.[benchmark]'
+    python scripts/benchmark.py --output benchmark.json --plot benchmark.png  # a quarter of an hour on two cores
+
+How it is made fair:
+
+* Each framework runs in a worker process of its own, one for one thread and one for two, pinned to as many cores before
+  Python starts. Workers wait on a pipe and do not spin.
+* They are asked in turn, a block of at least 20 ms each, so that a machine whose speed drifts drifts for all of them.
+  Before a block there is a pause, for ONNX Runtime's threads spin for about 30 ms after a run (measured) and OpenMP's
+  for 5.
+* All have the same weights and inputs, and their numbers must agree within 1e-3 before their times are compared.
+* Compilation is not counted, except in the rows about starts, which time whole processes.
+* Each peer is used as its documentation advises for speed: ONNX Runtime with all graph optimisations, so that it folds
+  BatchNorm itself; PyTorch in inference mode, channels last (a third of the other layout's time for sequential_cnn at
+  batch 1, within a tenth of it elsewhere), with the fused AdamW.
+* In ONNX Runtime's graph the pooling nodes pad. A graph exported from PyTorch, with pads of their own before them, took
+  1.4 times as long; ``--onnx FILE`` measures with such a graph.
+* A time is the median of all timings; a ratio is faceflax's median over the peer's. In parentheses are the 10th and
+  90th percentile, for a ratio those of the rounds.
+"""
+
+from __future__ import annotations
