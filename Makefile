@@ -36,6 +36,7 @@ define install
 		$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --force-reinstall --require-hashes \
 			--requirement requirements-headless.lock; }
 	$(BIN)/python -m pip install --disable-pip-version-check --quiet --no-deps --editable .
+	$(BIN)/python -m faceflax.native
 	@touch $@
 endef
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import sys
 import tempfile
@@ -26,6 +27,8 @@ def run(main: Callable[[Options], None], options_type: type[Options], default: O
     """
     import tyro
 
+    logging.basicConfig(format="%(message)s")
+    logging.getLogger("faceflax").setLevel(logging.INFO)
     try:
         main(tyro.cli(options_type) if default is None else tyro.cli(options_type, default=default))
         sys.stdout.flush()

@@ -349,42 +349,8 @@ def _normalise_bwd(
 normalise.defvjp(_normalise_fwd, _normalise_bwd)
 
 
-class BatchNorm(nn.Module):
-    """Batch normalisation (:data:`EPSILON`, :data:`MOMENTUM`) and an activation.
-
-    Parameters, statistics and their names are those of ``flax.linen.BatchNorm``. Statistics stay float32 when ``x`` is
-    narrower.
-    """
-
-    use_running_average: bool
-
-    @nn.compact
-    def __call__(
-        self, x: Images, activation: Activation | None = None, offset: Float[Array, " channels"] | float = 0.0
-    ) -> Images:
-        """Normalises ``x + offset`` ``[batch, h, w, c]`` over all but its channels, then applies ``activation``.
-
-        ``offset`` is the bias of the convolution before. Normalising by the batch's mean cancels it, so that it need
-        not be added (nor differentiated: its gradient is exactly zero); it only moves the running mean.
-        """
-        channels = (x.shape[-1],)
-        scale = self.param("scale", nn.initializers.ones, channels)
-        bias = self.param("bias", nn.initializers.zeros, channels)
-        mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
-        variance = self.variable("batch_stats", "var", jnp.ones, channels)
-        if self.use_running_average:
-            factor = lax.rsqrt(variance.value + EPSILON) * scale
-            y = (x * _row(factor) + _row(bias - (mean.value - offset) * factor)).astype(x.dtype)
-            return y if activation is None else activation(y)
-        y, batch_mean, batch_variance = normalise(x, scale, bias, activation is nn.relu)
-        if not self.is_initializing():
-            mean.value = MOMENTUM * mean.value + (1 - MOMENTUM) * (batch_mean + offset)
-            variance.value = MOMENTUM * variance.value + (1 - MOMENTUM) * batch_variance
-        return y if activation is None or activation is nn.relu else activation(y)
-
-
 class Conv(nn.Module):
-    """A convolution (:func:`conv`) whose bias, if it has one, is left to the :class:`BatchNorm` behind it."""
+    """A convolution (:func:`conv`) for a :class:`BatchNorm`, which adds the bias if there is one."""
 
     features: int
     size: int
@@ -393,16 +359,16 @@ class Conv(nn.Module):
     use_bias: bool = False
 
     @nn.compact
-    def __call__(self, x: Images) -> tuple[Images, Float[Array, " features"] | float]:
-        """Maps ``[batch, h, w, c]`` to ``[batch, out_h, out_w, features]``; returns the bias (or 0) beside it."""
+    def __call__(self, x: Images, factor: Array | float = 1.0) -> tuple[Images, Array | float]:
+        """Maps ``[batch, h, w, c]`` to ``[batch, out_h, out_w, features]`` times ``factor``, and the bias (or 0)."""
         shape = (self.size, self.size, x.shape[-1], self.features)
         kernel = self.param("kernel", nn.initializers.lecun_normal(), shape)
         bias = self.param("bias", nn.initializers.zeros, (self.features,)) if self.use_bias else 0.0
-        return conv(x, kernel.astype(x.dtype), self.stride, self.padding), bias
+        return conv(x, (kernel * factor).astype(x.dtype), self.stride, self.padding), bias
 
 
 class SeparableConv(nn.Module):
-    """Depthwise 3x3 then pointwise convolution, SAME, no bias, nothing in between.
+    """Depthwise 3x3 then pointwise convolution, SAME, no bias, nothing in between; for a :class:`BatchNorm`.
 
     Chollet, "Xception: Deep Learning with Depthwise Separable Convolutions", CVPR 2017.
     """
@@ -410,8 +376,44 @@ class SeparableConv(nn.Module):
     features: int
 
     @nn.compact
-    def __call__(self, x: Images) -> Images:
-        """Maps ``[batch, h, w, c]`` to ``[batch, h, w, features]``."""
+    def __call__(self, x: Images, factor: Array | float = 1.0) -> tuple[Images, float]:
+        """Maps ``[batch, h, w, c]`` to ``[batch, h, w, features]`` times ``factor``, and 0, having no bias."""
         depthwise = self.param("depthwise", nn.initializers.lecun_normal(), (3, 3, 1, x.shape[-1]))
         pointwise = self.param("pointwise", nn.initializers.lecun_normal(), (x.shape[-1], self.features))
-        return conv(depthwise_conv(x, depthwise.astype(x.dtype)), pointwise.astype(x.dtype)[None, None])
+        pointwise = pointwise[None, None] * factor
+        return conv(depthwise_conv(x, depthwise.astype(x.dtype)), pointwise.astype(x.dtype)), 0.0
+
+
+class BatchNorm(nn.Module):
+    """Batch normalisation (:data:`EPSILON`, :data:`MOMENTUM`) of a convolution's output, and an activation.
+
+    Parameters, statistics and their names are those of ``flax.linen.BatchNorm``. Statistics stay float32 when ``x`` is
+    narrower. It is given the convolution itself, because each of its two modes can spare work there:
+
+    * With the batch's statistics the convolution's bias cancels, so it is never added nor differentiated (its gradient
+      is exactly zero); it only moves the running mean.
+    * With the running ones the factor goes into the kernel: nothing is left to do for each pixel but an addition, and
+      nothing in the backward pass.
+    """
+
+    use_running_average: bool
+
+    @nn.compact
+    def __call__(self, layer: Conv | SeparableConv, x: Images, activation: Activation | None = None) -> Images:
+        """Computes ``activation(batch_norm(layer(x)))`` of ``x`` ``[batch, h, w, c]``."""
+        channels = (layer.features,)
+        scale = self.param("scale", nn.initializers.ones, channels)
+        bias = self.param("bias", nn.initializers.zeros, channels)
+        mean = self.variable("batch_stats", "mean", jnp.zeros, channels)
+        variance = self.variable("batch_stats", "var", jnp.ones, channels)
+        if self.use_running_average:
+            factor = lax.rsqrt(variance.value + EPSILON) * scale
+            y, offset = layer(x, _row(factor))
+            y = y + _row(bias - (mean.value - offset) * factor).astype(x.dtype)
+            return y if activation is None else activation(y)
+        y, offset = layer(x)
+        y, batch_mean, batch_variance = normalise(y, scale, bias, activation is nn.relu)
+        if not self.is_initializing():
+            mean.value = MOMENTUM * mean.value + (1 - MOMENTUM) * (batch_mean + offset)
+            variance.value = MOMENTUM * variance.value + (1 - MOMENTUM) * batch_variance
+        return y if activation is None or activation is nn.relu else activation(y)

@@ -20,11 +20,9 @@ class ResidualModule(nn.Module):
     def __call__(self, x: Images, train: bool = False) -> Images:
         """Maps ``[batch, h, w, c]`` to ``[batch, ceil(h / 2), ceil(w / 2), features]``."""
         norm = partial(BatchNorm, use_running_average=not train)
-        shortcut = norm(name="shortcut_bn")(Conv(self.features, 1, stride=2, name="shortcut")(x)[0])
-        x = SeparableConv(self.features, name="conv1")(x)
-        x = norm(name="bn1")(x, self.activation)
-        x = SeparableConv(self.features, name="conv2")(x)
-        x = norm(name="bn2")(x)
+        shortcut = norm(name="shortcut_bn")(Conv(self.features, 1, stride=2, name="shortcut"), x)
+        x = norm(name="bn1")(SeparableConv(self.features, name="conv1"), x, self.activation)
+        x = norm(name="bn2")(SeparableConv(self.features, name="conv2"), x)
         return shortcut + max_pool(x)
 
 
@@ -67,8 +65,8 @@ class MiniXception(nn.Module):
         features: dict[str, Images] = {}
         x = images
         for name in ("stem1", "stem2"):
-            x, _ = Conv(8, 3, padding="VALID", name=name)(x)
-            x = BatchNorm(name=f"{name}_bn", use_running_average=not train)(x, self.activation)
+            layer = Conv(8, 3, padding="VALID", name=name)
+            x = BatchNorm(name=f"{name}_bn", use_running_average=not train)(layer, x, self.activation)
             features[name] = x
         for index, width in enumerate((16, 32, 64, 128), start=1):
             x = ResidualModule(width, activation=self.activation, name=f"block{index}")(x, train)

@@ -52,8 +52,8 @@ class SequentialCNN(nn.Module):
         features: dict[str, Images] = {}
 
         def conv_norm(name: str, x: Images, width: int, size: int, activation: Activation | None = None) -> Images:
-            x, bias = Conv(width, size, use_bias=True, name=name)(x)
-            return BatchNorm(name=f"{name}_bn", use_running_average=not train)(x, activation, bias)
+            layer = Conv(width, size, use_bias=True, name=name)
+            return BatchNorm(name=f"{name}_bn", use_running_average=not train)(layer, x, activation)
 
         x = images
         for index, (width, size) in enumerate(STAGES, start=1):

@@ -6,5 +6,6 @@ import logging
 
 from faceflax.native.library import status
 
-logging.basicConfig(level=logging.INFO, format="%(message)s")
+logging.basicConfig(format="%(message)s")
+logging.getLogger("faceflax").setLevel(logging.INFO)
 print(f"faceflax computes on the CPU with: {status()}")

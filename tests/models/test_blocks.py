@@ -97,19 +97,42 @@ def test_normalise_is_flax_batch_norm(relu):
     np.testing.assert_allclose(variance, np.var(x, (0, 1, 2)), rtol=1e-12)
 
 
-def test_batch_norm_layer_keeps_the_running_statistics_of_flax_with_a_bias_before_it():
-    x, bias = normal(0, (3, 5, 4, 6)), normal(1, (6,))
-    flax = nn.BatchNorm(use_running_average=False, momentum=0.99, epsilon=1e-3)
-    ours = blocks.BatchNorm(use_running_average=False)
-    variables = ours.init(jax.random.key(0), x)
-    biased = x + bias[None, None, None]
-    expected, expected_stats = flax.apply(variables, biased, mutable=["batch_stats"])
-    found, stats = ours.apply(variables, x, None, bias, mutable=["batch_stats"])
-    np.testing.assert_allclose(found, expected, rtol=1e-9, atol=1e-9)
-    jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6), stats, expected_stats)
-    settled = {**variables, **stats}
-    kept = flax.clone(use_running_average=True).apply(settled, biased)
-    np.testing.assert_allclose(ours.clone(use_running_average=True).apply(settled, x, None, bias), kept, rtol=1e-6)
+@pytest.mark.parametrize("activation", [None, nn.relu, nn.tanh])
+def test_batch_norm_of_a_convolution_is_flax_conv_and_batch_norm(activation):
+    """Values, gradients and statistics in training; values and gradients with the running statistics."""
+
+    class Flax(nn.Module):
+        train: bool
+
+        @nn.compact
+        def __call__(self, x):
+            x = nn.Conv(6, (3, 3), name="conv")(x)
+            x = nn.BatchNorm(not self.train, momentum=0.99, epsilon=1e-3, name="bn")(x)
+            return x if activation is None else activation(x)
+
+    class Ours(nn.Module):
+        train: bool
+
+        @nn.compact
+        def __call__(self, x):
+            layer = blocks.Conv(6, 3, use_bias=True, name="conv")
+            return blocks.BatchNorm(not self.train, name="bn")(layer, x, activation)
+
+    x = normal(0, (3, 5, 4, 2))
+    shapes, expected = (jax.eval_shape(net.init, jax.random.key(0), x) for net in (Ours(True), Flax(True)))
+    assert jax.tree.map(lambda a: a.shape, shapes) == jax.tree.map(lambda a: a.shape, expected)
+    variables = jax.tree.map_with_path(lambda path, a: jnp.abs(normal(len(str(path)), a.shape)) + 0.1, shapes)
+
+    def trained(module):
+        def loss(params):
+            y, updates = module.apply({**variables, "params": params}, x, mutable=["batch_stats"])
+            return (y * normal(5, y.shape)).sum(), (y, updates)
+
+        return jax.jit(jax.value_and_grad(loss, has_aux=True))(variables["params"])
+
+    for train in (True, False):
+        found, expected = trained(Ours(train)), trained(Flax(train))
+        jax.tree.map(partial(np.testing.assert_allclose, rtol=1e-6, atol=1e-6), found, expected)
 
 
 @pytest.mark.parametrize("size", [(1, 1), (2, 2), *SIZES])
@@ -151,4 +174,4 @@ def test_separable_conv_is_depthwise_then_pointwise():
         "SAME",
         dimension_numbers=LAYOUT,
     )
-    np.testing.assert_allclose(layer.apply({"params": kernels}, x), expected, rtol=1e-12, atol=1e-12)
+    np.testing.assert_allclose(layer.apply({"params": kernels}, x)[0], expected, rtol=1e-12, atol=1e-12)
