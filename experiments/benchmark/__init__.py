@@ -9,9 +9,11 @@ How it is made fair:
 
 * Each framework runs in a worker process of its own, one for one thread and one for two, pinned to as many cores before
   Python starts. Workers wait on a pipe and do not spin.
-* They are asked in turn, a block of at least 20 ms each, so that a machine whose speed drifts drifts for all of them.
+* They are asked in turn, a block of at least 60 ms each, so that a machine whose speed drifts drifts for all of them.
   Before a block there is a pause, for ONNX Runtime's threads spin for about 30 ms after a run (measured) and OpenMP's
-  for 5.
+  for 5. Then come 60 ms of calls that are not counted: on a virtual machine a core that has slept 0.2 s took 20 to
+  60 ms until it helped a thread that does not spin (measured), so that with blocks of 20 ms and no such calls two
+  threads seemed to be one.
 * All have the same weights and inputs, and their numbers must agree within 1e-3 before their times are compared.
 * Compilation is not counted, except in the rows about starts, which time whole processes.
 * Each peer is used as its documentation advises for speed: ONNX Runtime with all graph optimisations, so that it folds

@@ -6,8 +6,9 @@ They are one source file, built with the machine's own C++ compiler for its own 
 the installed JAX, so that no release of either can break a prebuilt binary. The library goes to the user's cache
 (:func:`faceflax.cache.folder`); ``python -m faceflax.native`` builds it ahead of time and says what is in use.
 
-Without a compiler one line is logged and everything runs in its pure-JAX form, slower and otherwise alike.
-``FACEFLAX_NATIVE=0`` asks for that form; ``FACEFLAX_NATIVE=1`` makes a missing library an error.
+Without a compiler one line is logged and everything runs in its pure-JAX form, slower and otherwise alike. ``CXX`` and
+``CXXFLAGS`` are respected; ``FACEFLAX_NATIVE=0`` asks for the pure-JAX form, and ``FACEFLAX_NATIVE=1`` makes a missing
+library an error.
 """
 
 from faceflax.native.library import available, processor, status

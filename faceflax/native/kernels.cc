@@ -148,7 +148,7 @@ inline void Pixels(const T* a, Index pixel, Index row, Index rows, Index k, cons
 template <int N, int Q>
 void PanelRow(const T* a, Index pixel, Index row, Index rows, Index k, const T* b, Epilogue end, T* y, Index outputs,
               Index width) {
-  constexpr int P = std::max(1, std::min(12, (kRegisters - Q - 1) / Q * 4 / 5 + 1));
+  constexpr int P = std::clamp((kRegisters - Q - 1) / Q, 1, 12);
   Index w = 0;
   auto run = [&](auto pixels) {
     Pixels<N, Q, decltype(pixels)::value>(a + w * pixel, pixel, row, rows, k, b, end, y + w * outputs, outputs);
@@ -260,7 +260,7 @@ void ConvolveGradient(Geometry g, const T* x, const T* cotangent, T* d) {
   const Index k = g.kernel_width * g.inputs, pixel = g.stride_width * g.inputs;
   WithPanel(g.panel(), [&](auto n, auto q) {
     constexpr int N = decltype(n)::value, Q = decltype(q)::value;
-    constexpr int K = std::max(1, std::min(12, (kRegisters - Q - 1) / Q / 4 * 4));
+    constexpr int K = std::clamp((kRegisters - Q - 1) / Q, 1, 12);
     for (Index h = 0; h < g.out_height; ++h) {
       const T* out = cotangent + h * g.out_width * g.outputs;
       for (Index i = 0; i < g.kernel_height; ++i) {

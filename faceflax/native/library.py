@@ -8,6 +8,7 @@ import hashlib
 import logging
 import os
 import platform
+import shlex
 import shutil
 import subprocess
 import tempfile
@@ -98,8 +99,9 @@ def _build(dtype: str) -> Path:
     """Returns the library for one type, compiled if the cache lacks it."""
     compiler = _compiler()
     headers = Path(jax.ffi.include_dir())
+    flags = (*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", "")))
     key = hashlib.sha256(SOURCE.read_bytes())
-    key.update(repr((dtype, FLAGS, compiler, jaxlib.__version__, platform.machine(), processor())).encode())
+    key.update(repr((dtype, flags, compiler, jaxlib.__version__, platform.machine(), processor())).encode())
     file = cache.folder() / f"kernels-{dtype}-{key.hexdigest()[:16]}.so"
     if file.exists():
         return file
@@ -108,7 +110,7 @@ def _build(dtype: str) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
             made = Path(scratch) / file.name
-            options = [*FLAGS, f"-DREAL={REALS[dtype]}", "-isystem", str(headers)]
+            options = [*flags, f"-DREAL={REALS[dtype]}", "-isystem", str(headers)]
             done = subprocess.run([compiler, *options, str(SOURCE), "-o", str(made)], capture_output=True, text=True)
             if done.returncode != 0:
                 first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])
