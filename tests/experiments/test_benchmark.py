@@ -15,7 +15,7 @@ import pytest
 from flax.traverse_util import unflatten_dict
 
 import faceflax
-from experiments.benchmark import cases, measure, plot, report, run, shared
+from experiments.benchmark import cases, measure, plot, report, run, shared, worker
 from experiments.benchmark.cases import Call, Case, Process
 from faceflax.errors import FaceflaxError
 
@@ -58,8 +58,9 @@ def test_contenders_take_turns_in_worker_processes(workers, tmp_path):
     sleepers = {f"{ms} ms": Call("toy", "sleep", {"seconds": ms / 1e3}) for ms in (5, 30)}
     rounds = measure.measure(case(rounds=3, **sleepers), workers, tmp_path)
     assert [len(turns) for turns in rounds.values()] == [3, 3]
-    assert all(min(turn) >= 5 and sum(turn[:-1]) < 20 <= sum(turn) for turn in rounds["5 ms"])  # a block lasts 20 ms
-    assert all(len(turn) == 1 and turn[0] >= 30 for turn in rounds["30 ms"])
+    block = 1e3 * worker.BLOCK
+    for least in (5, 30):  # a turn is as many calls as make up a block
+        assert all(min(turn) >= least and sum(turn[:-1]) < block <= sum(turn) for turn in rounds[f"{least} ms"])
 
 
 @pytest.mark.skipif(not hasattr(os, "sched_setaffinity"), reason="this system cannot pin processes")

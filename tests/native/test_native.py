@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import platform
 import subprocess
 import sys
 from pathlib import Path
@@ -233,6 +234,25 @@ def test_the_environment_can_demand_or_refuse_the_kernels(tmp_path):
     refused = run(STATUS, FACEFLAX_NATIVE="1", CXX="no-such-compiler", FACEFLAX_CACHE_DIR=str(tmp_path))
     assert "FaceflaxError: FACEFLAX_NATIVE: 1 demands the native kernels, but no C++ compiler" in refused.stderr
     assert "FACEFLAX_NATIVE: 'yes' is unknown" in run(STATUS, FACEFLAX_NATIVE="yes").stderr
+
+
+@pytest.mark.skipif(platform.machine() != "x86_64", reason="names x86 instruction sets")
+@pytest.mark.parametrize("instructions", ["x86-64", "haswell"])
+def test_narrower_vectors(instructions):
+    """The same kernels compiled for older processors, on whose instructions this one can run them."""
+    known = Path("/proc/cpuinfo").read_text() if Path("/proc/cpuinfo").exists() else ""
+    if instructions == "haswell" and not (" avx2 " in known and " fma " in known):
+        pytest.skip("this processor lacks AVX2")
+    tests = "convolution or depthwise or max_pool or batch_norm"
+    done = subprocess.run(
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", __file__, "-k", tests],
+        cwd=ROOT,
+        env={**os.environ, "CXXFLAGS": f"-march={instructions}"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.returncode == 0, done.stdout[-2000:]
+    assert "passed" in done.stdout
 
 
 def test_a_library_is_built_once(tmp_path, monkeypatch):
