@@ -15,7 +15,7 @@ import numpy as np
 from jax import lax
 from jaxtyping import Array, Float
 
-from faceflax.native.library import available, register, target
+from faceflax.native.build import available, register, target
 
 Images = Float[Array, "batch height width channels"]
 Window = tuple[int, int, int]

@@ -17,7 +17,7 @@ from jax import lax
 
 from faceflax import models, native
 from faceflax.models import blocks
-from faceflax.native import library
+from faceflax.native import build
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 ROOT = Path(__file__).resolve().parents[2]
@@ -257,8 +257,8 @@ def test_narrower_vectors(instructions):
 
 def test_a_library_is_built_once(tmp_path, monkeypatch):
     monkeypatch.setenv("FACEFLAX_CACHE_DIR", str(tmp_path))
-    first = library._build("float32")
+    first = build._build("float32")
     made = first.stat().st_mtime_ns
-    assert library._build("float32") == first
+    assert build._build("float32") == first
     assert first.stat().st_mtime_ns == made
     assert [f.name for f in tmp_path.iterdir()] == [first.name]

@@ -68,7 +68,7 @@ def _problem(dtype: str) -> str | None:
         problem = str(error)
         if wanted == "1":
             raise FaceflaxError(f"FACEFLAX_NATIVE: 1 demands the native kernels, but {problem}") from None
-        _log.warning("faceflax: the networks run in their XLA form, about three times slower on a CPU: %s", problem)
+        _log.warning("faceflax: the networks run in their XLA form, two to three times slower on a CPU: %s", problem)
         return problem
     for name in TARGETS:
         jax.ffi.register_ffi_target(target(name, dtype), jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
