@@ -10,14 +10,65 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from interpret.attribution import Neuron, deconvnet, gradient, guided_backprop
+    from interpret.cam import grad_cam, grad_cam_plus_plus, guided_grad_cam, layer_cam
+    from interpret.combinators import smooth_grad, var_grad
+    from interpret.gradients import deconvnet, gradient, gradient_x_input, guided_backprop, integrated_gradients
+    from interpret.lrp import lrp_alpha_beta, lrp_epsilon
+    from interpret.maximisation import activation_maximisation
+    from interpret.methods import METHODS
+    from interpret.overlay import Explainer, explainer
+    from interpret.perturbation import occlusion, rise
+    from interpret.targets import Channel, Difference, Layer, Neuron
 
-__all__ = ["Neuron", "deconvnet", "gradient", "guided_backprop"]
+_HOMES = {
+    "interpret.cam": ("grad_cam", "grad_cam_plus_plus", "guided_grad_cam", "layer_cam"),
+    "interpret.combinators": ("smooth_grad", "var_grad"),
+    "interpret.gradients": (
+        "deconvnet",
+        "gradient",
+        "gradient_x_input",
+        "guided_backprop",
+        "integrated_gradients",
+    ),
+    "interpret.lrp": ("lrp_alpha_beta", "lrp_epsilon"),
+    "interpret.maximisation": ("activation_maximisation",),
+    "interpret.methods": ("METHODS",),
+    "interpret.overlay": ("Explainer", "explainer"),
+    "interpret.perturbation": ("occlusion", "rise"),
+    "interpret.targets": ("Channel", "Difference", "Layer", "Neuron"),
+}
+
+__all__ = [
+    "METHODS",
+    "Channel",
+    "Difference",
+    "Explainer",
+    "Layer",
+    "Neuron",
+    "activation_maximisation",
+    "deconvnet",
+    "explainer",
+    "grad_cam",
+    "grad_cam_plus_plus",
+    "gradient",
+    "gradient_x_input",
+    "guided_backprop",
+    "guided_grad_cam",
+    "integrated_gradients",
+    "layer_cam",
+    "lrp_alpha_beta",
+    "lrp_epsilon",
+    "occlusion",
+    "rise",
+    "smooth_grad",
+    "var_grad",
+]
 
 
 def __getattr__(name: str) -> Any:
-    if name in __all__:
-        return getattr(import_module("interpret.attribution"), name)
+    for module, names in _HOMES.items():
+        if name in names:
+            return getattr(import_module(module), name)
     raise AttributeError(f"module 'interpret' has no attribute {name!r}")
 
 

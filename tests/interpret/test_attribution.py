@@ -13,6 +13,10 @@ import pytest
 
 import interpret
 from faceflax.errors import FaceflaxError
+from interpret import attribution
+from interpret.rules import deconvnet_relu, guided_relu
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
 
 METHODS = [interpret.gradient, interpret.guided_backprop, interpret.deconvnet]
 
@@ -31,36 +35,28 @@ class Tiny(nn.Module):
         return logits, {"hidden": hidden, "logits": logits}
 
 
-class Small(nn.Module):
-    """Two convolutions with what the project's networks have: BatchNorm, strides, named layers, replaceable ReLUs."""
+class Scattered(nn.Module):
+    """ReLUs as users write them; a rule given is written in each one's place."""
 
-    activation: Callable = nn.relu
-
-    @nn.compact
-    def __call__(self, images, train=False):
-        x = nn.Conv(4, (3, 3), name="conv1")(images)
-        conv1 = self.activation(nn.BatchNorm(use_running_average=not train, name="bn1")(x))
-        conv2 = self.activation(nn.Conv(6, (3, 3), strides=2, name="conv2")(conv1))
-        last_conv = nn.Conv(5, (3, 3), name="last_conv")(conv2)
-        return last_conv.mean((1, 2)), {"conv1": conv1, "conv2": conv2, "last_conv": last_conv}
-
-
-class Fixed(nn.Module):
-    """A model whose ReLUs cannot be reached."""
+    rule: Callable = nn.relu
 
     @nn.compact
     def __call__(self, images, train=False):
-        x = nn.relu(nn.Conv(3, (3, 3), name="conv")(images))
-        return x.mean((1, 2)), {"last_conv": x}
+        x = self.rule(nn.Conv(3, (3, 3), name="a")(images))
+        x = jax.jit(lambda x: 2 * self.rule(x - 0.1))(nn.Conv(3, (3, 3), name="b")(x))
+        x = jax.checkpoint(lambda x: self.rule(-x))(x) + x
+        x = jax.vmap(self.rule)(nn.LayerNorm()(x))
+        return nn.Dense(4)(x.mean((1, 2))), {"last_conv": x}
 
 
-@pytest.fixture(scope="module")
-def network():
-    """Random weights, BatchNorm statistics that are not 0 and 1, three images."""
-    images = jax.random.uniform(jax.random.key(1), (3, 8, 8, 1), minval=-1.0)
-    variables = jax.jit(Small().init)(jax.random.key(0), images)
-    statistics = jax.tree.map(lambda x: x * 0.5 + 0.1, variables["batch_stats"])
-    return Small(), variables | {"batch_stats": statistics}, images
+class Bare(nn.Module):
+    @nn.compact
+    def __call__(self, images, train=False):
+        return nn.Dense(3)(images.mean((1, 2)))
+
+
+class Unhashable:
+    __hash__ = None
 
 
 # hidden = relu([2x, -3x]), logits = hidden @ [[1, -1], [5, 1]]: all can be done by hand.
@@ -199,16 +195,55 @@ def test_wrong_images(network, images, message):
         interpret.gradient(model, variables, images)
 
 
-@pytest.mark.parametrize("method", [interpret.guided_backprop, interpret.deconvnet])
+@pytest.mark.parametrize(("method", "rule"), [("guided_backprop", guided_relu), ("deconvnet", deconvnet_relu)])
+def test_relus_are_found_wherever_they_stand(network, method, rule):
+    """In the model's own call, a function, a jitted one, a recomputed block: as if the rule were written there."""
+    _, _, images = network
+    variables = jax.jit(Scattered().init)(jax.random.key(0), images)
+    replaced = getattr(interpret, method)(Scattered(), variables, images, 1)
+    np.testing.assert_allclose(
+        replaced, interpret.gradient(Scattered(rule), variables, images, 1), rtol=1e-5, atol=1e-7
+    )
+    assert not np.allclose(replaced, interpret.gradient(Scattered(), variables, images, 1), rtol=1e-2)
+
+
+@pytest.mark.parametrize("method", [interpret.guided_backprop, interpret.deconvnet, interpret.guided_grad_cam])
 def test_relus_that_cannot_be_replaced(network, method):
-    images = jnp.ones((1, 8, 8, 1))
-    with pytest.raises(FaceflaxError, match="model: Fixed has no field 'activation'"):
-        method(Fixed(), jax.jit(Fixed().init)(jax.random.key(0), images), images)
     model, variables, images = network
-    with pytest.raises(FaceflaxError, match=r"model: its activation .* is not a ReLU"):
+    with pytest.raises(FaceflaxError, match="model: Small applies no ReLU that could be replaced"):
         method(model.clone(activation=nn.gelu), variables, images)
+    with pytest.raises(FaceflaxError, match="model: Looped applies a ReLU inside 'scan'"):
+        method(Looped(), {}, images)
 
 
-def test_gradient_needs_no_replaceable_relu():
-    images = jnp.ones((1, 8, 8, 1))
-    assert interpret.gradient(Fixed(), jax.jit(Fixed().init)(jax.random.key(0), images), images).shape == images.shape
+class Looped(nn.Module):
+    def __call__(self, images, train=False):
+        x, _ = jax.lax.scan(lambda x, _: (nn.relu(x) - 0.1, None), nn.relu(images), length=3)
+        return x.mean((1, 2)), {"last_conv": x}
+
+
+@pytest.mark.parametrize(
+    ("model", "message"),
+    [
+        (nn.Dense(3), r"model: Dense cannot be applied as model.apply\(variables, images, train=False\)"),
+        (Bare(), r"model: Bare does not return \(logits \[batch, classes\], features by name\)"),
+        (Tiny(activation=Unhashable()), "model: Tiny cannot be hashed"),
+    ],
+)
+def test_wrong_models(model, message):
+    images = jnp.ones((1, 1, 1, 1))
+    dense = {"kernel": jnp.ones((1, 3)), "bias": jnp.ones(3)}
+    variables = {"params": {**dense, "Dense_0": dense}}
+    with pytest.raises(FaceflaxError, match=message):
+        interpret.gradient(model, variables, images)
+
+
+@pytest.mark.parametrize("count", [1, 5, 64, 130])
+def test_total_is_the_sum_however_it_is_split(count):
+    def function(i):
+        return {"a": i * jnp.ones((2, 3)), "b": 1.0 / (i + 1)}  # at an index that is not asked for: no matter
+
+    for batch in (1, 7, 100):
+        sums = attribution.total(function, count, batch)
+        np.testing.assert_allclose(sums["a"], np.full((2, 3), count * (count - 1) / 2))
+        np.testing.assert_allclose(sums["b"], sum(1 / (i + 1) for i in range(count)), rtol=1e-5)

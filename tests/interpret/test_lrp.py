@@ -1,0 +1,222 @@
+"""Relevance propagation: conservation, its formulas written out, and what it must do with each kind of layer."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+import interpret
+from faceflax import models
+from faceflax.errors import FaceflaxError
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+def to_float64(tree):
+    return jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), tree)
+
+
+def random_network(name, biases):
+    """A network in float64 with random weights and, unless ``biases``, none that adds a constant anywhere."""
+    model = models.create(name, 5)
+    generator = np.random.default_rng(0)
+
+    def draw(path, leaf):
+        kind = path[-1].key
+        if kind in ("bias", "mean"):
+            return generator.normal(size=leaf.shape) * 0.3 * biases
+        if kind in ("var", "scale"):
+            return generator.uniform(0.5, 2, leaf.shape)
+        return generator.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))
+
+    shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
+    images = generator.uniform(-1, 1, (1, 32, 32, 1))
+    return model, jax.tree_util.tree_map_with_path(draw, shapes), images
+
+
+@pytest.mark.parametrize("name", ["mini_xception", "sequential_cnn"])
+def test_conservation_and_gradient_times_input(name):
+    """Without biases the pixels' relevance sums to the score, in both networks, whatever they are made of. And with
+    them, the epsilon rule goes to gradient times input as epsilon goes to zero: a theorem for networks of ReLUs and
+    maxima (Ancona et al., "Towards better understanding of gradient-based attribution methods", ICLR 2018)."""
+    target = 4
+
+    def all_at_once(model, variables, images):
+        logits, _ = model.apply(variables, images, train=False)
+        arguments = (model, variables, images, target)
+        return (
+            logits[:, target],
+            interpret.lrp_epsilon(*arguments, epsilon=1e-12),
+            interpret.lrp_alpha_beta(*arguments),
+            interpret.gradient_x_input(*arguments),
+        )
+
+    compiled = jax.jit(all_at_once, static_argnums=0)
+    with jax.enable_x64(True):
+        scores, by_epsilon, by_signs, _ = compiled(*random_network(name, biases=False))
+        np.testing.assert_allclose(by_epsilon.sum((1, 2, 3)), scores, rtol=1e-5)
+        np.testing.assert_allclose(by_signs.sum((1, 2, 3)), scores, rtol=1e-5)
+        _, by_epsilon, by_signs, expected = compiled(*random_network(name, biases=True))
+        np.testing.assert_allclose(by_epsilon, expected, rtol=1e-5, atol=1e-9)
+        assert not np.allclose(by_signs, expected, rtol=0.1)
+
+
+class Dense(nn.Module):
+    """Two dense layers with BatchNorm between, or with it folded into the first."""
+
+    folded: bool = False
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        x = nn.Dense(8, name="first")(images.reshape(images.shape[0], -1))
+        if not self.folded:
+            x = nn.BatchNorm(use_running_average=True, name="norm")(x)
+        x = nn.relu(x)
+        return nn.Dense(3, name="second")(x), {"last_conv": x}
+
+
+@pytest.fixture(scope="module")
+def dense():
+    generator = np.random.default_rng(0)
+    images = generator.uniform(-1, 1, (4, 2, 3, 1))
+    with jax.enable_x64(True):
+        shapes = jax.eval_shape(Dense().init, jax.random.key(0), images)
+    variables = jax.tree.map(lambda leaf: generator.normal(size=leaf.shape), shapes)
+    norm = variables["params"]["norm"]
+    variables["batch_stats"]["norm"]["var"] **= 2
+    factor = norm["scale"] / np.sqrt(variables["batch_stats"]["norm"]["var"] + 1e-5)
+    first = variables["params"]["first"]
+    shift = first["bias"] - variables["batch_stats"]["norm"]["mean"]
+    kernels = [first["kernel"] * factor, variables["params"]["second"]["kernel"]]
+    biases = [shift * factor + norm["bias"], variables["params"]["second"]["bias"]]
+    assert (factor < 0).any()  # BatchNorm that turns signs around
+    return variables, images, kernels, biases
+
+
+def written_out(images, kernels, biases, target, share):
+    """Relevance of two dense layers, image by image."""
+    maps = []
+    for image in images:
+        x = image.ravel()
+        hidden = np.maximum(x @ kernels[0] + biases[0], 0)
+        scores = hidden @ kernels[1] + biases[1]
+        relevance = np.where(np.arange(3) == target, scores, 0)
+        for inputs, kernel, bias in ((hidden, kernels[1], biases[1]), (x, kernels[0], biases[0])):
+            relevance = share(inputs[:, None] * kernel, bias) @ relevance
+        maps.append(relevance.reshape(image.shape))
+    return np.array(maps)
+
+
+@pytest.mark.parametrize("epsilon", [1e-6, 0.5])
+def test_epsilon_rule(dense, epsilon):
+    variables, images, kernels, biases = dense
+
+    def share(contributions, bias):
+        z = contributions.sum(0) + bias
+        return contributions / (z + epsilon * np.where(z < 0, -1, 1))
+
+    with jax.enable_x64(True):
+        ours = interpret.lrp_epsilon(Dense(), variables, images, 1, epsilon=epsilon)
+    np.testing.assert_allclose(ours, written_out(images, kernels, biases, 1, share), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("alpha", [1.0, 2.0])
+def test_alpha_beta_rule(dense, alpha):
+    variables, images, kernels, biases = dense
+
+    def share(contributions, bias):
+        up, down = np.maximum(contributions, 0), np.minimum(contributions, 0)
+        for_it, against = up.sum(0) + np.maximum(bias, 0), down.sum(0) + np.minimum(bias, 0)
+        shares = np.zeros_like(contributions)
+        for j, (p, n) in enumerate(zip(for_it, against, strict=True)):
+            if p and n:
+                shares[:, j] = alpha * up[:, j] / p - (alpha - 1) * down[:, j] / n
+            elif p or n:  # one side is empty
+                shares[:, j] = contributions[:, j] / (p + n)
+        return shares
+
+    with jax.enable_x64(True):
+        ours = interpret.lrp_alpha_beta(Dense(), variables, images, 1, alpha=alpha)
+    np.testing.assert_allclose(ours, written_out(images, kernels, biases, 1, share), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("method", [interpret.lrp_epsilon, interpret.lrp_alpha_beta])
+def test_batch_norm_is_folded(dense, method):
+    """A network with BatchNorm gets the maps of the one whose weights have it in them."""
+    variables, images, kernels, biases = dense
+    names = ("first", "second")
+    folded = {n: {"kernel": k, "bias": b} for n, k, b in zip(names, kernels, biases, strict=True)}
+    with jax.enable_x64(True):
+        ours = method(Dense(), variables, images, 0)
+        expected = method(Dense(folded=True), {"params": folded}, images, 0)
+    np.testing.assert_allclose(ours, expected, rtol=1e-9, atol=1e-12)
+
+
+class Layers(nn.Module):
+    """One operation between the image and the score."""
+
+    operation: Callable
+
+    def __call__(self, images, train=False):
+        x = self.operation(images)
+        return x.reshape(x.shape[0], -1)[:, :2], {"last_conv": x}
+
+
+X = jnp.array([1.0, -2.0, 3.0, 5.0]).reshape(1, 2, 2, 1)
+
+
+@pytest.mark.parametrize(
+    ("operation", "expected"),
+    [
+        (lambda x: x + 2 * x, [1, 0, 0, 0]),  # a sum of branches: 1 of 3, 2 of 3, each back to the same pixel
+        (lambda x: x - 3 * jnp.roll(x, 1, 2), [1 / 7, 6 / 7, 0, 0]),  # 1 - 3 * -2
+        (lambda x: nn.max_pool(x, (2, 2)), [0, 0, 0, 1]),
+        (lambda x: nn.avg_pool(x, (2, 2)), [1 / 7, -2 / 7, 3 / 7, 5 / 7]),
+        (lambda x: x.mean((1, 2)), [1 / 7, -2 / 7, 3 / 7, 5 / 7]),
+        (lambda x: jnp.concatenate([x, -x], 1)[:, 1:3, ::-1], [0, 0, 0, 1]),
+        (lambda x: jnp.tanh(x).transpose(0, 2, 1, 3), [1, 0, 0, 0]),
+        (lambda x: nn.leaky_relu(-x), [1, 0, 0, 0]),
+        (lambda x: jnp.pad(x, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, 1:], [1, 0, 0, 0]),
+        (lambda x: jnp.maximum(x, 0.0) * jnp.array([2.0, 3.0])[None, None, :, None], [1, 0, 0, 0]),
+        (lambda x: jnp.einsum("bhwc,hwk->bk", x, jnp.arange(8.0).reshape(2, 2, 2) / 8), None),
+    ],
+)
+def test_what_each_operation_hands_back(operation, expected):
+    """As shares of the first score, by the epsilon rule."""
+    ours = interpret.lrp_epsilon(Layers(operation), {}, X, 0, epsilon=0.0)
+    score = operation(X).ravel()[0]
+    if expected is None:  # linear: weight times pixel
+        expected = (X.ravel() * jnp.arange(8.0).reshape(4, 2)[:, 0] / 8) / score
+    np.testing.assert_allclose(ours.ravel() / score, expected, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize("operation", [jax.nn.softmax, lambda x: x * x, jnp.exp, nn.gelu])
+def test_operations_without_a_rule(operation):
+    with pytest.raises(FaceflaxError, match=r"model: its operation '.*' on activations has no rule of relevance"):
+        interpret.lrp_epsilon(Layers(operation), {}, X, 0)
+
+
+def test_only_what_leads_to_the_target_needs_rules():
+    class Branch(nn.Module):
+        def __call__(self, images, train=False):
+            return images.mean((1, 2)), {"last_conv": images * 2, "odd": jnp.exp(images)}
+
+    ours = interpret.lrp_epsilon(Branch(), {}, X, interpret.Neuron("last_conv", 1, 0, 0))
+    np.testing.assert_allclose(ours.ravel(), [0, 0, 6, 0], rtol=1e-5)
+
+
+@pytest.mark.parametrize(
+    ("method", "options", "message"),
+    [
+        (interpret.lrp_epsilon, {"epsilon": -1.0}, "epsilon: -1.0 is out of range"),
+        (interpret.lrp_alpha_beta, {"alpha": 0.5}, "alpha: 0.5 is out of range; give 1 or more"),
+    ],
+)
+def test_options_out_of_range(method, options, message):
+    with pytest.raises(FaceflaxError, match=message):
+        method(Layers(jnp.negative), {}, X, 0, **options)
