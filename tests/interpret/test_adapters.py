@@ -1,0 +1,144 @@
+"""Somebody else's small Flax networks, with no thought of attribution in them, in Linen and in NNX."""
+
+from __future__ import annotations
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax import nnx
+
+import interpret
+from faceflax.errors import FaceflaxError
+from interpret.adapters import from_linen, from_nnx
+
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
+
+class Block(nn.Module):
+    width: int
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = nn.Conv(self.width, (3, 3))(x)
+        x = nn.relu(nn.BatchNorm(use_running_average=not train)(x))
+        return nn.Dropout(0.5, deterministic=not train)(nn.max_pool(x, (2, 2), (2, 2)))
+
+
+class Classifier(nn.Module):
+    """As one finds it in a tutorial: blocks, a dense head, logits and nothing else."""
+
+    @nn.compact
+    def __call__(self, x, train):
+        x = Block(8, name="block1")(x, train)
+        x = Block(16, name="block2")(x, train)
+        return nn.Dense(4)(x.reshape(x.shape[0], -1))
+
+
+class NnxClassifier(nnx.Module):
+    """The same in NNX."""
+
+    def __init__(self, rngs):
+        self.convs = nnx.List([nnx.Conv(1, 8, (3, 3), rngs=rngs), nnx.Conv(8, 16, (3, 3), rngs=rngs)])
+        self.norms = nnx.List([nnx.BatchNorm(8, rngs=rngs), nnx.BatchNorm(16, rngs=rngs)])
+        self.dropout = nnx.Dropout(0.5, rngs=rngs)
+        self.head = nnx.Linear(64, 4, rngs=rngs)
+
+    def __call__(self, x):
+        for conv, norm in zip(self.convs, self.norms, strict=True):
+            x = self.dropout(nnx.max_pool(nnx.relu(norm(conv(x))), (2, 2), (2, 2)))
+        return self.head(x.reshape(x.shape[0], -1))
+
+
+@pytest.fixture(scope="module")
+def linen():
+    images = jax.random.uniform(jax.random.key(1), (2, 8, 8, 1), minval=-1.0)
+    variables = jax.jit(Classifier().init, static_argnums=2)(jax.random.key(0), images, False)
+    return from_linen(Classifier(), train=False), variables, images
+
+
+@pytest.fixture(scope="module")
+def nnx_module(linen):
+    """With the weights of the Linen one."""
+    params = linen[1]["params"]
+    module = NnxClassifier(nnx.Rngs(0))
+    for i, block in enumerate(("block1", "block2")):
+        module.convs[i].kernel[...] = params[block]["Conv_0"]["kernel"]
+    module.head.kernel[...] = params["Dense_0"]["kernel"]
+    module.eval()
+    return module
+
+
+def test_layers_are_the_submodules(linen, nnx_module):
+    model, variables, images = linen
+    logits, features = model.apply(variables, images)
+    np.testing.assert_allclose(logits, Classifier().apply(variables, images, False))
+    parts = {f"block{i}/{part}" for i in (1, 2) for part in ("Conv_0", "BatchNorm_0", "Dropout_0")}
+    assert set(features) == parts | {"block1", "block2", "Dense_0"}
+    assert features["block2"].shape == (2, 2, 2, 16)
+
+    model, variables = from_nnx(nnx_module)
+    logits, features = model.apply(variables, images)
+    np.testing.assert_allclose(logits, nnx_module(images), rtol=1e-5, atol=1e-6)
+    assert set(features) == {"convs/0", "convs/1", "norms/0", "norms/1", "dropout", "head"}
+
+
+METHODS = ["guided_backprop", "grad_cam", "lrp_alpha_beta", "integrated_gradients", "occlusion"]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_linen_and_nnx_agree(linen, nnx_module, name):
+    """The same network through both doors, and through the contract written out, has the same maps."""
+    model, variables, images = linen
+    method = interpret.METHODS[name]
+    ours = method(model, variables, images, 3, layer="block2/Conv_0")
+    assert np.abs(ours).max() > 0
+    np.testing.assert_allclose(method(*from_nnx(nnx_module), images, 3, layer="convs/1"), ours, rtol=1e-3, atol=1e-6)
+
+
+def test_the_gradient_is_that_of_the_module(linen):
+    model, variables, images = linen
+    expected = jax.grad(lambda x: Classifier().apply(variables, x, False)[:, 2].sum())(images)
+    np.testing.assert_allclose(interpret.gradient(model, variables, images, 2), expected, rtol=1e-5, atol=1e-7)
+
+
+def test_gradients_by_a_layer_are_those_of_perturb(linen):
+    """Linen's own way, for which the network must be written anew."""
+
+    class Perturbed(nn.Module):
+        @nn.compact
+        def __call__(self, x):
+            x = self.perturb("block1", Block(8, name="block1")(x, False))
+            x = Block(16, name="block2")(x, False)
+            return nn.Dense(4)(x.reshape(x.shape[0], -1))
+
+    model, variables, images = linen
+    zeros = {"block1": jnp.zeros((2, 4, 4, 8))}
+
+    def score(perturbations):
+        return Perturbed().apply({**variables, "perturbations": perturbations}, images)[:, 1].sum()
+
+    gradients = np.asarray(jax.grad(score)(zeros)["block1"])
+    activations = np.asarray(model.apply(variables, images)[1]["block1"])
+    expected = np.maximum((activations * gradients.mean((1, 2), keepdims=True)).sum(-1, keepdims=True), 0)
+    ours = interpret.grad_cam(model, variables, images, 1, layer="block1", enlarge=False)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-7)
+
+
+def test_the_module_is_left_as_it_was(linen, nnx_module):
+    _, _, images = linen
+    calls = {kind: kind.__call__ for kind in (NnxClassifier, nnx.Conv, nnx.BatchNorm, nnx.Linear)}
+    before = nnx_module(images)
+    model, variables = from_nnx(nnx_module)
+    interpret.guided_backprop(model, variables, images, 0, layer="head")
+    assert all(kind.__call__ is call for kind, call in calls.items())
+    np.testing.assert_array_equal(nnx_module(images), before)
+
+
+def test_wrong_layers_and_modules(linen):
+    with pytest.raises(FaceflaxError, match="layer: unknown 'last_conv'; choose one of: Dense_0, block1, "):
+        interpret.gradient(*linen)
+    for make in (from_linen, from_nnx):
+        with pytest.raises(FaceflaxError, match=r"module: a dict is no (Linen|NNX) module"):
+            make({})
