@@ -1,0 +1,263 @@
+"""Sanity checks of attribution methods: does a map change when what the network has learned is taken away?
+
+Adebayo, Gilmer, Muelly, Goodfellow, Hardt and Kim, "Sanity Checks for Saliency Maps", NeurIPS 2018 (arXiv:1810.03292):
+a map that stays the same when the weights become random, or when the network was trained on shuffled labels, cannot
+explain what the network has learned.
+
+Maps are compared by their magnitudes, summed over channels, as in the paper: by structure
+(:attr:`Similarity.ssim`) and by the order of the pixels (:attr:`Similarity.rank_correlation`). Lower is better: less of
+the map is left.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import jax
+import numpy as np
+from jaxtyping import Float, PRNGKeyArray
+from scipy.ndimage import gaussian_filter
+from scipy.stats import rankdata
+
+from faceflax.errors import FaceflaxError
+from interpret.attribution import Method, checked_images
+from interpret.graph import Images, Model, trace
+from interpret.targets import Target
+
+Maps = Float[np.ndarray, "batch height width"]
+Each = Float[np.ndarray, " batch"]
+
+WINDOW = 11
+"""Pixels a side of the window of :func:`ssim`."""
+
+SIGMA = 1.5
+"""Standard deviation of that window, in pixels."""
+
+
+@dataclass(frozen=True)
+class Similarity:
+    """How alike two maps of each image are.
+
+    Attributes:
+        ssim: see :func:`ssim`.
+        rank_correlation: see :func:`rank_correlation`.
+    """
+
+    ssim: Each
+    rank_correlation: Each
+
+
+def compare(first: Images, second: Images) -> Similarity:
+    """Compares two attributions of the same images, by magnitude.
+
+    Args:
+        first: what a method returned, ``[batch, height, width, channels]``.
+        second: another, of the same shape.
+
+    Raises:
+        FaceflaxError: shapes that differ or are too small for :func:`ssim`.
+    """
+    maps = [np.abs(np.asarray(attribution)).sum(-1) for attribution in (first, second)]
+    return Similarity(ssim(*maps), rank_correlation(*maps))
+
+
+def ssim(first: Maps, second: Maps) -> Each:
+    """Structural similarity of two maps, each divided by its maximum: at most 1, which is equal; around 0, unrelated.
+
+    The mean over the windows that lie inside of ``(2 m n + c) (2 cov + d) / ((m^2 + n^2 + c) (var + var' + d))``, where
+    ``m`` and ``n`` are the two maps' means in the window, ``c = 0.01^2`` and ``d = 0.03^2``. Wang, Bovik, Sheikh and
+    Simoncelli, "Image Quality Assessment: From Error Visibility to Structural Similarity", IEEE Transactions on Image
+    Processing 2004, with their Gaussian window of 11 pixels. Two maps that are both near zero almost everywhere are
+    alike there: sparse maps score high.
+
+    Args:
+        first: maps, zero or positive.
+        second: other maps, of the same shape.
+
+    Raises:
+        FaceflaxError: shapes that differ, or maps of fewer than 11 pixels a side.
+
+    Example:
+        >>> map = np.random.default_rng(0).random((1, 16, 16))
+        >>> print(ssim(map, 3 * map))
+        [1.]
+    """
+    _check_shapes(first, second)
+    if min(first.shape[1:]) < WINDOW:
+        raise FaceflaxError(f"first: maps of {first.shape[1:]} pixels are too small; give {WINDOW} a side or more")
+
+    def scaled(maps: Maps) -> Maps:
+        highest = maps.max((1, 2), keepdims=True)
+        return maps / np.where(highest > 0, highest, 1)
+
+    border = WINDOW // 2
+
+    def mean(maps: Maps) -> Maps:
+        smooth = gaussian_filter(maps, (0, SIGMA, SIGMA), radius=(0, border, border))
+        return smooth[:, border:-border, border:-border]
+
+    one, other = (scaled(maps).astype(np.float64) for maps in (first, second))
+    m, n = mean(one), mean(other)
+    variances, covariance = mean(one**2 + other**2) - m**2 - n**2, mean(one * other) - m * n
+    c, d = 0.01**2, 0.03**2
+    likeness = (2 * m * n + c) * (2 * covariance + d) / ((m**2 + n**2 + c) * (variances + d))
+    return likeness.mean((1, 2))
+
+
+def rank_correlation(first: Maps, second: Maps) -> Each:
+    """Spearman's correlation of two maps: in [-1, 1]; 1 is the same order of pixels, 0 unrelated.
+
+    A constant map orders nothing: it has correlation 0 with any other map, and 1 with another constant one.
+
+    Args:
+        first: maps.
+        second: other maps, of the same shape.
+
+    Raises:
+        FaceflaxError: shapes that differ.
+
+    Example:
+        >>> map = np.random.default_rng(0).random((1, 16, 16))
+        >>> print(rank_correlation(map, map**3), rank_correlation(map, -map))
+        [1.] [-1.]
+    """
+    _check_shapes(first, second)
+    one, other = (rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (first, second))
+    one, other = (ranks - ranks.mean(1, keepdims=True) for ranks in (one, other))
+    lengths = [(ranks**2).sum(1) for ranks in (one, other)]
+    both = np.sqrt(lengths[0] * lengths[1])
+    constant = (lengths[0] == 0) & (lengths[1] == 0)
+    return np.where(both > 0, (one * other).sum(1) / np.where(both > 0, both, 1), constant.astype(float))
+
+
+def shuffled(variables: Any, *, key: PRNGKeyArray) -> Any:
+    """Variables whose every floating point array holds the same numbers in random places.
+
+    What was learned is gone, each layer's scale stays, and no initialiser is needed, so it works for any model. Freshly
+    initialised variables (``model.init`` with another key) are the paper's choice, and serve as well.
+
+    Args:
+        variables: a pytree of arrays.
+        key: of the order.
+
+    Example:
+        >>> print(shuffled({"params": np.arange(4.0)}, key=jax.random.key(0)))
+        {'params': array([2., 0., 1., 3.])}
+    """
+    generator = np.random.default_rng(np.asarray(jax.random.key_data(key)))
+
+    def shuffle(leaf: Any) -> Any:
+        return generator.permuted(np.asarray(leaf)) if jax.numpy.issubdtype(leaf.dtype, np.floating) else leaf
+
+    return jax.tree.map(shuffle, variables)
+
+
+def layers(model: Model, variables: Any, images: Images) -> list[str]:
+    """The names of a model's layers, from output to input: the reverse of the order in which they are first used.
+
+    A layer is what has a name of its own at the top of the variables, in all collections: ``block1`` of
+    ``variables["params"]["block1"]`` and ``variables["batch_stats"]["block1"]``, or of an NNX module's state.
+
+    Args:
+        model: as the methods take it.
+        variables: its variables.
+        images: ``[batch, height, width, channels]``.
+    """
+    graph = trace(model, variables, checked_images(images))
+    names = jax.tree.leaves(_layer_names(variables))
+    layer = dict(zip(range(graph.images - len(names), graph.images), names, strict=True))  # slots before the images'
+    read = (slot for operation in graph.operations for slot in operation.inputs if isinstance(slot, int))
+    return list(dict.fromkeys(layer[slot] for slot in read if slot in layer))[::-1]
+
+
+def cascade(variables: Any, random: Any, layers: list[str]) -> Iterator[tuple[str, Any]]:
+    """Makes one layer after another random, and keeps those before random.
+
+    Args:
+        variables: of a trained model.
+        random: variables of the same structure (:func:`shuffled`, or ``model.init``).
+        layers: which, in order (:func:`layers`).
+
+    Yields:
+        The name of the layer that has just become random, and the variables.
+    """
+    names = _layer_names(variables)
+    for i, layer in enumerate(layers):
+        done = layers[: i + 1]
+        chosen = jax.tree.map(
+            lambda name, learned, drawn, done=done: drawn if name in done else learned, names, variables, random
+        )
+        yield layer, chosen
+
+
+def cascading_randomization(
+    method: Method, model: Model, variables: Any, random: Any, images: Images, target: Target
+) -> dict[str, Similarity]:
+    """How much of the maps is left when the layers become random one after another, from output to input.
+
+    Adebayo et al., NeurIPS 2018, section 4.1. The target stays what it was.
+
+    Args:
+        method: an attribution method.
+        model: as the methods take it.
+        variables: its trained variables.
+        random: what the layers' variables become: :func:`shuffled` ones, or the model's initial ones.
+        images: ``[batch, height, width, channels]``, as the model takes them.
+        target: what the method explains.
+
+    Returns:
+        For each layer, in the order in which they become random, the maps' similarity to those of the trained model.
+
+    Example:
+        >>> import interpret, jax.numpy as jnp, flax.linen as nn
+        >>> class Net(nn.Module):
+        ...     @nn.compact
+        ...     def __call__(self, images, train=False):
+        ...         first = nn.relu(nn.Conv(4, (3, 3), name="first")(images))
+        ...         return nn.Conv(2, (3, 3), name="second")(first).mean((1, 2)), {"last_conv": first}
+        >>> images = jax.random.normal(jax.random.key(0), (1, 16, 16, 1))
+        >>> trained = Net().init(jax.random.key(1), images)
+        >>> random = shuffled(trained, key=jax.random.key(2))
+        >>> list(cascading_randomization(interpret.gradient, Net(), trained, random, images, 0))
+        ['second', 'first']
+    """
+    before = method(model, variables, images, target)
+    steps = cascade(variables, random, layers(model, variables, images))
+    return {layer: compare(before, method(model, drawn, images, target)) for layer, drawn in steps}
+
+
+def label_randomization(
+    method: Method, model: Model, variables: Any, random_labels: Any, images: Images, target: Target
+) -> Similarity:
+    """How alike the maps of a network are to those of the same network trained on shuffled labels.
+
+    Adebayo et al., NeurIPS 2018, section 4.2. Two networks trained alike from different seeds have different maps too:
+    compare with these (``python -m interpret.ground_truth`` does).
+
+    Args:
+        method: an attribution method.
+        model: as the methods take it.
+        variables: trained on the true labels.
+        random_labels: trained on shuffled ones.
+        images: ``[batch, height, width, channels]``, as the model takes them; of the test split.
+        target: what the method explains.
+    """
+    return compare(method(model, variables, images, target), method(model, random_labels, images, target))
+
+
+def _layer_names(variables: Any) -> Any:
+    """For each leaf its layer: its first name, or in Linen's collections the name below."""
+    depth = 1 if "params" in variables else 0
+
+    def name(path: Any, leaf: Any) -> str:
+        at = min(depth, len(path) - 1)
+        return jax.tree_util.keystr(path[at : at + 1], simple=True)
+
+    return jax.tree_util.tree_map_with_path(name, variables)
+
+
+def _check_shapes(first: Any, second: Any) -> None:
+    if first.shape != second.shape or first.ndim != 3:
+        raise FaceflaxError(f"second: shape {second.shape} is not that of first {first.shape} [batch, height, width]")
