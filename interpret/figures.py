@@ -1,10 +1,11 @@
-"""Figures of attributions: grey faces beside signed maps on a diverging scale that is symmetric about zero."""
+"""Figures of attributions: grey faces beside or under maps whose colours say what zero is."""
 
 from __future__ import annotations
 
 import textwrap
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import Literal
 
 import numpy as np
 from jaxtyping import Float, Int, UInt8
@@ -18,6 +19,10 @@ CELL = 1.05
 PERCENTILE = 99.5
 
 COLORS = "RdBu_r"  # blue, white, red
+UNSIGNED_COLORS = "inferno"  # black, red, yellow
+
+Scale = Literal["map", "network"]
+"""Whether each map has a scale of its own, or all maps of a network share one."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +31,7 @@ class Panel:
 
     Attributes:
         title: what stands above each of its columns.
-        maps: signed attribution of every image.
+        maps: attribution of every image.
     """
 
     title: str
@@ -40,11 +45,15 @@ def attribution_grid(
     *,
     title: str,
     caption: str,
+    signed: bool = True,
+    overlay: bool = False,
+    scale: Scale = "map",
 ) -> Figure:
     """Draws images and, beside each, its map in every panel.
 
-    Each map has its own scale, because magnitudes differ between images and networks by more than a shared one could
-    show: from minus to plus the :data:`PERCENTILE` of its magnitudes, so that a few peaks do not hide the rest.
+    Signed maps are blue, white and red on a scale that is symmetric about zero; others go from black to yellow. A scale
+    ends at the :data:`PERCENTILE` of the magnitudes, so that a few peaks do not hide the rest: of each map, because
+    magnitudes differ between images by more than one scale could show, or of all maps of a network.
 
     Args:
         rows: the indices of the images in each row, under the row's label.
@@ -52,6 +61,9 @@ def attribution_grid(
         panels: the maps beside each image, from left to right.
         title: stands above the grid.
         caption: stands below it.
+        signed: whether zero is the middle of the maps' scale, or its end.
+        overlay: draw the maps over the images, the fainter the smaller they are.
+        scale: what shares a scale.
 
     Returns:
         A figure with no window; ``figure.savefig(file)`` writes it.
@@ -68,7 +80,10 @@ def attribution_grid(
     gap, left, right = 0.22, 0.85, 0.15
     width = left + samples * len(columns) * CELL + (samples - 1) * gap + right
     heading = textwrap.wrap(title, int(width / 0.1))
-    notes = textwrap.wrap(f"{caption}; p: the {PERCENTILE}th percentile of each map's magnitudes", int(width / 0.056))
+    limits = [_limits(panel.maps, scale) for panel in panels]
+    shared = f"the magnitudes of all maps of a network, {', '.join(f'{limit[0]:.2g}' for limit in limits)}"
+    of = "each map's magnitudes" if scale == "map" else shared
+    notes = textwrap.wrap(f"{caption}; p: the {PERCENTILE}th percentile of {of}", int(width / 0.056))
     top, bottom = 0.5 + 0.18 * len(heading), 0.6 + 0.11 * len(notes)
     height = top + len(rows) * CELL + bottom
     figure = Figure((width, height))
@@ -81,10 +96,10 @@ def attribution_grid(
                 axes = figure.add_axes((edge / width, low / height, 0.96 * CELL / width, 0.96 * CELL / height))
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set(color="0.75", linewidth=0.5)
-                if x == 0:
-                    axes.imshow(images[index], cmap="gray", vmin=0, vmax=255)
-                else:
-                    _draw_map(axes, panels[x - 1].maps[index])
+                if x == 0 or overlay:
+                    axes.imshow(images[index], cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0))
+                if x > 0:
+                    _draw_map(axes, panels[x - 1].maps[index], limits[x - 1][index], signed, overlay)
                 if all(len(above) <= s for above in list(rows.values())[:y]):  # the column's first picture
                     axes.set_title(column, fontsize=7.5, pad=4)
                 if s == x == 0:
@@ -94,14 +109,30 @@ def attribution_grid(
     figure.text(0.5, 1 - 0.1 / height, "\n".join(heading), ha="center", va="top", fontsize=11)
     figure.text(0.5, 0.1 / height, "\n".join(notes), ha="center", va="bottom", fontsize=7, color="0.3")
     bar = figure.add_axes((middle - 0.9 / width, (bottom - 0.2) / height, 1.8 / width, 0.09 / height))
-    scale = ScalarMappable(cmap=COLORS)
-    scale.set_clim(-1, 1)
-    figure.colorbar(scale, cax=bar, orientation="horizontal")
-    bar.set_xticks([-1, 0, 1], ["\N{MINUS SIGN}p", "0", "+p"])
+    colors = ScalarMappable(cmap=COLORS if signed else UNSIGNED_COLORS)
+    colors.set_clim(-1 if signed else 0, 1)
+    figure.colorbar(colors, cax=bar, orientation="horizontal")
+    if signed:
+        bar.set_xticks([-1, 0, 1], ["\N{MINUS SIGN}p", "0", "+p"])
+    else:
+        bar.set_xticks([0, 1], ["0", "p"])
     bar.tick_params(labelsize=7, length=2, pad=2)
     return figure
 
 
-def _draw_map(axes: Axes, signed: Float[np.ndarray, "height width"]) -> None:
-    largest = np.percentile(np.abs(signed), PERCENTILE) or 1.0  # of a map that is zero everywhere
-    axes.imshow(signed, cmap=COLORS, vmin=-largest, vmax=largest)
+def _limits(maps: Float[np.ndarray, "n height width"], scale: Scale) -> Float[np.ndarray, " n"]:
+    """Where each map's scale ends."""
+    limits = np.percentile(np.abs(maps), PERCENTILE, axis=(1, 2) if scale == "map" else None)
+    return np.broadcast_to(np.where(limits == 0, 1, limits), len(maps))  # 1: maps that are zero everywhere
+
+
+def _draw_map(axes: Axes, values: Float[np.ndarray, "height width"], limit: float, signed: bool, overlay: bool) -> None:
+    alpha = np.clip(np.abs(values) / limit, 0, 1) if overlay else None
+    axes.imshow(
+        values,
+        cmap=COLORS if signed else UNSIGNED_COLORS,
+        vmin=-limit if signed else 0,
+        vmax=limit,
+        alpha=alpha,
+        extent=(0, 1, 1, 0),
+    )

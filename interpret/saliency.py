@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -11,32 +12,38 @@ from faceflax.errors import FaceflaxError, unknown
 from faceflax.labels import EMOTIONS
 
 if TYPE_CHECKING:
-    from collections.abc import Iterable
+    from collections.abc import Iterable, Sequence
 
     import flax.linen as nn
     import numpy as np
-    from jaxtyping import Int, UInt8
+    from jaxtyping import Float, Int, UInt8
     from matplotlib.figure import Figure
 
     from faceflax.pretrained import WeightsInfo
+    from interpret.attribution import Method
+    from interpret.graph import Images
 
 BATCH = 256
 MAX_SAMPLES = 20
-FORMATS = (".png", ".pdf")
+FORMATS = (".png", ".pdf", ".npz")
 
 
 @dataclass(frozen=True)
 class Options:
     """Draw faces, a row for each perceived emotion, and beside each what in it every network responds to.
 
-    Each map explains the highest activation of --layer. By the method's account a brighter pixel raises that activation
-    where the map is red, and a darker one where it is blue.
+    Each map explains the highest activation of --layer, or with --target emotion the logit of its row. What a map's
+    sign means depends on the method; interpret/README.md says so for each. Gradients, guided_backprop and deconvnet are
+    red where a brighter pixel raises the score and blue where a darker one does; the others are red where a pixel
+    speaks for it. Maps from grad_cam, grad_cam_plus_plus, layer_cam and var_grad have no sign.
     """
 
     layer: str = "last_conv"
     """The layer to explain. Each network has its own names, listed for an unknown one; last_conv is common."""
-    method: Literal["guided_backprop", "gradient", "deconvnet"] = "guided_backprop"
-    """The attribution method."""
+    method: str = "guided_backprop"
+    """The attribution method; an unknown name lists all."""
+    target: Literal["highest", "emotion"] = "highest"
+    """What is explained: the layer's highest activation (the paper's choice), or the emotion of the row."""
     arch: tuple[str, ...] = ("mini_xception", "sequential_cnn")
     """The networks, side by side; one without weights is left out."""
     weights: tuple[str, ...] = ()
@@ -44,14 +51,22 @@ class Options:
     images: Path | None = None
     """A picture of a face, a folder of them (rows are then what the first network perceives), or a folder with a folder
     for each emotion. FER-2013's test split if not given, or drawn faces if that is not prepared."""
+    emotions: tuple[str, ...] = EMOTIONS
+    """The perceived emotions that get a row."""
     samples: int = 3
     """Faces in each row."""
     seed: int = 0
     """Which faces are drawn from the many."""
+    metrics: bool = False
+    """Also print what interpret.metrics and interpret.sanity make of the maps."""
+    overlay: bool = False
+    """Draw the maps over the faces."""
+    scale: Literal["map", "network"] = "map"
+    """Whether each map has a colour scale of its own, or all maps of a network share one."""
     data_dir: Path | None = None
     """Where prepared datasets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
     output: Path = Path("out/saliency.png")
-    """The figure, a .png or .pdf file."""
+    """The figure, a .png or .pdf file, or the faces and maps themselves, an .npz file."""
 
 
 @dataclass(frozen=True)
@@ -78,59 +93,167 @@ class Faces:
     labels: Int[np.ndarray, " n"] | None
 
 
+@dataclass(frozen=True)
+class Explained:
+    """Chosen faces and their maps.
+
+    Attributes:
+        source: where the faces come from, in words.
+        networks: whose maps they are.
+        images: for each size that a network takes, the faces.
+        labels: their perceived emotions.
+        given: whether the labels came with the faces; if not, they are the first network's answer.
+        maps: each network's attribution of its faces.
+    """
+
+    source: str
+    networks: list[Network]
+    images: dict[int, UInt8[np.ndarray, "n size size"]]
+    labels: Int[np.ndarray, " n"]
+    given: bool
+    maps: list[Float[np.ndarray, "n size size"]]
+
+
 def main(options: Options) -> None:
-    """Checks the options, draws the figure and writes it."""
+    """Checks the options, explains the faces and writes the figure or the arrays."""
     if not 1 <= options.samples <= MAX_SAMPLES:
         raise FaceflaxError(f"--samples: {options.samples} is out of range; give 1 to {MAX_SAMPLES}")
     if options.seed < 0:
         raise FaceflaxError(f"--seed: {options.seed} is negative; give 0 or more")
-    if options.output.suffix.lower() not in FORMATS:
+    for emotion in options.emotions:
+        if emotion not in EMOTIONS:
+            raise unknown("--emotions", emotion, EMOTIONS)
+    suffix = options.output.suffix.lower()
+    if suffix not in FORMATS:
         raise FaceflaxError(f"--output: {str(options.output)!r} is neither of {', '.join(FORMATS)}; name the file so")
     output = writable_file("--output", options.output)
-    figure = draw(options)
-    partial = output.with_name(f".{output.name}.part")
-    figure.savefig(partial, dpi=160, format=output.suffix[1:].lower())
-    partial.replace(output)
-    print(f"figure: {output}")
+    explained = explain(options)
+    temporary = output.with_name(f".{output.name}.part")
+    if suffix == ".npz":
+        save(explained, options, temporary)
+    else:
+        draw(explained, options).savefig(temporary, dpi=160, format=suffix[1:])
+    temporary.replace(output)
+    print(f"{'arrays' if suffix == '.npz' else 'figure'}: {output}")
 
 
-def draw(options: Options) -> Figure:
-    """Loads the networks, chooses the faces, explains them and draws the grid.
+def explain(options: Options) -> Explained:
+    """Loads the networks, chooses the faces and explains them.
 
     Raises:
-        FaceflaxError: unknown networks, weights, layer or pictures that cannot be used.
+        FaceflaxError: unknown method, networks, weights, layer or pictures that cannot be used.
     """
-    import jax
+    import jax.numpy as jnp
     import numpy as np
+    from tqdm import tqdm
 
-    import interpret
     from faceflax.preprocessing import normalize
-    from interpret.figures import Panel, attribution_grid
+    from interpret.methods import METHODS
 
+    if options.method not in METHODS:
+        raise unknown("--method", options.method, METHODS)
     networks = _load_networks(options)
     sizes = [network.info.image_size for network in networks]
     faces = _load_faces(options, sizes)
     print(f"faces: {faces.source}")
     labels = _predict(networks[0], faces.images[sizes[0]]) if faces.labels is None else faces.labels
-    shown = _choose(labels, options.samples, options.seed)
+    wanted = [EMOTIONS.index(emotion) for emotion in options.emotions]
+    shown = _choose(labels, wanted, options.samples, options.seed)
+    if not shown.size:
+        raise FaceflaxError(f"--emotions: no face of {faces.source} shows {', '.join(options.emotions)}; name others")
+
+    maps, metrics = [], {}
+    for network, size in zip(tqdm(networks, options.method, leave=False), sizes, strict=True):
+        images = jnp.asarray(normalize(faces.images[size][shown, ..., None]))
+        target = _target(options, network, images, labels[shown])
+        method = partial(METHODS[options.method], layer=options.layer)
+        each = [  # a face at a time: a method's memory grows with the faces
+            method(network.model, network.variables, images[i : i + 1], _of_one(target, i)) for i in range(len(images))
+        ]
+        maps.append(np.concatenate(each)[..., 0])
+        if options.metrics:
+            metrics[network.info.name] = _metrics(options, method, network, images, target)
+    if options.metrics:
+        print(_metrics_table(metrics, f"{options.method}, means over the {len(shown)} faces drawn"))
+    chosen = {size: images[shown] for size, images in faces.images.items()}
+    return Explained(faces.source, networks, chosen, labels[shown], faces.labels is not None, maps)
+
+
+def draw(explained: Explained, options: Options) -> Figure:
+    """Draws the grid: rows are perceived emotions, columns each sample and, beside it, each network's map."""
+    import jax
+    import numpy as np
+
+    from interpret.figures import Panel, attribution_grid
+    from interpret.methods import UNSIGNED
 
     panels = []
-    for network, size in zip(networks, sizes, strict=True):
-        images = normalize(faces.images[size][shown, ..., None])
-        method = getattr(interpret, options.method)
-        maps = np.asarray(method(network.model, network.variables, images, layer=options.layer))[..., 0]
+    for network, maps in zip(explained.networks, explained.maps, strict=True):
         count = sum(leaf.size for leaf in jax.tree.leaves(network.variables["params"]))
         panels.append(Panel(f"{network.info.arch}\n{count / 1000:.0f}k parameters", maps))
-
-    names = ", ".join(network.info.name for network in networks)
-    according = f" according to {networks[0].info.name}" if faces.labels is None else ""
+    names = ", ".join(network.info.name for network in explained.networks)
+    according = "" if explained.given else f" according to {explained.networks[0].info.name}"
+    what = f"the highest activation of {options.layer}" if options.target == "highest" else "the row's emotion"
     return attribution_grid(
-        {EMOTIONS[label]: np.flatnonzero(labels[shown] == label) for label in np.unique(labels)},
-        faces.images[max(sizes)][shown],
+        {EMOTIONS[k]: np.flatnonzero(explained.labels == k) for k in np.unique(explained.labels)},
+        explained.images[max(explained.images)],
         panels,
-        title=f"{options.method.replace('_', ' ').capitalize()}, highest activation of {options.layer}",
-        caption=f"rows: perceived emotion{according}; faces: {faces.source}; weights: {names}",
+        title=f"{options.method} of {what}",
+        caption=f"rows: perceived emotion{according}; faces: {explained.source}; weights: {names}",
+        signed=options.method not in UNSIGNED,
+        overlay=options.overlay,
+        scale=options.scale,
     )
+
+
+def save(explained: Explained, options: Options, file: Path) -> None:
+    """Writes faces, labels and maps as an .npz file, each network's under its weights' name."""
+    import numpy as np
+
+    arrays: dict[str, Any] = {
+        "labels": explained.labels,
+        "emotions": np.array(EMOTIONS),
+        "method": options.method,
+        "layer": options.layer,
+        "target": options.target,
+        "source": explained.source,
+        "weights": np.array([network.info.name for network in explained.networks]),
+    }
+    for network, maps in zip(explained.networks, explained.maps, strict=True):
+        arrays[f"images {network.info.name}"] = explained.images[network.info.image_size]
+        arrays[f"maps {network.info.name}"] = maps
+    with file.open("wb") as stream:
+        np.savez_compressed(stream, **arrays)
+
+
+def _target(options: Options, network: Network, images: Images, labels: Int[np.ndarray, " n"]) -> Any:
+    """What the maps explain, chosen for good: the method and its metrics are to look at the same thing."""
+    from interpret.attribution import apply
+    from interpret.targets import as_score
+
+    answer = apply(network.model, network.variables, images)
+    return as_score(None if options.target == "highest" else labels, options.layer, *answer).fixed(*answer)
+
+
+def _of_one(target: Any, i: int) -> Any:
+    import jax
+
+    return jax.tree.map(lambda index: index[i : i + 1], target)
+
+
+def _metrics(options: Options, method: Method, network: Network, images: Images, target: Any) -> Any:
+    import jax
+
+    from interpret.benchmark import SENSITIVITIES, evaluate
+
+    signed, key = options.method not in SENSITIVITIES, jax.random.key(options.seed)
+    return evaluate(method, network.model, network.variables, images, target, signed=signed, key=key)
+
+
+def _metrics_table(rows: Any, caption: str) -> str:
+    from interpret.benchmark import METRICS, Table
+
+    return Table(METRICS, rows, caption).text(".md")
 
 
 def _load_networks(options: Options) -> list[Network]:
@@ -246,12 +369,13 @@ def _predict(network: Network, images: UInt8[np.ndarray, "n size size"]) -> Int[
     return np.concatenate([np.asarray(classify(normalize(batch))) for batch in batches])
 
 
-def _choose(labels: Int[np.ndarray, " n"], samples: int, seed: int) -> Int[np.ndarray, " m"]:
-    """Draws the indices of at most ``samples`` images of each label."""
+def _choose(labels: Int[np.ndarray, " n"], wanted: Sequence[int], samples: int, seed: int) -> Int[np.ndarray, " m"]:
+    """Draws the indices of at most ``samples`` images of each wanted label."""
     import numpy as np
 
     generator = np.random.default_rng(seed)
-    return np.concatenate([generator.permutation(np.flatnonzero(labels == k))[:samples] for k in np.unique(labels)])
+    orders = {k: generator.permutation(np.flatnonzero(labels == k)) for k in np.unique(labels)}
+    return np.concatenate([orders.get(k, np.array([], int))[:samples] for k in sorted(set(wanted))])
 
 
 if __name__ == "__main__":

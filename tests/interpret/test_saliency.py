@@ -19,6 +19,8 @@ from faceflax.preprocessing import normalize
 from interpret import figures, saliency
 from interpret.saliency import Options
 
+pytestmark = pytest.mark.usefixtures("quick_compilation")
+
 ROOT = Path(__file__).resolve().parents[2]
 
 
@@ -61,7 +63,8 @@ def options(files, tmp_path, **changes):
 
 def test_both_networks_side_by_side(files, tmp_path, capsys):
     weights = tuple(str(files / f"{name}.safetensors") for name in ("mini", "sequential"))
-    figure = saliency.draw(options(files, tmp_path, weights=weights, samples=2))
+    given = options(files, tmp_path, weights=weights, samples=2)
+    figure = saliency.draw(saliency.explain(given), given)
     assert "faces: classes" in capsys.readouterr().out
 
     drawn = [axes for axes in figure.axes if axes.images]
@@ -101,9 +104,37 @@ def test_unlabelled_pictures_are_drawn(files, tmp_path, images, output):
     assert [file.name for file in tmp_path.iterdir()] == [output]
 
 
+def test_arrays_of_one_emotion_s_own_logit(files, tmp_path):
+    saliency.main(
+        options(files, tmp_path, emotions=("happy",), target="emotion", method="gradient", output=tmp_path / "maps.npz")
+    )
+    arrays = np.load(tmp_path / "maps.npz")
+    assert (arrays["method"], arrays["target"], arrays["source"]) == ("gradient", "emotion", "classes")
+    np.testing.assert_array_equal(arrays["emotions"], EMOTIONS)
+    np.testing.assert_array_equal(arrays["labels"], [3, 3])
+    (name,) = arrays["weights"]
+    faces = normalize(arrays[f"images {name}"])[..., None]
+    model, variables = pretrained.load(str(files / "mini.safetensors"))
+    expected = interpret.gradient(model, variables, faces, 3)[..., 0]
+    np.testing.assert_allclose(arrays[f"maps {name}"], expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
+def test_metrics_are_printed(files, tmp_path, capsys):
+    model = models.create("sequential_cnn", len(EMOTIONS))
+    variables = jax.tree.map(lambda leaf: leaf * np.float32(0.1), random_variables(model))
+    weights, images = tmp_path / "tame.safetensors", files / "pictures/classes/angry"
+    pretrained.save(weights, variables, arch="sequential_cnn", dataset="none", labels=EMOTIONS, image_size=32)
+    saliency.main(options(files, tmp_path, weights=(str(weights),), images=images, method="gradient", metrics=True))
+    table = [line for line in capsys.readouterr().out.splitlines() if line.startswith("|")]
+    assert "deletion" in table[0]
+    values = [float(value) for value in table[2].split("|")[2:-1]]
+    assert len(values) == 7
+    assert np.isfinite(values).all()
+
+
 def test_samples_of_each_label_are_chosen_by_the_seed():
     labels = np.array([3, 0, 3, 3, 0, 3, 6] * 10)
-    first, again, other = (saliency._choose(labels, 4, seed) for seed in (0, 0, 1))
+    first, again, other = (saliency._choose(labels, [6, 0, 3, 5], 4, seed) for seed in (0, 0, 1))
     np.testing.assert_array_equal(first, again)
     assert not np.array_equal(first, other)
     assert len(set(first)) == 12
@@ -115,7 +146,10 @@ def test_samples_of_each_label_are_chosen_by_the_seed():
     [
         ({"samples": 0}, "--samples: 0 is out of range; give 1 to 20"),
         ({"seed": -1}, "--seed: -1 is negative"),
-        ({"output": Path("saliency.gif")}, "--output: 'saliency.gif' is neither of .png, .pdf"),
+        ({"output": Path("saliency.gif")}, "--output: 'saliency.gif' is neither of .png, .pdf, .npz"),
+        ({"method": "shap"}, "--method: unknown 'shap'; choose one of: gradient, gradient_x_input, .*, rise"),
+        ({"emotions": ("bored",)}, "--emotions: unknown 'bored'; choose one of: angry"),
+        ({"emotions": ("fear", "sad")}, "--emotions: no face of classes shows fear, sad; name others"),
         ({"arch": ("resnet",)}, "--arch: unknown 'resnet'; choose one of: mini_xception, sequential_cnn"),
         ({"arch": ("sequential_cnn",)}, "is of mini_xception, which is not in --arch"),
         ({"layer": "stage1"}, r"--layer: unknown 'stage1'; choose one of: stem1, .*, last_conv \(of mini_xception"),
@@ -150,16 +184,23 @@ def test_command_line():
     assert light.stdout == "set()\n"
 
 
-def test_maps_share_no_scale_and_zero_is_white():
-    generator = np.random.default_rng(0)
-    maps = generator.normal(size=(3, 8, 8)) * np.array([1.0, 1000.0, 0.0])[:, None, None]
-    figure = figures.attribution_grid(
+MAPS = np.random.default_rng(0).normal(size=(3, 8, 8)) * np.array([1.0, 1000.0, 0.0])[:, None, None]
+
+
+def grid(maps, **changes):
+    return figures.attribution_grid(
         {"happy": np.array([2, 0]), "sad": np.array([1])},
-        generator.integers(0, 256, (3, 8, 8), np.uint8),
+        np.random.default_rng(0).integers(0, 256, (3, 8, 8), np.uint8),
         [figures.Panel("network", maps)],
         title="Gradient",
         caption="",
+        **changes,
     )
+
+
+def test_maps_share_no_scale_and_zero_is_white():
+    maps = MAPS
+    figure = grid(maps)
     drawn = [axes.images[0] for axes in figure.axes if axes.images]
     assert [image.get_cmap().name for image in drawn] == ["gray", "RdBu_r"] * 3
     for image, index in zip(drawn[1::2], (2, 0, 1), strict=True):
@@ -167,3 +208,24 @@ def test_maps_share_no_scale_and_zero_is_white():
         assert low == -high
         assert high == (np.percentile(np.abs(maps[index]), 99.5) or 1)
     assert figure.axes[0].get_ylabel() == "happy"
+
+
+def test_maps_without_a_sign_start_at_black_and_may_share_a_scale():
+    maps = np.abs(MAPS)
+    figure = grid(maps, signed=False, scale="network")
+    drawn = [axes.images[0] for axes in figure.axes if axes.images]
+    assert [image.get_cmap().name for image in drawn] == ["gray", "inferno"] * 3
+    limit = np.percentile(maps, 99.5)
+    assert {image.get_clim() for image in drawn[1::2]} == {(0, limit)}
+    assert f"all maps of a network, {limit:.2g}" in " ".join(text.get_text() for text in figure.texts).replace(
+        "\n", " "
+    )
+
+
+def test_overlays_are_the_fainter_the_smaller_the_values():
+    figure = grid(MAPS, overlay=True)
+    face, values = figure.axes[3].images  # of the second happy face
+    np.testing.assert_array_equal(face.get_array(), figure.axes[2].images[0].get_array())
+    assert face.get_extent() == values.get_extent()
+    limit = np.percentile(np.abs(MAPS[0]), 99.5)
+    np.testing.assert_allclose(values.get_alpha(), np.minimum(np.abs(MAPS[0]) / limit, 1))

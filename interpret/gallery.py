@@ -1,0 +1,120 @@
+"""Draws a picture for each method, for ``interpret/README.md``: ``python -m interpret.gallery``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from faceflax.commands import run, writable_file, writable_folder
+from faceflax.errors import unknown
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    import numpy as np
+    from jaxtyping import UInt8
+    from matplotlib.figure import Figure
+
+MAXIMISED = "activation_maximisation"
+
+
+@dataclass(frozen=True)
+class Options:
+    """Draw what each attribution method makes of three faces: a photograph (matplotlib's sample) and two drawn ones."""
+
+    weights: str = "mini_xception-fer2013"
+    """Name or .safetensors file of the network's weights."""
+    methods: tuple[str, ...] = ()
+    """The methods; all if not given."""
+    output: Path = Path("docs/interpret")
+    """Folder for METHOD.png."""
+
+
+def main(options: Options) -> None:
+    """Writes the pictures."""
+    from tqdm import tqdm
+
+    from interpret.methods import METHODS
+
+    names = (*METHODS, MAXIMISED)
+    for name in options.methods:
+        if name not in names:
+            raise unknown("--methods", name, names)
+    folder = writable_folder("--output", options.output)
+    files = {name: writable_file("--output", folder / f"{name}.png") for name in options.methods or names}
+    draw = _pictures(options.weights)
+    for name, file in tqdm(files.items(), "pictures", leave=False):
+        temporary = file.with_name(f".{file.name}.part")
+        draw(name).savefig(temporary, dpi=80, format="png", pil_kwargs={"optimize": True})
+        temporary.replace(file)
+    print(f"pictures: {len(files)} in {folder}")
+
+
+def _pictures(weights: str) -> Callable[[str], Figure]:
+    """Returns what draws the picture of a method."""
+    import jax.numpy as jnp
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    from faceflax import models, pretrained
+    from faceflax.preprocessing import normalize
+    from interpret.figures import Panel, attribution_grid
+    from interpret.maximisation import activation_maximisation
+    from interpret.methods import METHODS, UNSIGNED
+
+    model, variables = pretrained.load(weights)
+    info = pretrained.weights_info(weights)
+    faces = _faces(info.image_size, info.crop_margin)
+    images = jnp.asarray(normalize(faces)[..., None])
+    logits = np.asarray(model.apply(variables, images, train=False)[0])
+    target = logits.argmax(-1)
+    late = models.layer_names(model, info.image_size)[-3]  # finer than the last, where all class activation maps agree
+
+    def attributed(name: str) -> Figure:
+        layer = {"layer": late} if "cam" in name else {}
+        maps = np.asarray(METHODS[name](model, variables, images, target, **layer))[..., 0]
+        perceived = ", ".join(info.labels[k] for k in target)
+        at = f", at {late}" if layer else ""
+        return attribution_grid(
+            {"": np.arange(len(faces))},
+            faces,
+            [Panel(name, maps)],
+            title="",
+            caption=f"{info.name}{at}; of what it perceives: {perceived}",
+            signed=name not in UNSIGNED,
+        )
+
+    def maximised() -> Figure:
+        classes = jnp.arange(len(info.labels))
+        start = jnp.zeros((len(classes), *images.shape[1:]))
+        best = np.asarray(activation_maximisation(model, variables, start, classes))[..., 0]
+        figure = Figure((1.05 * len(classes), 1.3), layout="constrained")
+        for axes, label, image in zip(figure.subplots(1, len(classes)), info.labels, best, strict=True):
+            axes.imshow(image, cmap="gray", vmin=-1, vmax=1)
+            axes.set_title(label, fontsize=8)
+            axes.axis("off")
+        return figure
+
+    return lambda name: maximised() if name == MAXIMISED else attributed(name)
+
+
+def _faces(size: int, margin: float) -> UInt8[np.ndarray, "3 size size"]:
+    import numpy as np
+
+    from faceflax.data.synthetic import render_faces
+    from faceflax.labels import EMOTIONS
+    from faceflax.vision.crop import crop_face
+    from faceflax.vision.demo import photograph
+    from faceflax.vision.detection import HaarDetector
+    from faceflax.vision.opencv import cv2
+
+    photo = photograph()
+    portrait = crop_face(cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY), HaarDetector()(photo)[0], margin, size)
+    drawn = render_faces(14, seed=0, image_size=size)
+    shown = [int(np.flatnonzero(drawn.emotions == EMOTIONS.index(name))[0]) for name in ("happy", "surprise")]
+    return np.stack([portrait, *drawn.images[shown, ..., 0]])
+
+
+if __name__ == "__main__":
+    run(main, Options)
