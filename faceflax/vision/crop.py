@@ -1,4 +1,4 @@
-"""Cutting a face out of a frame, the same way in evaluation and live use.
+"""Cutting a face out of a frame, the same way in detection, evaluation and live use.
 
 The margin is relative to the box, because a network meant for tight faces swings by tens of per cent with it, and a
 margin in pixels means something else for every face size.
@@ -13,27 +13,52 @@ from jaxtyping import Int, UInt8
 
 from faceflax.errors import FaceflaxError
 from faceflax.preprocessing import resize
+from faceflax.vision.opencv import cv2
+
+
+def square_around(box: Sequence[int] | Int[np.ndarray, " 4"], margin: float) -> tuple[int, int, int]:
+    """Returns left, top and side of the square that shares a box's centre, in pixels; it may reach beyond the frame.
+
+    Its side is the box's longer side times ``1 + 2 * margin``, rounded.
+
+    Args:
+        box: x, y, width, height in pixels.
+        margin: share of the side to add on each side, at least 0.
+
+    Raises:
+        FaceflaxError: an empty box, or a margin that is negative or not finite.
+
+    Example:
+        >>> square_around((4, 4, 2, 2), margin=0.5)
+        (3, 3, 4)
+    """
+    x, y, width, height = (int(value) for value in box)
+    if width < 1 or height < 1:
+        raise FaceflaxError(f"box: {(x, y, width, height)} is empty; width and height are 1 or more")
+    if not 0 <= margin < np.inf:
+        raise FaceflaxError(f"margin: {margin} is not a share of the box's side; give 0 or more")
+    side = max(1, round(max(width, height) * (1 + 2 * margin)))
+    return (2 * x + width - side) // 2, (2 * y + height - side) // 2, side
 
 
 def crop_face(
-    grey: UInt8[np.ndarray, "height width"],
+    image: UInt8[np.ndarray, "height width *channels"],
     box: Sequence[int] | Int[np.ndarray, " 4"],
     margin: float,
     size: int,
-) -> UInt8[np.ndarray, "size size"]:
-    """Cuts out the square around a box and resizes it.
+) -> UInt8[np.ndarray, "size size *channels"]:
+    """Cuts out :func:`square_around` a box and resizes it.
 
-    The square shares the box's centre; its side is the box's longer side times ``1 + 2 * margin``, rounded. Where it
-    reaches beyond the frame, the frame's border pixels are repeated.
+    Where the square reaches beyond the frame, the frame's border pixels are repeated.
 
     Args:
-        grey: uint8 ``[height, width]``.
+        image: uint8 ``[height, width]``, or ``[height, width, channels]``.
         box: x, y, width, height in pixels.
         margin: share of the side to add on each side, at least 0.
         size: side of the result in pixels.
 
     Returns:
-        uint8 ``[size, size]``.
+        uint8 ``[size, size]``, or ``[size, size, channels]``.
 
     Raises:
         FaceflaxError: an empty box, or a margin that is negative or not finite.
@@ -46,13 +71,18 @@ def crop_face(
                [53, 54, 55, 56],
                [63, 64, 65, 66]], dtype=uint8)
     """
-    x, y, width, height = (int(value) for value in box)
-    if width < 1 or height < 1:
-        raise FaceflaxError(f"box: {(x, y, width, height)} is empty; width and height are 1 or more")
-    if not 0 <= margin < np.inf:
-        raise FaceflaxError(f"margin: {margin} is not a share of the box's side; give 0 or more")
-    side = max(1, round(max(width, height) * (1 + 2 * margin)))
-    rows = np.arange(side) + (2 * y + height - side) // 2
-    columns = np.arange(side) + (2 * x + width - side) // 2
-    square = grey[np.ix_(rows.clip(0, grey.shape[0] - 1), columns.clip(0, grey.shape[1] - 1))]
+    left, top, side = square_around(box, margin)
+    (above, rows, below), (before, columns, after) = (
+        _reach(top, side, image.shape[0]),
+        _reach(left, side, image.shape[1]),
+    )
+    square = cv2.copyMakeBorder(image[rows, columns], above, below, before, after, cv2.BORDER_REPLICATE)
     return resize(square, size)
+
+
+def _reach(start: int, side: int, length: int) -> tuple[int, slice, int]:
+    """How much of ``side`` pixels from ``start`` on lies before, inside and behind the image; one at least inside."""
+    first = min(max(start, 0), length - 1)
+    stop = max(min(start + side, length), first + 1)
+    before = min(max(-start, 0), side - 1)
+    return before, slice(first, stop), side - before - (stop - first)

@@ -2,7 +2,7 @@ import numpy as np
 import pytest
 
 from faceflax.errors import FaceflaxError
-from faceflax.vision.crop import crop_face
+from faceflax.vision.crop import crop_face, square_around
 
 
 @pytest.fixture
@@ -60,3 +60,17 @@ def test_bad_margin_is_named(ramp, margin):
 def test_empty_box_is_named(ramp):
     with pytest.raises(FaceflaxError, match=r"box: \(2, 2, 0, 4\)"):
         crop_face(ramp, (2, 2, 0, 4), 0, 8)
+
+
+@pytest.mark.parametrize("box", [(3, 5, 6, 4), (-3, 12, 6, 6)])
+def test_channels_are_cut_alike(box):
+    image = np.random.default_rng(0).integers(0, 256, (16, 20, 3), np.uint8)
+    for size in (4, 8):  # half of the square of 8 pixels, and all of it: nothing to round differently
+        crop = crop_face(image, box, 1 / 6, size)
+        for channel in range(3):
+            np.testing.assert_array_equal(crop[..., channel], crop_face(image[..., channel], box, 1 / 6, size))
+
+
+def test_square_is_what_is_cut(ramp):
+    left, top, side = square_around((4, 5, 5, 3), 0.3)
+    np.testing.assert_array_equal(crop_face(ramp, (4, 5, 5, 3), 0.3, side), ramp[top : top + side, left : left + side])

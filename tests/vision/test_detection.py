@@ -8,7 +8,8 @@ import pytest
 
 from faceflax.errors import FaceflaxError
 from faceflax.vision import demo
-from faceflax.vision.detection import HaarDetector
+from faceflax.vision.detection import HaarDetector, Sighting, boxes_of, distinct, inside
+from faceflax.vision.opencv import load_cascade
 from faceflax.vision.sources import open_source
 
 LANDMARKS = np.array([[228, 188], [306, 187], [270, 278]])  # eyes and mouth, x, y
@@ -77,8 +78,137 @@ def test_no_face(detector, shape):
     assert boxes.dtype == np.int32
 
 
+PAD = 64
+
+
+def padded(photo):
+    """What the detector searches: grey, equalised, with an eighth of the border repeated outwards."""
+    grey = cv2.equalizeHist(cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY))
+    return cv2.copyMakeBorder(grey, PAD, PAD, PAD, PAD, cv2.BORDER_REPLICATE)
+
+
+def test_neighbours_and_boxes_are_those_of_opencv(photo):
+    cascade = load_cascade("haarcascade_frontalface_default")
+    boxes, hits = cascade.detectMultiScale2(padded(photo), 1.1, 1, minSize=(48, 48))
+    box, most = boxes[np.argmax(hits)] - [PAD, PAD, 0, 0], max(hits)
+    for neighbors, found in ((most - 1, 1), (most, 0)):
+        assert len(HaarDetector(min_neighbors=int(neighbors), min_confidence=-np.inf)(photo)) == found
+    np.testing.assert_allclose(HaarDetector()(photo)[0], box, atol=1)
+
+
+def test_confidence_is_that_of_the_last_stage(photo):
+    cascade = load_cascade("haarcascade_frontalface_default")
+    _, _, confidences = cascade.detectMultiScale3(padded(photo), 1.1, 5, minSize=(48, 48), outputRejectLevels=True)
+    most = max(confidences)
+    assert len(HaarDetector(min_confidence=most - 0.01)(photo)) == 1
+    assert len(HaarDetector(min_confidence=most + 0.01)(photo)) == 0
+
+
+def test_tiles_find_a_face_in_a_dark_corner(photo):
+    """A bright lamp beside a dark face: one histogram for both leaves the face as flat as it was."""
+    dark = cv2.resize(photo, None, fx=0.5, fy=0.5)
+    frame = np.hstack([(dark // 10 + 4).astype(np.uint8), np.full((dark.shape[0], 600, 3), 200, np.uint8)])
+    frame[::2, 256:] = 235
+    assert_covers(HaarDetector(equalization="clahe")(frame), LANDMARKS / 2, frame)
+
+
+def turned(photo, degrees):
+    """The photo turned clockwise about a point between the eyes and the mouth."""
+    center = LANDMARKS.mean(0)
+    return cv2.warpAffine(
+        photo, cv2.getRotationMatrix2D(center.tolist(), -degrees, 1), photo.shape[1::-1], borderMode=cv2.BORDER_REFLECT
+    )
+
+
+def middle_of(box):
+    return box[:2] + box[2:] / 2
+
+
+@pytest.mark.parametrize("shift", [(0, 0), (25, -15), (-20, 30)])
+@pytest.mark.parametrize("scale", [0.9, 1.15])
+def test_a_close_look_finds_the_face_again(photo, detector, shift, scale):
+    (box,) = detector(photo).astype(float)
+    side = scale * box[2]
+    expected = Sighting(np.array([*(middle_of(box) + shift - side / 2), side, side]))
+    (seen,) = detector.follow(photo, [expected])
+    assert seen.sure
+    np.testing.assert_allclose(seen.box, box, atol=0.13 * box[2])
+
+
+@pytest.mark.parametrize("degrees", [-30, -20, 20, 30])
+def test_a_close_look_finds_a_tilted_head_and_says_how(photo, detector, degrees):
+    (box,) = detector(photo).astype(float)
+    (seen,) = detector.follow(turned(photo, degrees), [Sighting(box)])
+    assert seen.sure
+    assert np.sign(seen.roll) == np.sign(degrees)
+    (again,) = detector.follow(turned(photo, degrees), [seen])
+    assert abs(again.roll - degrees) <= 20
+    np.testing.assert_allclose(middle_of(again.box), LANDMARKS.mean(0), atol=0.15 * box[2])
+
+
+def test_close_looks_are_in_the_order_asked(photo, detector):
+    frame = np.hstack([photo, photo])
+    left = detector(photo)[0].astype(float)
+    right, nowhere = left + np.array([photo.shape[1], 0, 0, 0]), np.array([0.0, 480, 100, 100])
+    seen = detector.follow(frame, [Sighting(box) for box in (right, nowhere, left)])
+    assert seen[1] is None
+    assert seen[0].box[0] - seen[2].box[0] == pytest.approx(photo.shape[1], abs=2)
+    assert detector.follow(frame, []) == []
+
+
+def test_a_close_look_at_the_frames_edge_and_beyond(photo, detector):
+    (box,) = detector(photo).astype(float)
+    (whole,) = detector.follow(photo, [Sighting(box)])
+    frame, shift = np.ascontiguousarray(photo[:, 165:]), np.array([165, 0, 0, 0])
+    (cut,) = detector.follow(frame, [Sighting(box - shift)])
+    assert cut.box[0] < 0
+    np.testing.assert_allclose(cut.box + shift, whole.box, atol=0.05 * box[2])
+    assert detector.follow(frame, [Sighting(np.array([9000.0, -9000, 40, 40]))]) == [None]
+    assert detector.follow(frame[:1, :1], [Sighting(np.array([0.0, 0, 0.2, 0.2]))]) == [None]
+
+
+def test_fifty_faces(photo, detector):
+    head = cv2.resize(photo[80:380, 117:417], (100, 100), interpolation=cv2.INTER_AREA)
+    frame = np.tile(head, (5, 10, 1))
+    boxes = detector(frame)
+    assert len(boxes) == 50
+    tiles = {(int(y + height / 2) // 100, int(x + width / 2) // 100) for x, y, width, height in boxes}
+    assert len(tiles) == 50
+    seen = detector.follow(frame, [Sighting(box.astype(float)) for box in boxes])
+    assert all(face and face.sure for face in seen)
+
+
+def test_distinct_by_definition():
+    rng = np.random.default_rng(0)
+    boxes = rng.integers(1, 20, (40, 4)).astype(float)
+    kept = distinct(boxes)
+
+    def covered(a, b):
+        x, y = (max(0, min(a[i] + a[i + 2], b[i] + b[i + 2]) - max(a[i], b[i])) for i in (0, 1))
+        return x * y / min(a[2] * a[3], b[2] * b[3])
+
+    for index in range(40):
+        earlier = [covered(boxes[index], boxes[i]) for i in kept if i < index]
+        assert (index in kept) == (max(earlier, default=0) <= 0.5)
+
+
+def test_nothing_to_round_or_compare():
+    none = boxes_of([])
+    assert none.shape == (0, 4)
+    assert inside(none, 5, 5).shape == (0, 4)
+    assert distinct(none) == []
+
+
 @pytest.mark.parametrize(
-    ("argument", "value"), [("scale_factor", 1.0), ("min_neighbors", 0), ("min_size", 0), ("max_side", 0)]
+    ("argument", "value"),
+    [
+        ("scale_factor", 1.0),
+        ("min_neighbors", -1),
+        ("min_confidence", np.nan),
+        ("min_size", 0),
+        ("max_side", 0),
+        ("equalization", "unknown"),  # the message begins so
+    ],
 )
 def test_bad_argument_is_named(argument, value):
     with pytest.raises(FaceflaxError, match=f"{argument}: {value}"):
