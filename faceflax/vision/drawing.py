@@ -22,16 +22,17 @@ def draw_faces(
 ) -> UInt8[np.ndarray, "height width 3"]:
     """Returns a copy of ``frame`` with each face's box and its two labels, such as ``happy 93%`` and ``woman 88%``.
 
-    Text and lines grow with the frame; labels stay inside it: above the box, or below where there is no room above.
+    Text and lines grow with the frame, though not beyond what suits the face, so that labels hide no other faces.
+    Labels stay inside the frame: above the box, or below where there is no room above.
 
     Args:
         frame: uint8 ``[height, width, 3]`` BGR.
         faces: what the analyzer found in it.
     """
     image = frame.copy()
-    thickness = max(1, round(min(frame.shape[:2]) / 180))
     for face in faces:
         x, y, width, height = face.box
+        thickness = max(1, round(min(*frame.shape[:2], 4 * width) / 180))
         color = COLORS[face.gender]
         cv2.rectangle(image, (x, y), (x + width - 1, y + height - 1), color, thickness)
         lines = [
@@ -57,8 +58,8 @@ def draw_label(
         color: BGR of the background.
     """
     frame_height, frame_width = image.shape[:2]
-    x, y, _, height = box
-    text_height = max(9, round(min(frame_height, frame_width) / 26))
+    x, y, width, height = box
+    text_height = max(9, round(min(frame_height, frame_width, 4 * width) / 26))
     thickness = max(1, round(text_height / 8))
     scale = cv2.getFontScaleFromHeight(_FONT, text_height, thickness)
     gap = text_height // 3
@@ -73,3 +74,17 @@ def draw_label(
     for row, line in enumerate(lines):
         origin = left + gap, top + row * line_height + gap + text_height
         cv2.putText(image, line, origin, _FONT, scale, _WHITE, thickness, cv2.LINE_AA)
+
+
+def draw_status(image: UInt8[np.ndarray, "height width 3"], text: str) -> None:
+    """Writes a line of text along the lower edge, into ``image`` itself; smaller where it would not fit.
+
+    Args:
+        image: uint8 ``[height, width, 3]`` BGR, changed in place.
+        text: one line.
+    """
+    height, width = image.shape[:2]
+    scale = max(0.4, min(height, width) / 800)
+    scale *= min(1.0, (width - 16) / cv2.getTextSize(text, _FONT, scale, 1)[0][0])
+    for color, thickness in (((0, 0, 0), 4), (_WHITE, 1)):
+        cv2.putText(image, text, (8, height - 8), _FONT, max(scale, 0), color, thickness, cv2.LINE_AA)

@@ -1,7 +1,7 @@
 import numpy as np
 import pytest
 
-from faceflax.vision.drawing import COLORS, draw_faces
+from faceflax.vision.drawing import COLORS, draw_faces, draw_status
 from faceflax.vision.face import Face
 
 
@@ -61,3 +61,22 @@ def test_text_grows_with_the_frame_and_any_frame_can_be_drawn_on(height, width):
         _, top, _, bottom = changed(frame, drawn)
         assert bottom - top - box_height >= 18  # two lines of at least nine pixels
         assert bottom - top - box_height >= 0.05 * min(height, width)
+
+
+def test_labels_of_fifty_faces_leave_the_faces_to_be_seen():
+    frame = np.full((720, 1280, 3), 128, np.uint8)
+    boxes = [(10 + 125 * (n % 10), 40 + 135 * (n // 10), 70, 70) for n in range(50)]
+    drawn = draw_faces(frame, [face(box) for box in boxes])
+    for x, y, width, height in boxes:
+        assert (drawn[y + 4 : y + height - 4, x + 4 : x + width - 4] == 128).all()
+
+
+@pytest.mark.parametrize("size", [(1, 1), (48, 64), (360, 640)])
+def test_status_changes_only_the_lower_edge(size):
+    frame = np.full((*size, 3), 128, np.uint8)
+    image = frame.copy()
+    draw_status(image, "29 fps   40 ms   " + "q: quit   " * 8)
+    if size[0] > 1:
+        left, top, right, _ = changed(frame, image)
+        assert top > size[0] - 40
+        assert 4 <= left < right < size[1]

@@ -1,10 +1,16 @@
+import threading
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
+from pathlib import Path
+
 import cv2
 import numpy as np
 import pytest
 
 from faceflax.errors import FaceflaxError
-from faceflax.vision import demo
-from faceflax.vision.sources import open_source
+from faceflax.vision import demo, loop, sources
+from faceflax.vision.sources import as_bgr, open_source
+
+CLIPS = Path(__file__).resolve().parents[3] / "shared/data/video"
 
 LEVELS = np.linspace(20, 235, 30).round().astype(np.uint8)
 
@@ -38,7 +44,119 @@ def test_truncated_video_gives_what_can_be_read_and_says_so(tmp_path, capsys):
     assert 3 < len(frames) < 30
     whole = [frame.image.mean() for frame in frames[:-1]]  # the last one is cut in two
     np.testing.assert_allclose(whole, LEVELS[: len(whole)], atol=4)
-    assert f"warning: --source: {str(path)!r} ends after {len(frames)} of the 30 frames" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert f"warning: --source: {len(frames)} of the 30 frames that {str(path)!r} announces can be read" in said
+
+
+def test_behind_a_damaged_middle_the_video_goes_on_at_its_own_time(tmp_path, capsys):
+    rng = np.random.default_rng(0)
+    path = tmp_path / "v.mp4"
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (64, 48))
+    for index in range(100):  # noise, so that most of the file is pictures
+        writer.write(np.uint8(rng.integers(0, 50, (48, 64, 3)) + 2 * index))
+    writer.release()
+    content = bytearray(path.read_bytes())
+    start, end = int(0.45 * len(content)), int(0.55 * len(content))
+    content[start:end] = rng.bytes(end - start)
+    path.write_bytes(content)
+    frames = list(open_source(str(path)).frames)
+    assert 60 < len(frames) < 97
+    times = np.array([frame.time for frame in frames])
+    assert (np.diff(times) > 0).all()
+    assert times[-1] == pytest.approx(9.9)
+    whole = (times < 4) | (times > 8)
+    levels = np.array([frame.image.mean() for frame in frames])
+    np.testing.assert_allclose(levels[whole], 24.5 + 20 * times[whole], atol=6)
+    assert f"{len(frames)} of the 100 frames that {str(path)!r} announces can be read" in capsys.readouterr().err
+
+
+def test_frames_without_a_constant_rate_have_their_own_times():
+    path = CLIPS / "pyfeat_face_noface.mov"
+    if not path.exists():
+        pytest.skip(f"needs {path.name} in ../shared/data/video")
+    times = np.array([frame.time for frame in open_source(str(path)).frames])
+    steps = np.diff(times)
+    assert times[0] == 0
+    assert steps.min() > 0
+    assert steps.min() < 0.9 * np.median(steps)
+
+
+@pytest.mark.parametrize("dtype", [np.uint8, np.uint16])
+@pytest.mark.parametrize("channels", [(), (1,), (3,), (4,)])
+@pytest.mark.parametrize("size", [(1, 1), (1, 9), (7, 5)])
+def test_as_bgr(dtype, channels, size):
+    rng = np.random.default_rng(0)
+    image = rng.integers(0, np.iinfo(dtype).max, (*size, *channels), dtype, endpoint=True)
+    bgr = as_bgr(image)
+    grey_or_color = image.reshape(*size, -1)[..., :3]
+    np.testing.assert_allclose(bgr, np.broadcast_to(grey_or_color / (np.iinfo(dtype).max / 255), (*size, 3)), atol=0.51)
+    assert (bgr.shape, bgr.dtype) == ((*size, 3), np.uint8)
+
+
+@pytest.mark.parametrize(
+    "image",
+    [np.zeros((4, 4), np.float32), np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8), np.zeros((0, 4), np.uint8)],
+)
+def test_as_bgr_names_what_is_no_picture(image):
+    with pytest.raises(FaceflaxError, match=rf"image: type {image.dtype}, shape \({image.shape[0]},.*is no picture"):
+        as_bgr(image)
+
+
+class Camera(BaseHTTPRequestHandler):
+    """A network camera that sends ten pictures to each who connects, then hangs up."""
+
+    def do_GET(self):
+        self.send_response(200)
+        self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
+        self.end_headers()
+        for level in range(10):
+            picture = cv2.imencode(".jpg", np.full((48, 64, 3), 20 * level, np.uint8))[1].tobytes()
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
+            self.wfile.write(head.encode() + picture + b"\r\n")
+        self.server.connections += 1
+        if self.server.connections == 2:  # unplugged
+            self.server.socket.close()
+
+    def log_message(self, *_):
+        pass
+
+
+@pytest.fixture
+def camera():
+    with ThreadingHTTPServer(("127.0.0.1", 0), Camera) as server:
+        server.connections = 0
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        yield f"http://127.0.0.1:{server.server_port}/camera.mjpg"
+        server.shutdown()
+        thread.join()
+
+
+def test_a_camera_that_stops_is_opened_again_and_given_up_when_gone(camera, tmp_path, monkeypatch, capsys):
+    monkeypatch.setattr(sources, "RETRIES", 2)
+    source = open_source(camera)
+    assert source.kind == "camera"
+    output = tmp_path / "o.avi"
+    summary = loop.run(source, lambda image: [], output=output, csv_file=tmp_path / "o.csv")
+    assert 2 <= summary.frames <= 20
+    assert summary.frames + summary.dropped == 20  # ten from each of two connections
+    said = capsys.readouterr().err
+    assert said.count("gives no more frames; trying to open it again") == 2
+    assert "is gone; stopped after 20 frames" in said
+    assert len(list(open_source(str(output)).frames)) >= 2
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["o.avi", "o.csv"]
+
+
+def test_a_camera_that_never_gives_a_frame_is_named(monkeypatch):
+    monkeypatch.setattr(sources, "RETRIES", 1)
+    frames = sources.camera_frames(cv2.VideoCapture(), cv2.VideoCapture, "camera 0")
+    with pytest.raises(FaceflaxError, match="--source: camera 0 can be opened but gives no frame"):
+        list(frames)
+
+
+def test_a_stream_that_cannot_be_opened_is_named():
+    with pytest.raises(FaceflaxError, match=r"--source: the stream 'http://127.0.0.1:1/x.mjpg' cannot be opened"):
+        open_source("http://127.0.0.1:1/x.mjpg")
 
 
 @pytest.mark.parametrize("content", [b"", b"\0" * 3000, b"hello " * 500, "mp4 without its index"])
