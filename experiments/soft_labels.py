@@ -26,11 +26,6 @@ if TYPE_CHECKING:
 
     from faceflax.data import Examples
 
-FERPLUS_COLUMNS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral")
-"""FER+'s names of the seven perceived emotions, in this library's order."""
-LEAST_AGREEMENT = 0.5
-"""Share of votes that must agree with the labels (65% do; 18% if the rows are not the same images)."""
-
 
 @dataclass(frozen=True)
 class Options:
@@ -85,60 +80,39 @@ def main(options: Options) -> None:
 def from_votes(file: Path, examples: Examples) -> Float[np.ndarray, "n classes"]:
     """The shares of FER+'s votes for the seven emotions, single votes left out as its authors do.
 
-    Copies of FER-2013 order their rows in one of two ways: as FER+ orders its lines, or by the number in FER+'s image
-    names, which leaves some lines out. The way in which votes and labels agree better is taken. An image without votes
-    for any of the seven (no face, contempt, unknown) keeps its hard label.
+    An image without votes for any of the seven (no face, contempt, unknown) keeps its hard label.
 
     Barsoum, Zhang, Canton Ferrer and Zhang, "Training Deep Networks for Facial Expression Recognition with
     Crowd-Sourced Label Distribution", ICMI 2016.
 
     Args:
         file: FER+'s CSV.
-        examples: the training split of FER-2013, prepared from its CSV.
+        examples: the training split of FER-2013 or FER+, prepared from FER-2013's CSV.
 
     Raises:
-        FaceflaxError: a file that is not FER+'s, examples that are not rows of FER-2013's CSV, or votes that disagree
-            with the labels so often that they cannot be of the same images.
+        FaceflaxError: a file that is not FER+'s, a damaged line of it, examples that are not rows of FER-2013's CSV, or
+            votes that cannot be of the same images (:func:`faceflax.data.ferplus.match`).
     """
-    import csv
-
     import numpy as np
 
+    from faceflax.data import ferplus
     from faceflax.labels import EMOTIONS
 
     if examples.names != EMOTIONS or not all(i.isdigit() for i in examples.ids):
         raise FaceflaxError("--dataset: FER+'s votes are for the rows of fer2013.csv; prepare fer2013 from that file")
-    by_line: dict[int, list[int]] = {}
-    by_name: dict[int, list[int]] = {}
-    try:
-        with file.open(encoding="utf-8", newline="") as lines:
-            for number, row in enumerate(csv.DictReader(lines)):
-                if row["Usage"] == "Training":
-                    by_line[number] = counts = [int(row[name]) for name in FERPLUS_COLUMNS]
-                    if row["Image name"]:
-                        by_name[int(row["Image name"].removeprefix("fer").removesuffix(".png"))] = counts
-    except (OSError, UnicodeDecodeError, csv.Error, KeyError, TypeError, ValueError) as error:
-        raise FaceflaxError(
-            f"--ferplus: cannot read {str(file)!r} as FER+'s votes ({type(error).__name__}: {error}); "
-            "name its fer2013new.csv"
-        ) from None
-
-    hard = np.eye(len(EMOTIONS))[examples.labels]
-    readings = []
-    for votes_of in (by_line, by_name):
-        votes = np.array([votes_of.get(int(i), [0] * len(EMOTIONS)) for i in examples.ids], np.float64)
-        votes[votes == 1] = 0
-        voted = votes.sum(1) > 0
-        agreement = (votes[voted].argmax(1) == examples.labels[voted]).mean() if voted.any() else 0.0
-        votes = np.where(voted[:, None], votes, hard)
-        readings.append((agreement, votes / votes.sum(1, keepdims=True)))
-    agreement, soft = max(readings, key=lambda reading: reading[0])
-    if agreement < LEAST_AGREEMENT:
-        raise FaceflaxError(
-            f"--ferplus: the votes in {str(file)!r} agree with {agreement:.0%} of the labels, so they are not of the "
-            "prepared rows; prepare fer2013 from the CSV that they were made for"
-        )
-    return soft
+    votes = ferplus.read_votes("--ferplus", file)
+    for line in votes:
+        if line.damaged:
+            raise line.fault("--ferplus")
+    rows = [int(i) for i in examples.ids]
+    matched = ferplus.match("--ferplus", votes, dict(zip(rows, examples.labels.tolist(), strict=True)))
+    shares = np.eye(len(EMOTIONS))[examples.labels]
+    for i, row in enumerate(rows):
+        if row in matched:
+            counts = matched[row].counts[: len(EMOTIONS)]
+            if counts.any():
+                shares[i] = counts / counts.sum()
+    return shares
 
 
 def from_teachers(

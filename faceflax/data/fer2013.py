@@ -63,13 +63,7 @@ class Fer2013(builder.FaceBuilder):
             homepage="https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge",
             citation="Goodfellow et al. Challenges in Representation Learning: A report on three machine learning "
             "contests. ICONIP 2013.",
-            features=tfds.features.FeaturesDict(
-                {
-                    "image": builder.grey_image(),
-                    "emotion": tfds.features.ClassLabel(names=labels.EMOTIONS),
-                    "id": tfds.features.Text(),
-                }
-            ),
+            features=features(),
             supervised_keys=("image", "emotion"),
             metadata=tfds.core.MetadataDict(),
         )
@@ -98,6 +92,17 @@ class Fer2013(builder.FaceBuilder):
                 str(file.relative_to(self.source_path)),
                 functools.partial(builder.read_example, file, emotion=emotion),
             )
+
+
+def features() -> tfds.features.FeaturesDict:
+    """What an example holds."""
+    return tfds.features.FeaturesDict(
+        {
+            "image": builder.grey_image(),
+            "emotion": tfds.features.ClassLabel(names=labels.EMOTIONS),
+            "id": tfds.features.Text(),
+        }
+    )
 
 
 def find_source(source: Path) -> Path:
@@ -129,6 +134,17 @@ def read_rows(source: Path, split: str) -> Iterator[builder.Row]:
     Raises:
         FaceflaxError: the file is none of FER-2013's forms, or cannot be read on.
     """
+    for number, row, place in csv_rows(source):
+        if SPLIT_OF_USAGE.get(row["Usage"] or "", "train") == split:
+            yield str(number), functools.partial(parse, row, place)
+
+
+def csv_rows(source: Path) -> Iterator[tuple[int, dict[str, str | None], str]]:
+    """Yields the number, from 0, the columns and the place of each row, for an error's message, as they stand.
+
+    Raises:
+        FaceflaxError: the file is none of FER-2013's forms, or cannot be read on.
+    """
     rows = None
     try:
         with _open_csv(source) as file:
@@ -140,15 +156,18 @@ def read_rows(source: Path, split: str) -> Iterator[builder.Row]:
                     "name FER-2013's own CSV"
                 )
             for number, row in enumerate(rows):
-                if SPLIT_OF_USAGE.get(row["Usage"], "train") == split:
-                    place = f"row {number} (line {rows.line_num}) of {str(source)!r}"
-                    yield str(number), functools.partial(_parse, row, place)
+                yield number, row, f"row {number} (line {rows.line_num}) of {str(source)!r}"
     except READ_ERRORS as error:
         place = f" after line {rows.line_num}" if rows else ""
         raise FaceflaxError(f"--source: cannot read {str(source)!r}{place} ({error}); download it again") from None
 
 
-def _parse(row: dict[str, str | None], place: str) -> dict[str, Any]:
+def parse(row: dict[str, str | None], place: str) -> dict[str, Any]:
+    """Makes an example of a row.
+
+    Raises:
+        FaceflaxError: the row is damaged.
+    """
     try:
         emotion, pixels = int(row["emotion"] or ""), bytearray(map(int, (row["pixels"] or "").split()))
         if emotion not in range(len(labels.EMOTIONS)) or row["Usage"] not in SPLIT_OF_USAGE:

@@ -19,6 +19,7 @@ from faceflax.data import folder
 from faceflax.data.builder import FaceBuilder
 from faceflax.data.fairface import Fairface
 from faceflax.data.fer2013 import Fer2013
+from faceflax.data.ferplus import Ferplus
 from faceflax.data.folder import Folder
 from faceflax.data.imdb import Imdb, Wiki
 from faceflax.data.synthetic_builder import Synthetic
@@ -26,6 +27,7 @@ from faceflax.errors import FaceflaxError
 
 BUILDERS: dict[str, type[FaceBuilder]] = {
     "fer2013": Fer2013,
+    "ferplus": Ferplus,
     "fairface": Fairface,
     "imdb": Imdb,
     "wiki": Wiki,

@@ -21,7 +21,7 @@ class TrainConfig:
     arch: str = "mini_xception"
     """Network: mini_xception or sequential_cnn."""
     dataset: str = "fer2013"
-    """Dataset: fer2013, fairface, imdb, wiki, folder/NAME or synthetic."""
+    """Dataset: fer2013, ferplus, fairface, imdb, wiki, folder/NAME or synthetic."""
     data_dir: Path | None = None
     """Where prepared datasets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
     output: Path | None = None

@@ -8,13 +8,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.soft_labels import FERPLUS_COLUMNS, Options, from_votes, main
+from experiments.soft_labels import Options, from_votes, main
 from faceflax import EMOTIONS, FaceflaxError, data, pretrained
 from faceflax.data.fer2013 import SIZE
+from faceflax.data.ferplus import COLUMNS as VOTED
 from faceflax.data.loading import make_builder
 from faceflax.preprocessing import normalize
 
-COLUMNS = ("Usage", "Image name", "neutral", "happiness", "surprise", "sadness", "anger", "disgust", "fear")
+COLUMNS = ("Usage", "Image name", *VOTED)
 COUNT = 40
 
 
@@ -48,7 +49,7 @@ def write_votes(file, examples, *, gap):
             writer.writerow({"Usage": "Training", "Image name": ""})
         for number in range(COUNT):
             row = {"Usage": "Training", "Image name": f"fer{number:07d}.png"}
-            row[FERPLUS_COLUMNS[labels[number]]] = 8
+            row[VOTED[labels[number]]] = 8
             row["neutral"] = row.get("neutral", 0) + 2
             row["fear"] = row.get("fear", 0) or 1  # a single vote is an outlier
             writer.writerow(row)
@@ -65,7 +66,7 @@ def test_votes_become_shares_in_the_order_of_the_split(examples, tmp_path, gap):
 def test_an_image_without_votes_keeps_its_label(examples, tmp_path):
     file = write_votes(tmp_path / "votes.csv", examples, gap=False)
     lines = file.read_text().splitlines()
-    lines[1] = "Training,," + ",".join("0" * 7)
+    lines[1] = "Training,fer0000000.png," + ",".join("0" * 10)
     file.write_text("\n".join(lines))
     first = examples.ids.index("0")
     np.testing.assert_array_equal(from_votes(file, examples)[first], np.eye(7)[examples.labels[first]])
@@ -78,10 +79,10 @@ def test_votes_of_other_images_are_refused(examples, tmp_path):
     names = [row[1] for row in cells]
     rolled = [[row[0], name, *row[2:]] for name, row in zip(names, cells[7:] + cells[:7], strict=True)]
     file.write_text("\n".join([head, *map(",".join, rolled)]))
-    with pytest.raises(FaceflaxError, match=r"--ferplus: the votes in .* agree with \d+% of the labels"):
+    with pytest.raises(FaceflaxError, match=r"--ferplus: FER\+'s votes agree with \d+% of FER-2013"):
         from_votes(file, examples)
     file.write_text("a,b\n1,2\n")
-    with pytest.raises(FaceflaxError, match=r"--ferplus: cannot read .* \(KeyError: 'Usage'\)"):
+    with pytest.raises(FaceflaxError, match=r"--ferplus: .* lacks FER\+'s columns"):
         from_votes(file, examples)
 
 
