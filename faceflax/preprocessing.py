@@ -33,8 +33,8 @@ def read_grey(argument: str, file: Path) -> UInt8[np.ndarray, "height width"]:
     return image
 
 
-def resize(image: UInt8[np.ndarray, "height width"], size: int) -> UInt8[np.ndarray, "size size"]:
-    """Resizes one grey image to ``size`` x ``size`` pixels.
+def resize(image: UInt8[np.ndarray, "height width *channels"], size: int) -> UInt8[np.ndarray, "size size *channels"]:
+    """Resizes one image, grey or with channels, to ``size`` x ``size`` pixels.
 
     Bilinear when it grows, area-averaged when it shrinks, so that neither direction aliases.
 
@@ -42,9 +42,9 @@ def resize(image: UInt8[np.ndarray, "height width"], size: int) -> UInt8[np.ndar
         >>> resize(np.zeros((48, 48), np.uint8), 64).shape
         (64, 64)
     """
-    if image.shape == (size, size):
+    if image.shape[:2] == (size, size):
         return image
-    interpolation = cv2.INTER_AREA if min(image.shape) >= size else cv2.INTER_LINEAR
+    interpolation = cv2.INTER_AREA if min(image.shape[:2]) >= size else cv2.INTER_LINEAR
     return cv2.resize(image, (size, size), interpolation=interpolation)
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import numpy as np
 from jaxtyping import UInt8
@@ -91,6 +92,6 @@ def _without(frame: np.ndarray, faces: Sequence[Sighting]) -> np.ndarray:
     return frame
 
 
-def video_detector() -> HaarDetector:
+def video_detector(equalization: Literal["histogram", "clahe"] = "histogram") -> HaarDetector:
     """Haar that proposes more and searches more coarsely than for a single image, for each proposal is looked at."""
-    return HaarDetector(scale_factor=1.25, min_neighbors=0, min_confidence=-np.inf, max_side=480)
+    return HaarDetector(1.25, min_neighbors=0, min_confidence=-np.inf, max_side=480, equalization=equalization)

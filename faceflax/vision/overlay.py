@@ -10,6 +10,7 @@ from jaxtyping import Float32, Int32, UInt8
 
 from faceflax.errors import unknown
 from faceflax.labels import EMOTIONS
+from faceflax.preprocessing import normalize
 from faceflax.vision.crop import crop_face, square_around
 from faceflax.vision.drawing import draw_faces, draw_label
 from faceflax.vision.face import Face
@@ -17,9 +18,11 @@ from faceflax.vision.opencv import cv2
 
 Image = UInt8[np.ndarray, "height width 3"]
 Explain = Callable[
-    [UInt8[np.ndarray, "faces size size"], Int32[np.ndarray, " faces"]], Float32[np.ndarray, "faces size size"]
+    [Float32[np.ndarray, "faces size size 1"], Int32[np.ndarray, " faces"]],
+    tuple[object, Float32[np.ndarray, "faces size size 1"]],
 ]
-"""From grey crops and the emotion to explain in each (an index of ``EMOTIONS``) to a signed map of each crop."""
+"""From faces as the network takes them, and the emotion to explain in each (an index of ``EMOTIONS``), to logits or
+whatever else, which is not used, and a signed map of each face: as ``interpret.explainer`` makes it."""
 
 MODES: tuple[str, ...] = ("labels", "beside", "over", "plain")
 """What is shown: boxes and labels; also a map beside each face; also a map over each face; or the frame as it is."""
@@ -104,7 +107,8 @@ class SaliencyOverlay:
         """The faces' maps, each scaled to [-1, 1]."""
         grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
         crops = np.stack([crop_face(grey, face.box, self._margin, self._size) for face in faces])
-        maps = self._explain(crops, np.array([EMOTIONS.index(target) for target in targets], np.int32))
+        indices = np.array([EMOTIONS.index(target) for target in targets], np.int32)
+        maps = self._explain(normalize(crops[..., None]), indices)[1][..., 0]
         limits = np.percentile(np.abs(maps), _PERCENTILE, axis=(1, 2), keepdims=True)
         return (maps / np.maximum(limits, 1e-12)).clip(-1, 1).astype(np.float32)
 

@@ -14,11 +14,11 @@ def face(box, emotion="happy"):
     return Face(box, emotion, np.eye(7, dtype=np.float32)[EMOTIONS.index(emotion)], "man", np.float32([0.1, 0.9]))
 
 
-def left_half(crops, emotions):
-    """A map that is 1 in the left half of a crop and -1 in the right one."""
-    signed = np.ones(crops.shape, np.float32)
-    signed[:, :, crops.shape[2] // 2 :] = -1
-    return signed
+def left_half(faces, emotions):
+    """No logits, and a map that is 1 in the left half of a face and -1 in the right one."""
+    signed = np.ones(faces.shape, np.float32)
+    signed[:, :, faces.shape[2] // 2 :] = -1
+    return None, signed
 
 
 def test_map_beside_stands_at_the_height_of_the_face_red_and_blue():
@@ -59,8 +59,9 @@ def test_what_is_explained():
     asked = []
 
     def explain(crops, emotions):
-        assert crops.shape == (2, 24, 24)
-        assert crops.dtype == np.uint8
+        assert crops.shape == (2, 24, 24, 1)
+        assert crops.dtype == np.float32
+        np.testing.assert_allclose(crops, FRAME.mean() / 127.5 - 1, atol=0.1)
         asked.append([EMOTIONS[index] for index in emotions])
         return left_half(crops, emotions)
 
@@ -87,7 +88,7 @@ def test_map_scales_with_its_own_largest_values():
     """The same picture whether the network's gradients are tiny or huge."""
     faces = [face((20, 60, 100, 100))]
     one, other = (
-        SaliencyOverlay(lambda crops, emotions, k=k: k * left_half(crops, emotions), 0.0, 16)(FRAME, faces)
+        SaliencyOverlay(lambda crops, emotions, k=k: (None, k * left_half(crops, emotions)[1]), 0.0, 16)(FRAME, faces)
         for k in (1e-6, 1e6)
     )
     np.testing.assert_array_equal(one, other)
