@@ -8,7 +8,7 @@ from pathlib import Path
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Float32, Int, UInt8
 
 from faceflax import pretrained
 from faceflax.errors import FaceflaxError
@@ -57,8 +57,8 @@ class FaceAnalyzer:
             return [jax.nn.softmax(x / info.temperature) for x, info in zip(logits, self._infos, strict=True)]
 
         key = f"probabilities {[(program.digest(folded), info.temperature) for folded, info in networks]}"
-        self._probabilities = BatchFunction(probabilities, _BATCH_SIZES, key)
-        self._probabilities.warm_up(
+        self._compiled = BatchFunction(probabilities, _BATCH_SIZES, key)
+        self._compiled.warm_up(
             *(jax.ShapeDtypeStruct((info.image_size, info.image_size), jnp.uint8) for info in self._infos)
         )
 
@@ -80,21 +80,50 @@ class FaceAnalyzer:
             FaceflaxError: a frame is not such an array.
         """
         for frame in frames:
-            _check(frame)
+            check_frame(frame)
         boxes = [self.detector(frame) for frame in frames]
+        emotions, genders = self._probabilities_of(frames, boxes)
+        answers = iter(zip(emotions, genders, strict=True))
+        return [[make_face(box, *next(answers)) for box in found] for found in boxes]
+
+    def probabilities(
+        self, frame: UInt8[np.ndarray, "height width 3"], boxes: Int[np.ndarray, "faces 4"]
+    ) -> tuple[Float32[np.ndarray, "faces 7"], Float32[np.ndarray, "faces 2"]]:
+        """Returns the calibrated probabilities of perceived emotion and perceived gender in boxes of one frame.
+
+        Args:
+            frame: uint8 ``[height, width, 3]`` BGR.
+            boxes: x, y, width, height in pixels; they may reach beyond the frame.
+
+        Raises:
+            FaceflaxError: ``frame`` is not such an array.
+        """
+        check_frame(frame)
+        return self._probabilities_of([frame], [boxes])
+
+    def _probabilities_of(
+        self, frames: Sequence[np.ndarray], boxes: Sequence[np.ndarray]
+    ) -> tuple[np.ndarray, np.ndarray]:
+        """The rows of all frames' boxes, in order."""
         greys = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in frames]
         faces = [(grey, box) for grey, found in zip(greys, boxes, strict=True) for box in found]
         if not faces:
-            return [[] for _ in frames]
+            return np.empty((0, len(EMOTIONS)), np.float32), np.empty((0, len(GENDERS)), np.float32)
         crops = [
             np.stack([crop_face(grey, box, info.crop_margin, info.image_size) for grey, box in faces])
             for info in self._infos
         ]
-        answers = iter(zip(*self._probabilities(*crops), strict=True))
-        return [[_face(box, *next(answers)) for box in found] for found in boxes]
+        emotions, genders = self._compiled(*crops)
+        return emotions, genders
 
 
-def _face(box: np.ndarray, emotions: np.ndarray, genders: np.ndarray) -> Face:
+def make_face(
+    box: Sequence[int] | np.ndarray,
+    emotions: Float32[np.ndarray, " 7"],
+    genders: Float32[np.ndarray, " 2"],
+    track_id: int | None = None,
+) -> Face:
+    """Returns a face with the likeliest labels."""
     x, y, width, height = (int(value) for value in box)
     return Face(
         box=(x, y, width, height),
@@ -102,6 +131,7 @@ def _face(box: np.ndarray, emotions: np.ndarray, genders: np.ndarray) -> Face:
         emotion_probabilities=emotions,
         gender=GENDERS[int(np.argmax(genders))],
         gender_probabilities=genders,
+        track_id=track_id,
     )
 
 
@@ -122,7 +152,12 @@ def _load(
         raise FaceflaxError(f"{argument} {error}") from None
 
 
-def _check(frame: object) -> None:
+def check_frame(frame: object) -> None:
+    """Refuses what is not uint8 ``[height, width, 3]``.
+
+    Raises:
+        FaceflaxError: ``frame`` is not such an array.
+    """
     if not isinstance(frame, np.ndarray):
         raise FaceflaxError(f"frame: a {type(frame).__name__} is not a NumPy array; read it with cv2.imread")
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:

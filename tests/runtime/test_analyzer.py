@@ -74,6 +74,17 @@ def test_any_number_of_faces_from_a_detector_of_ones_own(analyzer, photo, monkey
     np.testing.assert_allclose([face.emotion_probabilities.sum() for face in faces], 1, atol=1e-5)
 
 
+def test_probabilities_of_given_boxes(analyzer, photo):
+    faces = analyzer(np.hstack([photo, photo]))
+    emotions, genders = analyzer.probabilities(np.hstack([photo, photo]), np.array([face.box for face in faces]))
+    np.testing.assert_allclose(emotions, [face.emotion_probabilities for face in faces], atol=1e-6)
+    np.testing.assert_allclose(genders, [face.gender_probabilities for face in faces], atol=1e-6)
+    emotions, genders = analyzer.probabilities(photo, np.empty((0, 4), int))
+    assert (emotions.shape, genders.shape) == ((0, 7), (0, 2))
+    with pytest.raises(FaceflaxError, match="frame: "):
+        analyzer.probabilities(photo[:, :, 0], np.array([[0, 0, 9, 9]]))
+
+
 @pytest.mark.parametrize(
     ("frame", "message"),
     [
