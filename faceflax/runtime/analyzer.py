@@ -146,7 +146,11 @@ def _load(
                 f"give weights that predict {', '.join(labels)}"
             )
         folded = program.fold(*pretrained.load(weights))
-        assert folded is not None  # every architecture that can be loaded by name can be folded
+        if folded is None:
+            raise FaceflaxError(
+                f"weights: {str(weights)!r} is a {info.arch}, which FaceAnalyzer does not run; give weights of "
+                "mini_xception or sequential_cnn, or use faceflax.compile"
+            )
         return folded, info
     except FaceflaxError as error:
         raise FaceflaxError(f"{argument} {error}") from None
