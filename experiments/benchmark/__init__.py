@@ -1,4 +1,4 @@
-"""What faceflax's speed is, beside its peers: plain Flax, ONNX Runtime, PyTorch and Captum, on this machine's CPU.
+"""What faceflax's speed is, beside its peers: plain Flax, ONNX Runtime, PyTorch, Captum and fer, on this machine's CPU.
 
 Command::
 
@@ -21,6 +21,12 @@ How it is made fair:
   batch 1, within a tenth of it elsewhere), with the fused AdamW.
 * In ONNX Runtime's graph the pooling nodes pad. A graph exported from PyTorch, with pads of their own before them, took
   1.4 times as long; ``--onnx FILE`` measures with such a graph.
+* The row ``live`` has the frames of a film one after the other, as fast as they are done: found, labelled for emotion
+  and gender and drawn on, by faceflax; found and labelled for emotion alone, by fer, where ``pip install fer`` was run.
+  A film's frames differ, one in 15 being searched whole, so its 95th percentile and its frames a second count as well.
+  First each frame is done before the next; then, in threads, a frame is found while the one before it is labelled.
+  ``--explain`` is all of it with each face's guided backpropagation. In how many frames a face is found stands beside
+  the times; whether it is one, :mod:`experiments.detection_recall` says.
 * A time is the median of all timings; a ratio is faceflax's median over the peer's. In parentheses are the 10th and
   90th percentile, for a ratio those of the rounds.
 """

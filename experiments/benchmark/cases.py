@@ -18,7 +18,8 @@ TORCH = "PyTorch"
 CAPTUM = "Captum"
 CAPTUM_EACH = "Captum one by one"
 CAPTUM_BATCH = "Captum in one batch"
-PEERS = (PLAIN, ONNX, TORCH, CAPTUM, CAPTUM_EACH, CAPTUM_BATCH)
+FER = "fer"
+PEERS = (PLAIN, ONNX, TORCH, CAPTUM, CAPTUM_EACH, CAPTUM_BATCH, FER)
 """The contenders that are not faceflax itself, a part or another state of it."""
 
 _CAPTUM = ("torch", "captum")
@@ -74,7 +75,7 @@ class Case:
         row: which of :data:`ROWS` it belongs to.
         name: what is done.
         threads: how many cores each contender has.
-        unit: ``ms`` (calls), ``s`` or ``MiB`` (processes: time, peak memory).
+        unit: ``ms`` (calls), ``s`` or ``MiB`` (processes: time, peak memory), ``frames`` (calls that return a number).
         rounds: how often every contender has its turn.
         contenders: by label.
     """
@@ -96,12 +97,14 @@ class Setting:
         threads: numbers of threads to measure with, in rising order.
         graphs: each network's ONNX file.
         own_graphs: they hold our weights.
+        video: a film with one face for whole frames; the demo's if None.
     """
 
     repeats: int
     threads: tuple[int, ...]
     graphs: Mapping[str, Path]
     own_graphs: bool = True
+    video: Path | None = None
 
 
 def cases(rows: Sequence[str], setting: Setting) -> list[Case]:
@@ -252,14 +255,52 @@ def _memory(setting: Setting) -> Iterator[Case]:
         )
 
 
-def _pipeline(setting: Setting) -> Iterator[Case]:
+def _live(setting: Setting) -> Iterator[Case]:
+    film = {"video": setting.video and str(setting.video)}
+
+    def fer(function: str) -> dict[str, Call]:
+        return {FER: Call(".peer_fer", function, film, checked=False)} if find_spec("fer") else {}
+
+    for threads in setting.threads:
+        yield Case(
+            "live",
+            "whole frame of a film, one face",
+            threads,
+            "ms",
+            setting.repeats,
+            {
+                OURS: Call(".ours", "live", film),
+                **fer("live"),
+                "--explain": Call(".ours", "explained", film, checked=False),
+                "finding": Call(".ours", "find", film, checked=False),
+                "networks": Call(".ours", "read", film, checked=False),
+                "drawing": Call(".ours", "draw", film, checked=False),
+                "single images": Call(".ours", "analyze", film, checked=False),
+            },
+        )
+        yield Case(
+            "live",
+            "the same, frames overlapping as in the live loop",
+            threads,
+            "ms",
+            setting.repeats,
+            {
+                OURS: Call(".ours", "overlapping", film),
+                **fer("live"),
+                "--explain": Call(".ours", "overlapping_explained", film, checked=False),
+            },
+        )
     yield Case(
-        "pipeline",
-        "analyzer, 640x360, one face",
+        "live",
+        "frames of the film with a face found",
         setting.threads[-1],
-        "ms",
-        setting.repeats,
-        {OURS: Call(".ours", "analyze", {}), "detection": Call(".ours", "detect", {}, checked=False)},
+        "frames",
+        1,
+        {
+            OURS: Call(".ours", "found", film),
+            "Haar, every frame": Call(".ours", "found_by_haar", film, checked=False),
+            **fer("found"),
+        },
     )
 
 
@@ -269,6 +310,6 @@ ROWS: dict[str, Callable[[Setting], Iterator[Case]]] = {
     "guided": _guided,
     "start": _start,
     "memory": _memory,
-    "pipeline": _pipeline,
+    "live": _live,
 }
 """The groups of cases that ``--rows`` takes."""

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from itertools import cycle
+from itertools import cycle, islice
 from typing import Any
 
 import jax
@@ -15,10 +15,16 @@ from flax.traverse_util import unflatten_dict
 import faceflax
 import interpret
 from experiments.benchmark import shared
+from faceflax.runtime.video import VideoAnalyzer
 from faceflax.training.step import adam, create_state, make_eval_step, make_train_step
 from faceflax.training.targets import cross_entropy, make_targets
-from faceflax.vision import demo
 from faceflax.vision.detection import HaarDetector
+from faceflax.vision.drawing import draw_faces
+from faceflax.vision.finding import FaceFinder
+from faceflax.vision.overlay import SaliencyOverlay
+from faceflax.vision.pipeline import pipeline
+from faceflax.vision.screen import Overlay
+from faceflax.vision.tracking import Track
 
 Run = Callable[[], np.ndarray]
 
@@ -82,17 +88,94 @@ def guided(targets: list[int]) -> Run:
     return lambda: np.asarray(run(image, np.asarray(targets)))
 
 
-def _frames() -> Iterator[np.ndarray]:
-    return cycle(list(demo.video()))
+def live(video: str | None, draw: Overlay = draw_faces) -> Run:
+    """How many faces there are in the next frame, which is analysed as the live loop does it, and drawn on."""
+    analyzer, frames = VideoAnalyzer(), cycle(shared.film(video))
+
+    def run() -> np.ndarray:
+        frame = next(frames)
+        faces = analyzer(frame)
+        draw(frame, faces)
+        return np.asarray(len(faces))
+
+    return run
 
 
-def analyze() -> Run:
-    """How many faces there are in the next frame of the demo's film, 640x360, analysed."""
-    analyzer, frames = faceflax.FaceAnalyzer(), _frames()
+def explained(video: str | None) -> Run:
+    """The same, with what each face's emotion is read from beside the face."""
+    return live(video, _saliency())
+
+
+def overlapping(video: str | None, draw: Overlay = draw_faces) -> Run:
+    """How many faces there are in the next frame, which went through the live loop's stages while others did."""
+    return partial(next, _overlapping(cycle(shared.film(video)), draw))
+
+
+def overlapping_explained(video: str | None) -> Run:
+    """The same, with what each face's emotion is read from beside the face."""
+    return overlapping(video, _saliency())
+
+
+def _saliency() -> SaliencyOverlay:
+    weights = "mini_xception-fer2013"
+    info = faceflax.weights_info(weights)
+    explain = interpret.explainer(*faceflax.load(weights))
+    explain.warm_up(info.image_size)
+    return SaliencyOverlay(explain, info.crop_margin, info.image_size)
+
+
+def _overlapping(frames: Iterator[Any], draw: Overlay) -> Iterator[np.ndarray]:
+    analyzer = VideoAnalyzer()
+    stages: list[Callable[[Any], Any]] = [
+        lambda frame: (frame, analyzer.locate(frame)),
+        lambda found: (found[0], analyzer.read(*found)),
+        lambda faces: (draw(*faces), faces[1]),
+    ]
+    with pipeline(frames, stages) as through:
+        for _, faces in through:
+            yield np.asarray(len(faces))
+
+
+def find(video: str | None) -> Run:
+    """How many faces are found in the next frame and followed: the live loop's first part."""
+    finder, frames = FaceFinder(), cycle(shared.film(video))
+    return lambda: np.asarray(len(finder(next(frames))))
+
+
+def found(video: str | None) -> Run:
+    """In how many frames a face is found: the live loop's first part, and recall where each frame has one."""
+    finder = FaceFinder()
+    number = sum(len(finder(frame)) > 0 for frame in shared.film(video))
+    return lambda: np.asarray(number)
+
+
+def found_by_haar(video: str | None) -> Run:
+    """In how many frames OpenCV's Haar cascade, factor 1.1 and 5 neighbours, finds a face in all of the frame."""
+    detector = HaarDetector(1.1, 5, min_confidence=-np.inf, max_side=None)
+    number = sum(len(detector(frame)) > 0 for frame in shared.film(video))
+    return lambda: np.asarray(number)
+
+
+def _found(video: str | None) -> tuple[VideoAnalyzer, Iterator[tuple[np.ndarray, list[Track]]]]:
+    frames = shared.film(video)
+    finder = FaceFinder()
+    return VideoAnalyzer(), cycle([(frame, finder(frame)) for frame in frames])
+
+
+def read(video: str | None) -> Run:
+    """How many faces the networks label in the next frame: the second part."""
+    analyzer, frames = _found(video)
+    return lambda: np.asarray(len(analyzer.read(*next(frames))))
+
+
+def draw(video: str | None) -> Run:
+    """The next frame's mean with its faces drawn: the last part."""
+    analyzer, frames = _found(video)
+    read = cycle([(frame, analyzer.read(frame, found)) for frame, found in islice(frames, len(shared.film(video)))])
+    return lambda: draw_faces(*next(read))[0, 0]
+
+
+def analyze(video: str | None) -> Run:
+    """How many faces there are in the next frame, as an image by itself."""
+    analyzer, frames = faceflax.FaceAnalyzer(), cycle(shared.film(video))
     return lambda: np.asarray(len(analyzer(next(frames))))
-
-
-def detect() -> Run:
-    """How many faces there are in the next frame, found alone."""
-    detector, frames = HaarDetector(), _frames()
-    return lambda: np.asarray(len(detector(next(frames))))

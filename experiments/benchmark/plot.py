@@ -18,11 +18,13 @@ def draw(results: Sequence[dict[str, Any]], file: Path) -> None:
     """
     from matplotlib.figure import Figure
 
-    compared = [result for result in results if set(PEERS).intersection(result["ratios"])]
+    compared = [
+        result for result in results if result["unit"] != "frames" and set(PEERS).intersection(result["ratios"])
+    ]
     figure = Figure(figsize=(9, 1.6 + 0.27 * len(compared)), layout="constrained")
     axes = figure.subplots()
     axes.axvline(1, color="black", linewidth=1.2)
-    for peer, marker in zip(PEERS, "os^DvP", strict=True):
+    for peer, marker in zip(PEERS, "os^DvPX", strict=True):
         points = [(i, result["ratios"][peer]) for i, result in enumerate(compared) if peer in result["ratios"]]
         if points:
             rows, ratios = zip(*points, strict=True)

@@ -24,6 +24,7 @@ PACKAGES = (
     "onnxruntime",
     "torch",
     "captum",
+    "fer",
 )
 
 BUSY = 0.5
@@ -71,14 +72,15 @@ def heading(header: dict[str, Any]) -> Iterator[str]:
 
 
 def summary(values: Sequence[float]) -> dict[str, float]:
-    """Returns the median and the 10th and 90th percentile.
+    """Returns the mean, the median and the 10th, 90th and 95th percentile.
 
     Example:
         >>> summary([3.0, 1.0, 2.0])
-        {'median': 2.0, 'p10': 1.2, 'p90': 2.8}
+        {'mean': 2.0, 'median': 2.0, 'p10': 1.2, 'p90': 2.8, 'p95': 2.9}
     """
-    p10, median, p90 = (round(float(value), 6) for value in np.percentile(values, [10, 50, 90]))
-    return {"median": median, "p10": p10, "p90": p90}
+    names = {"median": 50, "p10": 10, "p90": 90, "p95": 95}
+    numbers = [np.mean(values), *np.percentile(values, list(names.values()))]
+    return {name: round(float(number), 6) for name, number in zip(["mean", *names], numbers, strict=True)}
 
 
 def record(case: Case, rounds: Rounds) -> dict[str, Any]:
@@ -109,7 +111,7 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
     """Yields a record's lines of the table."""
     threads = result["threads"]
     yield f"{result['name']}, {threads} thread{'s' if threads > 1 else ''}"
-    what = "memory" if result["unit"] == "MiB" else "time"
+    what = {"MiB": "memory", "frames": "number"}.get(result["unit"], "time")
     for label, value in result["contenders"].items():
         median, p10, p90 = (_show(value[key]) for key in ("median", "p10", "p90"))
         line = f"    {label:28} {median:>6} {result['unit']:3} {f'({p10} to {p90})':18}"
@@ -119,6 +121,8 @@ def lines(result: dict[str, Any]) -> Iterator[str]:
                 f"{ratio[key]:.{2 if ratio['median'] > 0.1 else 3}f}" for key in ("median", "p10", "p90")
             )
             line += f" {median} of {label}'s {what} ({p10} to {p90})"
+        if result["row"] == "live" and result["unit"] == "ms":
+            line += f"  95%: {_show(value['p95'])} ms; {1e3 / value['mean']:.0f} a second"
         yield line.rstrip()
 
 

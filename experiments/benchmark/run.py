@@ -22,7 +22,12 @@ from faceflax.errors import FaceflaxError
 
 
 def run(
-    rows: Sequence[str], repeats: int, onnx: Path | None = None, output: Path | None = None, picture: Path | None = None
+    rows: Sequence[str],
+    repeats: int,
+    onnx: Path | None = None,
+    output: Path | None = None,
+    picture: Path | None = None,
+    video: Path | None = None,
 ) -> None:
     """Measures and prints; what is done by then is written even when it is interrupted.
 
@@ -32,6 +37,7 @@ def run(
         onnx: graph to use for mini_xception instead of ours.
         output: JSON file to write.
         picture: plot of the ratios to write.
+        video: film with one face, for whole frames, instead of the demo's.
 
     Raises:
         FaceflaxError: ``onnx`` is not a usable graph, or a contender failed or gives other numbers than faceflax.
@@ -56,7 +62,9 @@ def run(
                 run_process(Process(("-m", "experiments.benchmark.peer_onnx", arch, str(file))), 1, folder)
         if onnx:
             graphs["mini_xception"] = onnx.resolve()
-        bar = tqdm(cases(rows, Setting(repeats, tuple(threads), graphs, onnx is None)), unit="case", disable=None)
+        bar = tqdm(
+            cases(rows, Setting(repeats, tuple(threads), graphs, onnx is None, video)), unit="case", disable=None
+        )
         try:
             for case in bar:
                 bar.set_description(case.name)

@@ -81,6 +81,13 @@ def training_set(count: int) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
+def film(video: str | None) -> list[np.ndarray]:
+    """Returns the frames of a film, or of the demo's, uint8 ``[height, width, 3]`` BGR."""
+    from faceflax.vision.sources import open_source
+
+    return [frame.image for frame in open_source(video or "demo").frames]
+
+
 LEARNING_RATE = 1e-3
 WEIGHT_DECAY = 0.01
 LABEL_SMOOTHING = 0.1
