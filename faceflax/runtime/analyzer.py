@@ -82,7 +82,7 @@ class FaceAnalyzer:
         for frame in frames:
             check_frame(frame)
         boxes = [self.detector(frame) for frame in frames]
-        emotions, genders = self._probabilities_of(frames, boxes)
+        emotions, genders = self.probabilities_batch(frames, boxes)
         answers = iter(zip(emotions, genders, strict=True))
         return [[make_face(box, *next(answers)) for box in found] for found in boxes]
 
@@ -98,13 +98,22 @@ class FaceAnalyzer:
         Raises:
             FaceflaxError: ``frame`` is not such an array.
         """
-        check_frame(frame)
-        return self._probabilities_of([frame], [boxes])
+        return self.probabilities_batch([frame], [boxes])
 
-    def _probabilities_of(
-        self, frames: Sequence[np.ndarray], boxes: Sequence[np.ndarray]
-    ) -> tuple[np.ndarray, np.ndarray]:
-        """The rows of all frames' boxes, in order."""
+    def probabilities_batch(
+        self, frames: Sequence[UInt8[np.ndarray, "height width 3"]], boxes: Sequence[Int[np.ndarray, "faces 4"]]
+    ) -> tuple[Float32[np.ndarray, "faces 7"], Float32[np.ndarray, "faces 2"]]:
+        """Like :meth:`probabilities`, of several frames' boxes together: a row for each box, in order.
+
+        Args:
+            frames: uint8 ``[height, width, 3]`` BGR each; their sizes may differ.
+            boxes: of each frame.
+
+        Raises:
+            FaceflaxError: a frame is not such an array.
+        """
+        for frame in frames:
+            check_frame(frame)
         greys = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in frames]
         faces = [(grey, box) for grey, found in zip(greys, boxes, strict=True) for box in found]
         if not faces:

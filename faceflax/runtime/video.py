@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 import numpy as np
 from jaxtyping import Float32, UInt8
@@ -80,12 +80,34 @@ class VideoAnalyzer:
         Raises:
             FaceflaxError: ``frame`` is not uint8 ``[height, width, 3]``.
         """
+        return self.read_batch([frame], [located])[0]
+
+    def read_batch(self, frames: Sequence[Frame], located: Sequence[Sequence[Track]]) -> list[list[Face]]:
+        """Like :meth:`read`, for several frames, whose faces go through the networks together.
+
+        Args:
+            frames: that came one after the other.
+            located: what :meth:`locate` found in each.
+
+        Raises:
+            FaceflaxError: a frame is not uint8 ``[height, width, 3]``.
+        """
+        known, fresh = set(self._averages), []
+        for tracks in located:
+            fresh.append([track for track in tracks if track.seen or track.id not in known])
+            known.update(track.id for track in tracks)
+        boxes = [np.array([track.box for track in tracks]).reshape(-1, 4) for tracks in fresh]
+        answers = zip(*self.analyzer.probabilities_batch(frames, boxes), strict=True)
+        return [self._average(*tracks, answers) for tracks in zip(located, fresh, strict=True)]
+
+    def _average(
+        self, located: Sequence[Track], fresh: Sequence[Track], answers: Iterator[tuple[np.ndarray, ...]]
+    ) -> list[Face]:
+        """The faces of the next frame; of ``fresh`` ones the networks' answers come next."""
         self._reads += 1
         averages = self._averages
-        fresh = [track for track in located if track.seen or track.id not in averages]
-        boxes = np.array([track.box for track in fresh]).reshape(-1, 4)
-        for track, *now in zip(fresh, *self.analyzer.probabilities(frame, boxes), strict=True):
-            averages.setdefault(track.id, _Average()).add(now, self.smoothing)
+        for track in fresh:
+            averages.setdefault(track.id, _Average()).add(next(answers), self.smoothing)
         for track in located:
             averages[track.id].last = self._reads
         oldest = self._reads - self.finder.tracker.memory

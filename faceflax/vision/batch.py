@@ -13,13 +13,12 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, Protocol
 
 from tqdm import tqdm
 
 from faceflax.errors import FaceflaxError
 from faceflax.vision.face import Face
-from faceflax.vision.loop import TwoStage
 from faceflax.vision.outputs import CSV_COLUMNS, Image, Lines, csv_lines
 from faceflax.vision.pipeline import Ended, interrupts, pipeline
 from faceflax.vision.sources import IMAGE_SUFFIXES, Frame, open_file, read_image
@@ -28,6 +27,18 @@ VIDEO_SUFFIXES: tuple[str, ...] = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpe
 
 _CHUNK_FRAMES, _CHUNK_BYTES = 16, 2**26  # how much goes through together, whichever is less
 _LARGEST_MEMBER = 2**29  # bytes of a file in an archive, unpacked
+
+
+class FilmAnalyzer(Protocol):
+    """Finds the faces of one film and labels those of several frames together; each called in the frames' order."""
+
+    def locate(self, frame: Image) -> Any:
+        """Finds the faces of a frame."""
+        ...
+
+    def read_batch(self, frames: Sequence[Image], located: Sequence[Any]) -> Sequence[Sequence[Face]]:
+        """Labels what :meth:`locate` found in each of ``frames``."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -204,7 +215,7 @@ class _Chunk:
     """Frames that go through together: of several images, or successive ones of one video."""
 
     frames: list[Frame] = field(default_factory=list)
-    video: TwoStage | None = None
+    video: FilmAnalyzer | None = None
     announced: int = 0  # frames that a video of this chunk brings with it, beyond the one that every input counts for
     located: list[Any] = field(default_factory=list)
     faces: list[Sequence[Face]] = field(default_factory=list)
@@ -220,7 +231,7 @@ def analyze(
     inputs: Sequence[Input],
     table: Table,
     images: Callable[[Sequence[Image]], Sequence[Sequence[Face]]],
-    video: Callable[[], TwoStage],
+    video: Callable[[], FilmAnalyzer],
 ) -> Result:
     """Writes a row into ``table`` for each face of each input that is not in it yet.
 
@@ -247,10 +258,9 @@ def analyze(
 
     def read(chunk: _Chunk) -> _Chunk:
         pictures = [frame.image for frame in chunk.frames]
-        if chunk.video is not None:
-            chunk.faces = [chunk.video.read(*each) for each in zip(pictures, chunk.located, strict=True)]
-        elif pictures:
-            chunk.faces = list(images(pictures))
+        if pictures:
+            found = images(pictures) if chunk.video is None else chunk.video.read_batch(pictures, chunk.located)
+            chunk.faces = list(found)
         return chunk
 
     def write(chunk: _Chunk) -> _Chunk:
@@ -281,7 +291,7 @@ def analyze(
     return result
 
 
-def _chunks(inputs: Sequence[Input], video: Callable[[], TwoStage]) -> Iterator[_Chunk]:
+def _chunks(inputs: Sequence[Input], video: Callable[[], FilmAnalyzer]) -> Iterator[_Chunk]:
     for path, group in groupby(inputs, key=lambda item: item.path if item.kind == "video" else None):
         if path is None:
             yield from _image_chunks(group)
@@ -320,7 +330,7 @@ def _read(item: Input, archive: zipfile.ZipFile | None) -> Image:
     return image
 
 
-def _video_chunks(item: Input, analyzer: TwoStage) -> Iterator[_Chunk]:
+def _video_chunks(item: Input, analyzer: FilmAnalyzer) -> Iterator[_Chunk]:
     chunk = _Chunk(video=analyzer)
 
     def remark(message: str) -> None:

@@ -98,6 +98,21 @@ def test_probabilities_are_averaged_by_the_formula(analyzer, film, smoothing):
         assert (face.track_id, face.box) == (7, located[0].box)
 
 
+def test_frames_read_together_are_those_read_one_by_one(analyzer, film):
+    """With a face that comes, is missed, and goes, and a frame without any."""
+    one, two = (Track(number, (260 + number, 80, 150, 150), True) for number in (0, 1))
+    located = [[one], [one, two], [], [one, Track(1, two.box, False)], [two], [Track(2, one.box, False)], [one]]
+    together, apart = VideoAnalyzer(analyzer), VideoAnalyzer(analyzer)
+    batched = together.read_batch(film[:3], located[:3]) + together.read_batch(film[3:7], located[3:])
+    assert together.read_batch([], []) == []
+    for frame, tracks, faces in zip(film, located, batched, strict=False):
+        for face, other in zip(faces, apart.read(frame, tracks), strict=True):
+            assert (face.track_id, face.box) == (other.track_id, other.box)
+            np.testing.assert_allclose(face.emotion_probabilities, other.emotion_probabilities, atol=1e-5)
+            np.testing.assert_allclose(face.gender_probabilities, other.gender_probabilities, atol=1e-5)
+    assert [len(faces) for faces in batched] == [1, 2, 0, 2, 1, 1, 1]
+
+
 def test_a_face_that_is_not_seen_keeps_its_labels(video, film):
     box = (260, 80, 150, 150)
     (before,) = video.read(film[0], [Track(3, box, True)])
