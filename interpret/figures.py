@@ -77,14 +77,15 @@ def attribution_grid(
     """
     samples = max(len(indices) for indices in rows.values())
     columns = ["face", *(panel.title for panel in panels)]
-    gap, left, right = 0.22, 0.85, 0.15
+    gap, left, right = 0.22, 0.85 if any(rows) else 0.15, 0.15
     width = left + samples * len(columns) * CELL + (samples - 1) * gap + right
     heading = textwrap.wrap(title, int(width / 0.1))
     limits = [_limits(panel.maps, scale) for panel in panels]
     shared = f"the magnitudes of all maps of a network, {', '.join(f'{limit[0]:.2g}' for limit in limits)}"
     of = "each map's magnitudes" if scale == "map" else shared
     notes = textwrap.wrap(f"{caption}; p: the {PERCENTILE}th percentile of {of}", int(width / 0.056))
-    top, bottom = 0.5 + 0.18 * len(heading), 0.6 + 0.11 * len(notes)
+    lines = max(column.count("\n") + 1 for column in columns)
+    top, bottom = 0.26 + 0.12 * lines + 0.18 * len(heading), 0.6 + 0.11 * len(notes)
     height = top + len(rows) * CELL + bottom
     figure = Figure((width, height))
 

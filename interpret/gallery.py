@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
 MAXIMISED = "activation_maximisation"
+DPI = 120
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,7 @@ def main(options: Options) -> None:
     draw = _pictures(options.weights)
     for name, file in tqdm(files.items(), "pictures", leave=False):
         temporary = file.with_name(f".{file.name}.part")
-        draw(name).savefig(temporary, dpi=80, format="png", pil_kwargs={"optimize": True})
+        draw(name).savefig(temporary, dpi=DPI, format="png", pil_kwargs={"optimize": True})
         temporary.replace(file)
     print(f"pictures: {len(files)} in {folder}")
 
@@ -59,6 +60,7 @@ def _pictures(weights: str) -> Callable[[str], Figure]:
 
     from faceflax import models, pretrained
     from faceflax.preprocessing import normalize
+    from interpret.attribution import apply
     from interpret.figures import Panel, attribution_grid
     from interpret.maximisation import activation_maximisation
     from interpret.methods import METHODS, UNSIGNED
@@ -67,8 +69,7 @@ def _pictures(weights: str) -> Callable[[str], Figure]:
     info = pretrained.weights_info(weights)
     faces = _faces(info.image_size, info.crop_margin)
     images = jnp.asarray(normalize(faces)[..., None])
-    logits = np.asarray(model.apply(variables, images, train=False)[0])
-    target = logits.argmax(-1)
+    target = np.asarray(apply(model, variables, images)[0]).argmax(-1)
     late = models.layer_names(model, info.image_size)[-3]  # finer than the last, where all class activation maps agree
 
     def attributed(name: str) -> Figure:

@@ -54,7 +54,7 @@ class Options:
     output: Path = Path("out/ground_truth")
     """Folder for table.md, table.csv, table.json and the trained networks, which are used again."""
     arch: str = "mini_xception"
-    """Network: mini_xception or sequential_cnn."""
+    """Network; an unknown name lists all."""
     methods: tuple[str, ...] = ()
     """Attribution methods; all if not given."""
     samples: int = 140

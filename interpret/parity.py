@@ -50,8 +50,9 @@ def main(options: Options) -> None:
     missing = {"images_uint8", "target", "neuron_row_col_channel", *KEYS.values()} - set(reference)
     if missing:
         raise FaceflaxError(f"--reference: {str(options.reference)!r} holds no {', '.join(sorted(missing))}")
+    explained = explain(*_load(options.weights), reference)
     print("| method | relative error | median face |\n| --- | --- | --- |")
-    for name, attribution in explain(*_load(options.weights), reference).items():
+    for name, attribution in explained.items():
         errors = compare(attribution, reference[KEYS[name]])
         print(f"| {name} | {errors[0]:.1e} | {np.median(errors[1:]):.1e} |")
 
