@@ -60,6 +60,7 @@ def train(config: TrainConfig) -> Path:
             output folder that cannot be written or holds another run, or a loss that is not finite (the last good
             checkpoint stays).
     """
+    keep_freed_memory()  # first of all: reading --init-weights makes JAX's threads allocate already
     if config.arch not in models.list_models():
         raise unknown("--arch", config.arch, models.list_models())
     if config.dropout is not None and not hasattr(models.create(config.arch, 1), "dropout_rate"):
@@ -75,7 +76,6 @@ def train(config: TrainConfig) -> Path:
     folder = config.folder
     writable_folder("--output", folder)
     _check_same_run(folder, config)
-    keep_freed_memory()
     splits = {
         name: data.load(config.dataset, name, image_size=config.image_size, data_dir=config.data_dir)
         for name in ("train", "validation")
