@@ -1,0 +1,363 @@
+"""What the claims share: faces, networks, trainings that are kept, predictions."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import os
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import lru_cache, partial
+from pathlib import Path
+from typing import Any, Literal
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import safetensors.numpy
+from flax.traverse_util import flatten_dict, unflatten_dict
+from jaxtyping import Array, Float, Int, UInt8
+from tqdm import tqdm
+
+from faceflax import data, models, pretrained
+from faceflax.data.augment import Augmentation
+from faceflax.data.synthetic import render_faces
+from faceflax.errors import FaceflaxError
+from faceflax.labels import EMOTIONS, GENDERS
+from faceflax.preprocessing import normalize
+from faceflax.training.step import adam, create_state, make_statistics, make_train_step
+from faceflax.training.targets import cross_entropy, make_targets
+
+Task = Literal["emotion", "gender"]
+Loss = Literal["cross_entropy", "squared_error", "squared_hinge"]
+Variables = dict[str, Any]
+Images = UInt8[np.ndarray, "n size size channels"]
+
+LABELS: dict[Task, tuple[str, ...]] = {"emotion": EMOTIONS, "gender": GENDERS}
+SIZE = 48
+"""Pixels a side of the images that networks are trained on here."""
+BATCH = 256
+"""Images a forward pass."""
+ROWS = 64
+"""Steps whose batches are on the device together; a compiled step takes trainings of any length."""
+STATISTICS_IMAGES = 4096
+QUICK_FACES = {"train": 196, "validation": 98, "test": 98}
+
+
+@dataclass(frozen=True)
+class Faces:
+    """A split: images, labels and what they were taken from."""
+
+    images: Images
+    labels: Int[np.ndarray, " n"]
+    names: tuple[str, ...]
+    source: str
+
+
+@dataclass(frozen=True)
+class Network:
+    """A trained network; ``weights`` is its record."""
+
+    model: nn.Module
+    variables: Variables
+    weights: pretrained.WeightsInfo
+    path: Path | str
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A training from its start to its last step; nothing is chosen on the way.
+
+    Adam with decoupled weight decay, half an epoch of warm-up, a cosine to zero; mirrored, moved, turned and scaled
+    images; BatchNorm's statistics are measured at the end.
+
+    Attributes:
+        arch: the network.
+        epochs: passes over the images.
+        loss: cross-entropy, the squared error of the probabilities, or the squared hinge of the logits.
+        seed: of the initial weights.
+        order: seed of the order in which images are presented; the augmentation's draws are the same for all.
+        batch_size: images a step.
+        learning_rate: the highest.
+        smoothing: share of a label that is spread over all classes (cross-entropy).
+    """
+
+    arch: str = "mini_xception"
+    epochs: int = 8
+    loss: Loss = "cross_entropy"
+    seed: int = 0
+    order: int = 0
+    batch_size: int = 64
+    learning_rate: float = 4e-3
+    smoothing: float = 0.1
+
+
+class Study:
+    """A run's data, weights and folder.
+
+    Args:
+        folder: where trainings are kept.
+        weights: for each network and task, shipped weights or a file.
+        data_dir: where datasets are prepared.
+        dataset_gender: what gender is learned and tested on.
+        quick: drawn faces instead of datasets, and stand-ins for weights that are not there: drawn, not learned.
+    """
+
+    def __init__(
+        self,
+        folder: Path,
+        weights: Mapping[tuple[str, Task], str],
+        *,
+        data_dir: Path | None = None,
+        dataset_gender: str = "fairface",
+        quick: bool = False,
+    ) -> None:
+        self.folder = folder
+        self.quick = quick
+        self.dataset_gender = dataset_gender
+        self._weights = dict(weights)
+        self._data_dir = data_dir
+        self.faces = lru_cache(maxsize=None)(self._faces)
+        self.network = lru_cache(maxsize=None)(self._network)
+        self.step = lru_cache(maxsize=None)(_make_step)
+        self.statistics = lru_cache(maxsize=None)(make_statistics)
+
+    def _faces(self, task: Task, split: str, size: int = SIZE) -> Faces:
+        """Reads ``train``, ``validation`` or ``test``; of FER-2013 the last two are PublicTest and PrivateTest."""
+        if self.quick:
+            drawn = render_faces(QUICK_FACES[split], list(QUICK_FACES).index(split), size)
+            labels = drawn.emotions if task == "emotion" else drawn.genders
+            return Faces(drawn.images, labels, LABELS[task], f"drawn faces, {split}")
+        dataset = "fer2013" if task == "emotion" else self.dataset_gender
+        found = data.load(dataset, split, image_size=size, data_dir=self._data_dir)
+        return Faces(found.images, found.labels, found.names, f"{dataset} {split}")
+
+    def weights_hash(self, arch: str, task: Task) -> str:
+        """Returns the SHA-256 of the weights of a network.
+
+        Raises:
+            FaceflaxError: they are not there; the message says how to make them.
+        """
+        return pretrained.weights_info(self._find(arch, task)).sha256
+
+    def _find(self, arch: str, task: Task) -> Path | str:
+        name = self._weights[arch, task]
+        option = f"--weights-{arch.split('_')[0]}-{task}"
+        dataset = "fer2013" if task == "emotion" else self.dataset_gender
+        is_name = Path(name).name == name and not Path(name).suffix
+        if is_name and name not in pretrained.list_weights():
+            if self.quick:
+                return self._stand_in(arch, task)
+            raise FaceflaxError(
+                f"{option}: there are no weights {name!r}; train them with: python scripts/train.py --arch {arch} "
+                f"--dataset {dataset}, then give {option} runs/{arch}-{dataset}/weights.safetensors"
+            )
+        try:
+            info = pretrained.weights_info(name)
+            if info.arch != arch or info.labels != LABELS[task]:
+                raise FaceflaxError(
+                    f"weights: {name!r} is a {info.arch} for {', '.join(info.labels)}; give a {arch} for "
+                    f"{', '.join(LABELS[task])}"
+                )
+        except FaceflaxError as error:
+            raise FaceflaxError(f"{option}: {error}") from None
+        return name
+
+    def _stand_in(self, arch: str, task: Task) -> Path:
+        """Weights of a quick run that were drawn at random, by the size of each layer's input."""
+        file = self.folder / f"{arch}-{task}-drawn.safetensors"
+        if not file.exists():
+            drawn = draw(models.create(arch, len(LABELS[task])), 0)
+            pretrained.save(file, drawn, arch=arch, dataset="none", labels=LABELS[task], image_size=SIZE)
+        return file
+
+    def _network(self, arch: str, task: Task) -> Network:
+        """Loads the weights of a network."""
+        path = self._find(arch, task)
+        return Network(*pretrained.load(path), pretrained.weights_info(path), path)
+
+    def fit(
+        self,
+        recipe: Recipe,
+        faces: Faces,
+        *,
+        rows: Int[np.ndarray, " rows"] | None = None,
+        start: Variables | None = None,
+        label: str = "",
+    ) -> tuple[nn.Module, Variables]:
+        """Trains a network, or reads what an earlier run has trained in just this way.
+
+        Args:
+            recipe: how.
+            faces: of the training split.
+            rows: which of them; all if not given. Both are part of what is kept, so claims share what they have alike.
+            start: variables to start from where their shapes are the network's; its last layer always starts afresh.
+            label: what the progress bar says.
+
+        Returns:
+            The network and its variables.
+        """
+        model = models.create(recipe.arch, len(faces.names))
+        rows = np.arange(len(faces.images)) if rows is None else rows
+        key = digest(dataclasses.asdict(recipe), faces.images, faces.labels, rows, *map(np.asarray, _leaves(start)))
+        tensors = self.kept(f"{recipe.arch}-{key}", lambda: self._train(model, recipe, faces, rows, start, label))
+        return model, {"batch_stats": {}} | unflatten_dict(tensors, sep="/")
+
+    def _train(
+        self,
+        model: nn.Module,
+        recipe: Recipe,
+        faces: Faces,
+        rows: Int[np.ndarray, " rows"],
+        start: Variables | None,
+        label: str,
+    ) -> dict[str, np.ndarray]:
+        variables = draw(model, recipe.seed, faces.images.shape[3])
+        if start is not None:
+            variables = _take_matching(variables, start)
+        step, optimizer = self.step(model, recipe.loss)
+        smoothing = recipe.smoothing if recipe.loss == "cross_entropy" else 0.0
+        targets = jnp.asarray(make_targets(faces.labels, len(faces.names), smoothing=smoothing))
+        images = jnp.asarray(faces.images)
+        rng = np.random.default_rng([recipe.order, 1])
+        stream = np.concatenate([rng.permutation(rows) for _ in range(recipe.epochs)])
+        steps = -(-len(stream) // recipe.batch_size)
+        batches = np.resize(stream, (-(-steps // ROWS) * ROWS, recipe.batch_size)).reshape(-1, ROWS, recipe.batch_size)
+        progress = np.arange(batches.shape[0] * ROWS)
+        warmup = 0.5 * steps / recipe.epochs
+        rates = np.where(
+            progress < warmup, (progress + 1) / (warmup + 1), 0.5 + 0.5 * np.cos(np.pi * (progress / steps).clip(0, 1))
+        )
+        rates = (recipe.learning_rate * rates).reshape(-1, ROWS)
+        # Copies: a step donates its state, and a network that was given is still needed.
+        state = create_state(jax.tree.map(jnp.array, variables), optimizer)
+        metrics: Any = None
+        with tqdm(total=steps * recipe.batch_size, desc=label or recipe.arch, unit=" images", leave=False) as bar:
+            for chunk in range(len(batches)):
+                chosen = jnp.asarray(batches[chunk], jnp.int32), jnp.asarray(rates[chunk], jnp.float32)
+                count = min(ROWS, steps - chunk * ROWS)
+                for _ in range(count):
+                    state, metrics = step(state, images, targets, *chosen)
+                loss = float(metrics["loss"])
+                if not np.isfinite(loss):
+                    raise FaceflaxError(
+                        f"learning_rate: with {recipe.learning_rate} the loss of {label or recipe.arch} became {loss}"
+                    )
+                bar.update(count * recipe.batch_size)
+                bar.set_postfix(loss=f"{loss:.3f}")
+        variables = state.variables
+        if variables["batch_stats"]:
+            sample = images[jnp.asarray(np.resize(rng.permutation(rows), min(STATISTICS_IMAGES, len(images))))]
+            variables |= {"batch_stats": self.statistics(model)(variables, sample)}
+        return {name: np.asarray(value) for name, value in flatten_dict(variables, sep="/").items()}
+
+    def kept(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        """Reads arrays that an earlier run has left under this name, or makes and keeps them."""
+        file = self.folder / f"{name}.safetensors"
+        if file.exists():
+            return safetensors.numpy.load_file(file)
+        arrays = {key: np.ascontiguousarray(value) for key, value in make().items()}
+        partial = file.with_suffix(".partial")
+        safetensors.numpy.save_file(arrays, partial)
+        os.replace(partial, file)
+        return arrays
+
+
+def draw(model: nn.Module, seed: int, channels: int = 1) -> Variables:
+    """Draws initial variables: kernels normal with variance 1 / inputs (LeCun), all else as BatchNorm starts.
+
+    As ``models.init``, but for the normal's tails, and without compiling anything.
+    """
+    rng = np.random.default_rng([seed, 0])
+
+    def draw_leaf(path: Any, leaf: Any) -> np.ndarray:
+        if leaf.ndim > 1:
+            return (rng.normal(size=leaf.shape) / np.sqrt(np.prod(leaf.shape[:-1]))).astype(np.float32)
+        return np.full(leaf.shape, path[-1].key in ("scale", "var"), np.float32)
+
+    shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0), channels=channels))
+    return jax.tree_util.tree_map_with_path(draw_leaf, shapes)
+
+
+def logits(model: nn.Module, variables: Variables, images: Images, *, flip: bool = False) -> Float[np.ndarray, "n c"]:
+    """Computes logits of uint8 images; compiled once for a network, whatever its variables."""
+    size = min(BATCH, len(images))
+    found = []
+    for start in range(0, len(images), size):
+        batch = images[start : start + size]
+        padded = np.pad(batch, ((0, size - len(batch)), (0, 0), (0, 0), (0, 0)))
+        views = (padded, padded[:, :, ::-1]) if flip else (padded,)
+        found.append(np.mean([forward(model, variables, view)[0] for view in views], 0)[: len(batch)])
+    return np.concatenate(found)
+
+
+@partial(jax.jit, static_argnames="model")
+def forward(
+    model: nn.Module, variables: Variables, images: UInt8[Array, "batch size size channels"]
+) -> tuple[Array, dict[str, Array]]:
+    """Applies a network to uint8 images."""
+    return model.apply(variables, normalize(images))  # type: ignore[return-value]
+
+
+def right(network: tuple[nn.Module, Variables], faces: Faces) -> np.ndarray:
+    """Whether each face is labelled right, bool ``[n]``."""
+    return logits(*network, faces.images).argmax(1) == faces.labels
+
+
+def digest(*parts: Any) -> str:
+    """A short hash of arrays and of what JSON can write."""
+    total = hashlib.sha256()
+    for part in parts:
+        if isinstance(part, np.ndarray):
+            total.update(f"{part.dtype}{part.shape}".encode())
+            total.update(np.ascontiguousarray(part).tobytes())
+        else:
+            total.update(json.dumps(part, sort_keys=True, default=str).encode())
+    return total.hexdigest()[:16]
+
+
+def losses(name: Loss, logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"]) -> Array:
+    """The batch's mean loss.
+
+    ``squared_error`` is ``sum_c (p_c - y_c)^2`` of the probabilities; ``squared_hinge`` is
+    ``sum_c max(0, 1 - t_c s_c)^2`` of the logits ``s``, with ``t`` 1 for the class and -1 for the others (Tang, "Deep
+    Learning using Linear Support Vector Machines", 2013, arXiv:1306.0239).
+
+    Example:
+        >>> print(losses("squared_hinge", jnp.array([[2.0, -0.5]]), jnp.array([[1.0, 0.0]])))
+        0.25
+    """
+    if name == "cross_entropy":
+        return cross_entropy(logits, targets, jnp.ones(targets.shape[1]))
+    if name == "squared_error":
+        return jnp.square(jax.nn.softmax(logits) - targets).sum(1).mean()
+    return jnp.square(jnp.maximum(0, 1 - (2 * targets - 1) * logits)).sum(1).mean()
+
+
+def _make_step(model: nn.Module, loss: Loss) -> tuple[Any, Any]:
+    optimizer = adam(weight_decay=1e-2)
+    step = make_train_step(
+        model,
+        optimizer,
+        augment=Augmentation(),
+        mix=lambda key, images, targets: (images, targets),
+        loss=partial(losses, loss),
+        key=jax.random.key(0),
+    )
+    return step, optimizer
+
+
+def _take_matching(fresh: Any, given: Any) -> Any:
+    """``given``'s arrays where both trees have them in the same shape, ``fresh``'s elsewhere and in the last layer."""
+    if not isinstance(fresh, dict):
+        return given if getattr(given, "shape", None) == fresh.shape else fresh
+    return {
+        name: value if name == "last_conv" else _take_matching(value, given.get(name, {}))
+        for name, value in fresh.items()
+    }
+
+
+def _leaves(tree: Any) -> list[Any]:
+    return jax.tree.leaves(tree)
