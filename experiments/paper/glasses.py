@@ -113,7 +113,7 @@ def run(study: Study, config: Config) -> Result:
         remarks=(
             f"Both eyes were found in {seen.mean():.1%} of the faces; a frame covers {frames.mean():.1%} of a picture. "
             "Attribution is the magnitude of guided backprop of the last convolution's highest neuron. Drawn frames "
-            "are no real glasses: they have no lenses, reflections or shadows, and are put on faces that may wear some.",
+            "are no real glasses: they have no lenses and no shadows, and are put on faces that may wear some already.",
         ),
     )
 

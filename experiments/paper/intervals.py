@@ -19,7 +19,7 @@ def share(name: str, right: np.ndarray, over: str = "images") -> Number:
 
     Example:
         >>> print(share("accuracy", np.repeat([True, False], [75, 25])))
-        75.00% [66.00%, 83.00%]
+        75.00 [66.00, 83.00]%
     """
     found = Share.of(np.asarray(right, bool))
     return Number(name, found.value, *found.interval, "%", f"bootstrap over {found.count:,} {over}")

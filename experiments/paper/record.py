@@ -48,19 +48,19 @@ class Number:
         return cls(name, float(value), float(value), float(value), unit, "exact")
 
     def __str__(self) -> str:
-        value = _format(self.value, self.unit)
         if self.interval == "exact":
-            return value
-        return f"{value} [{_format(self.low, self.unit)}, {_format(self.high, self.unit)}]"
+            return f"{_digits(self.value, self.unit)}{_SUFFIXES[self.unit]}"
+        value, low, high = (_digits(number, self.unit) for number in (self.value, self.low, self.high))
+        return f"{value} [{low}, {high}]{_SUFFIXES[self.unit]}"
 
 
-def _format(value: float, unit: Unit) -> str:
-    if unit == "%":
-        return f"{100 * value:.2f}%"
-    if unit == "points":
-        return f"{100 * value:+.2f} points"
-    text = f"{value:,.0f}" if value == round(value) and abs(value) >= 1000 else f"{value:.3g}"
-    return f"{text}{unit}" if unit == "x" else f"{text} {unit}".strip()
+_SUFFIXES: dict[Unit, str] = {"": "", "%": "%", "points": " points", "ms": " ms", "x": " times", "kB": " kB"}
+
+
+def _digits(value: float, unit: Unit) -> str:
+    if unit in ("%", "points"):
+        return f"{100 * value:+.2f}" if unit == "points" else f"{100 * value:.2f}"
+    return f"{value:,.0f}" if value == round(value) and abs(value) >= 1000 else f"{value:.3g}"
 
 
 @dataclass(frozen=True)
@@ -82,7 +82,7 @@ class Verdict:
     threshold: float
 
     def __str__(self) -> str:
-        rule = f"holds {self.comparison} {_format(self.threshold, self.number.unit)}"
+        rule = f"holds {self.comparison} {Number.exact('', self.threshold, self.number.unit)}"
         return f"{self.statement}: {self.answer} ({self.number.name} {self.number}; {rule})."
 
 
@@ -204,6 +204,13 @@ class Record:
         if answers == {"holds"}:
             return "holds"
         return "does not hold" if "does not hold" in answers else "cannot be told"
+
+    @property
+    def sentence(self) -> str:
+        """The answer, and the statements that decide it."""
+        deciding = [v for v in self.result.verdicts if v.answer == self.answer]
+        parts = "; ".join(f"{v.statement[0].lower()}{v.statement[1:]} ({v.number})" for v in deciding)
+        return f"{self.answer.capitalize()}: {parts}."
 
     def save(self, folder: Path) -> None:
         """Writes ``NAME.json`` in one step."""

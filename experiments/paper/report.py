@@ -52,6 +52,7 @@ def section(record: Record) -> str:
     for picture in result.pictures:
         parts.append(f"<p>{image(base64.b64decode(picture.png), 'png', picture.alt)}</p>\n{command}")
     parts += [f"<p>{html.escape(remark)}</p>\n" for remark in result.remarks]
+    parts.append(f"<p><strong>In a sentence.</strong> {html.escape(record.sentence)}</p>\n")
     return "".join(parts)
 
 
