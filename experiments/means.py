@@ -8,7 +8,7 @@ Command, about ten minutes a row on two cores, each row kept as soon as it is do
 Every row is fitted on Training and measured on PublicTest, at its best epoch there; PrivateTest is not looked at. The
 rows ``order 1`` and ``order 2`` are the recipe itself with other random numbers: differences no larger than theirs to
 ``base`` say nothing. Ten epochs are few, and favour what learns fast over what keeps a long training from overfitting.
-The results stand in ``experiments/means.json``, and as a table in ``docs/training.md``.
+The results are kept in ``experiments/means.json``.
 """
 
 from __future__ import annotations
