@@ -87,15 +87,21 @@ def run(study: Study, config: Config) -> Result:
     )
     accuracy = intervals.share("bare faces", correct["bare"])
     rise = intervals.mean("change of the mean probability", after["glasses"][:, angry] - bare[:, angry], "points")
+    rise_seen = intervals.mean(
+        'change of "angry" where both eyes were found', (after["glasses"] - bare)[seen, angry], "points"
+    )
     verdicts = [above('Glasses raise the probability of "angry"', rise, 0)]
     for place in CONTROLS:
-        extra = after["glasses"][:, angry] - after[place][:, angry]
-        number = intervals.mean("difference", extra, "points")
+        number = intervals.mean("difference", after["glasses"][:, angry] - after[place][:, angry], "points")
         verdicts.append(above(f'Glasses raise "angry" more than the same shape at the {place}', number, 0))
 
-    ratio = _attention(network, drawn["glasses"], masks["glasses"], config.batch)
-    share = intervals.mean("attribution on the frame, in multiples of its area", ratio, "x")
-    verdicts.append(above("The network looks at the frame more than at other pixels", share, 1))
+    inside = {
+        name: _attention(network, pictures, frames, config.batch)
+        for name, pictures in (("bare", images), ("glasses", drawn["glasses"]))
+    }
+    shares = [intervals.mean(f"attribution on the frame's pixels, {name}", v, "%") for name, v in inside.items()]
+    extra = intervals.mean("with the frame less without", inside["glasses"] - inside["bare"], "points")
+    verdicts.append(above("The network looks more at these pixels when a frame is on them", extra, 0))
     return Result(
         verdicts=tuple(verdicts),
         tables=(
@@ -104,7 +110,7 @@ def run(study: Study, config: Config) -> Result:
                 ("", "glasses", *(f"the same at the {place}" for place in CONTROLS)),
                 tuple(rows),
             ),
-            Table.of("Where the network looks", [share]),
+            Table.of("Where the network looks, and faces whose eyes were found", [*shares, extra, rise_seen]),
         ),
         pictures=(
             Picture.of(_examples(images, drawn), "Faces bare, with drawn glasses and with the controls"),
@@ -159,7 +165,7 @@ def move(masks: Bool[np.ndarray, "n size size"], row: float) -> Bool[np.ndarray,
 
 
 def _attention(network: Network, images: Images, masks: Bool[np.ndarray, "n size size"], batch: int) -> np.ndarray:
-    """For each face, the share of the attribution on the frame over the frame's share of the picture."""
+    """For each face, the share of the attribution that lies in its mask."""
     shares = []
     for start in range(0, len(images), batch):
         rows = np.resize(np.arange(start, min(start + batch, len(images))), batch)
@@ -167,7 +173,7 @@ def _attention(network: Network, images: Images, masks: Bool[np.ndarray, "n size
         maps = guided_backprop(network.model, network.variables, pictures)
         inside = metrics.energy_inside(metrics.importance(maps, signed=False), jnp.asarray(masks[rows]))
         shares.append(np.asarray(inside)[: len(images) - start])
-    return np.concatenate(shares) / masks.mean((1, 2))
+    return np.concatenate(shares)
 
 
 def _examples(images: Images, drawn: dict[str, Images], count: int = 6) -> Figure:

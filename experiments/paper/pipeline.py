@@ -32,7 +32,7 @@ class Config:
     """How much is timed."""
 
     frames: int = demo.NUM_FRAMES
-    repeats: int = 10
+    repeats: int = 3
 
 
 FULL = Config()
