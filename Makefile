@@ -1,12 +1,13 @@
 # make demo   analyse a real photograph and a video, into out/
 # make test   lint, types, tests
-# Both create .venv first, from the exact versions and hashes in the lock files.
+# make slow   the tests that take long; CI runs these as well
+# Each creates .venv first, from the exact versions and hashes in the lock files.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test lowest lock clean
+.PHONY: demo test slow lowest lock clean
 
 demo: .venv/.demo
 	$(BIN)/python scripts/demo.py
@@ -15,7 +16,10 @@ test: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -m "not slow"
+
+slow: .venv/.test
+	$(BIN)/python -m pytest -m slow tests
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or name it: make PYTHON=..." >&2; exit 2; }

@@ -31,6 +31,7 @@ def options(root, *only, **more):
     )
 
 
+@pytest.mark.slow
 def test_a_row_is_made_once_and_its_gain_is_of_the_same_images(root, capsys):
     means.main(options(root, "order 1", "FER+ votes, half"))
     printed = capsys.readouterr().out
