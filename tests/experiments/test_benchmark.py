@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from itertools import islice
 from pathlib import Path
 
 import jax
@@ -18,6 +19,8 @@ import faceflax
 from experiments.benchmark import cases, measure, plot, report, run, shared, worker
 from experiments.benchmark.cases import Call, Case, Process
 from faceflax.errors import FaceflaxError
+from faceflax.vision import demo
+from faceflax.vision.opencv import cv2
 
 ROOT = Path(__file__).resolve().parents[2]
 REFERENCE = ROOT / "../shared/reference/mini_xception_emotion.onnx"
@@ -225,14 +228,23 @@ def test_bad_graph_is_named(content, tmp_path):
 
 @pytest.mark.slow
 def test_command_prints_and_writes_what_it_measured(tmp_path):
-    done = command("--rows", "live", "--repeats", "2", "--output", str(tmp_path / "b.json"))
+    film = str(tmp_path / "film.avi")
+    writer = cv2.VideoWriter(film, cv2.VideoWriter.fourcc(*"MJPG"), demo.FPS, (demo.WIDTH, demo.HEIGHT))
+    for frame in islice(demo.video(), 12):
+        writer.write(frame)
+    writer.release()
+    with measure.pinned(1):  # half the work: without the rows of two threads
+        done = command("--rows", "live", "--repeats", "2", "--video", film, "--output", str(tmp_path / "b.json"))
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "b.json").read_text())
     for result in content["results"]:
-        assert result["rounds"] == 2
+        assert result["rounds"] == (1 if result["unit"] == "frames" else 2)
         assert "\n".join(report.lines(result)) in done.stdout
+    counts = {label: value["median"] for label, value in content["results"][-1]["contenders"].items()}
+    assert (counts["faceflax"], counts["Haar, every frame"]) == (11, 12)  # a face is shown from its second frame on
     result = content["results"][0]
-    assert set(result["contenders"]) >= {"faceflax", "finding", "networks", "drawing", "single images"}
+    parts = {"finding", "networks", "drawing", "single images"}
+    assert set(result["contenders"]) >= {"faceflax", "--explain", *parts}
     whole, part = (result["contenders"][label]["median"] for label in ("faceflax", "finding"))
     assert result["ratios"]["finding"]["median"] == pytest.approx(whole / part, rel=1e-4)
     assert content["machine"]["packages"]["jax"] == jax.__version__

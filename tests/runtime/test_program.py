@@ -124,16 +124,16 @@ def start(folder, **environment):
 
 @pytest.mark.parametrize("engine", ["0", ""])
 def test_the_second_start_of_a_process_compiles_nothing(tmp_path, engine):
-    first, compilations = start(tmp_path, FACEFLAX_NATIVE=engine)
-    assert compilations > 0
+    first, everything = start(tmp_path, FACEFLAX_NATIVE=engine)
+    assert everything > 0
     second, compilations = start(tmp_path, FACEFLAX_NATIVE=engine)
     assert second == first
     assert compilations == 0
-    for file in (tmp_path / "programs").iterdir():  # damaged files are made again
-        file.write_bytes(b"\x80\x04" + file.read_bytes()[:100])
+    damaged = min((tmp_path / "programs").iterdir(), key=lambda file: file.stat().st_size)  # it alone is made again
+    damaged.write_bytes(b"\x80\x04" + damaged.read_bytes()[:100])
     third, compilations = start(tmp_path, FACEFLAX_NATIVE=engine)
     assert third == first
-    assert compilations > 0
+    assert 0 < compilations < everything
 
 
 def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path):
