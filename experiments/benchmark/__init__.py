@@ -23,7 +23,7 @@ How it is made fair:
   1.4 times as long; ``--onnx FILE`` measures with such a graph.
 * The row ``live`` has the frames of a film one after the other, as fast as they are done: found, labelled for emotion
   and gender and drawn on, by faceflax; found and labelled for emotion alone, by fer, where ``pip install fer`` was run.
-  A film's frames differ, one in 15 being searched whole, so its 95th percentile and its frames a second count as well.
+  A film's frames differ, one in 25 being searched whole, so its frames a second count as well.
   First each frame is done before the next; then, in threads, a frame is found while the one before it is labelled.
   ``--explain`` is all of it with each face's guided backpropagation. In how many frames a face is found stands beside
   the times; whether it is one, :mod:`experiments.detection_recall` says.

@@ -48,7 +48,7 @@ class VideoAnalyzer:
         analyzer: FaceAnalyzer | None = None,
         *,
         detector: Detector | None = None,
-        full_search_every: int = 15,
+        full_search_every: int = 25,
         smoothing: float = 0.9,
         tracker: Tracker | None = None,
     ) -> None:

@@ -334,7 +334,7 @@ def _video_chunks(item: Input, analyzer: FilmAnalyzer) -> Iterator[_Chunk]:
     chunk = _Chunk(video=analyzer)
 
     def remark(message: str) -> None:
-        chunk.bad.append((item.name, message.removeprefix("PATH: ")))
+        chunk.bad.append((item.name, message.removeprefix("PATH: ").removeprefix(f"{str(item.path)!r} ")))
 
     try:
         source = open_file(item.path, "PATH", remark)

@@ -41,7 +41,7 @@ class FaceFinder:
     """
 
     def __init__(
-        self, detector: Detector | None = None, full_search_every: int = 15, tracker: Tracker | None = None
+        self, detector: Detector | None = None, full_search_every: int = 25, tracker: Tracker | None = None
     ) -> None:
         if full_search_every < 1:
             raise FaceflaxError(f"full_search_every: {full_search_every} is not a number of frames; give 1 or more")

@@ -21,7 +21,7 @@ class DetectionOptions:
     """How OpenCV's Haar cascade sees the picture: equalised as a whole or, clahe, by tiles: for side light."""
     yunet: Path | None = None
     """Use OpenCV's YuNet, which finds turned faces too; its model file, such as face_detection_yunet_2023mar.onnx."""
-    search_every: int = 15
+    search_every: int = 25
     """In one of how many frames of a film all of it is searched; in between, known faces are followed. 1 is each."""
 
     def check(self) -> None:
