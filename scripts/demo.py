@@ -35,6 +35,7 @@ def main(options: Options) -> None:
 
     from faceflax.labels import EMOTIONS, GENDERS
     from faceflax.runtime import FaceAnalyzer
+    from faceflax.runtime.video import VideoAnalyzer
     from faceflax.vision import demo, loop
     from faceflax.vision.sources import open_source
 
@@ -49,7 +50,7 @@ def main(options: Options) -> None:
         print(f"  perceived {what}: {shares}")
     _figure(face, options).savefig(picture, dpi=150)
 
-    summary = loop.run(open_source("demo"), analyzer, output=film)
+    summary = loop.run(open_source("demo"), VideoAnalyzer(analyzer), output=film)
     print(
         f"film: a face in {summary.frames_with_face} of {summary.frames} frames, "
         f"{summary.frames / summary.seconds:.0f} frames a second, detection, both networks and drawing included"
