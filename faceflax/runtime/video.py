@@ -39,8 +39,8 @@ class VideoAnalyzer:
     Example:
         >>> from faceflax.vision.demo import video
         >>> analyzer = VideoAnalyzer()
-        >>> [[(face.track_id, face.gender) for face in analyzer(frame)] for frame, _ in zip(video(), range(3))]
-        [[], [(0, 'man')], [(0, 'man')]]
+        >>> [[face.track_id for face in analyzer(frame)] for frame, _ in zip(video(), range(3))]
+        [[], [0], [0]]
     """
 
     def __init__(
