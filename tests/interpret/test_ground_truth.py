@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 
 import flax.linen as nn
 import jax.numpy as jnp
@@ -48,6 +49,7 @@ def faces():
     return render_faces(56, seed=ground_truth.TEST_SEED, image_size=32)
 
 
+@pytest.mark.slow
 def test_the_networks_learned_what_they_were_taught(trained, faces):
     score = make_eval_step(Small())
     true, again, shuffled = (
@@ -66,6 +68,7 @@ def landing(name, method, variables, faces):
     ]
 
 
+@pytest.mark.slow
 def test_the_random_floor_is_the_masks_area(trained, faces):
     points, energy = landing("random", benchmark.random, trained[0], faces)
     area = faces.expression_masks.mean()
@@ -73,16 +76,19 @@ def test_the_random_floor_is_the_masks_area(trained, faces):
     assert abs(energy.mean() - area) < 0.01
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", interpret.METHODS)
 def test_attributions_land_on_the_expression(trained, faces, name):
     floor = faces.expression_masks.mean((1, 2))
-    points, energy = landing(name, interpret.METHODS[name], trained[0], faces)
+    method = partial(interpret.METHODS[name], **({"masks": 256} if name == "rise" else {}))
+    points, energy = landing(name, method, trained[0], faces)
     error = energy.std() / np.sqrt(len(energy))
     assert (energy - floor).mean() > 5 * error
     if name in ("gradient", "guided_backprop"):
         assert points.mean() > 2.5 * floor.mean()
 
 
+@pytest.mark.slow
 def test_maps_of_shuffled_labels_differ_more_than_those_of_another_seed(trained, faces):
     learned, again, shuffled = trained
     images, target = jnp.asarray(normalize(faces.images)), jnp.asarray(faces.emotions)
@@ -112,6 +118,7 @@ def test_bad_input(tmp_path, changes, message):
     assert not list(tmp_path.rglob("*.*"))
 
 
+@pytest.mark.usefixtures("quick_compilation")
 def test_the_whole_command_trains_once(tmp_path, monkeypatch, capsys):
     monkeypatch.setitem(models._MODELS, "small", Small)
     options = Options(
