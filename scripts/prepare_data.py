@@ -22,7 +22,7 @@ class Options:
     """
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
-    """fer2013, ferplus, fairface, imdb, wiki, folder (your own pictures, one folder a class) or synthetic (no source)."""
+    """fer2013, ferplus, fairface, imdb, wiki, folder (your own, one folder a class) or synthetic (no source)."""
 
     source: Path | None = None
     """The publisher's files: a file or a folder."""

@@ -65,7 +65,7 @@ def test_wrong_options_are_named(root, tmp_path):
         means.main(options(root, "prayer"))
     file = tmp_path / "means.json"
     file.write_text("[]")
-    with pytest.raises(FaceflaxError, match="--results: .* is not such a file"):
+    with pytest.raises(FaceflaxError, match=r"--results: .* is not such a file"):
         means.read(file, {})
     file.write_text('{"recipe": {"epochs": 3}, "rows": {}}')
     with pytest.raises(FaceflaxError, match=r"--results: .* is of \{'epochs': 3\}, not of \{'epochs': 4\}"):
