@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import importlib
+import inspect
 import shlex
 import time
 from collections.abc import Iterator
@@ -119,7 +120,9 @@ def _key(name: str, study: Study) -> str:
     module = _module(name)
     config = dataclasses.asdict(module.QUICK if study.quick else module.FULL)
     hashes = [study.weights_hash(arch, task) for arch, task in module.NEEDS]
-    return digest(name, config, hashes, study.quick, study.dataset_gender)
+    # A claim that is computed otherwise than before is computed again; its trainings are still there.
+    sources = [inspect.getsource(_module(source)) for source in (name, "study", "intervals", "eyes")]
+    return digest(name, config, hashes, sources, study.quick, study.dataset_gender)
 
 
 def _module(name: str) -> Any:
