@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from faceflax.models import create, layer_names, list_models
     from faceflax.pretrained import WeightsInfo, list_weights, load, weights_info
     from faceflax.runtime import Face, FaceAnalyzer, compile
+    from faceflax.runtime.video import VideoAnalyzer
 
 __version__ = "0.1.0"
 
@@ -24,6 +25,7 @@ __all__ = [
     "Face",
     "FaceAnalyzer",
     "FaceflaxError",
+    "VideoAnalyzer",
     "WeightsInfo",
     "compile",
     "create",
@@ -38,6 +40,7 @@ _HOMES = {
     "faceflax.models": ("create", "layer_names", "list_models"),
     "faceflax.pretrained": ("WeightsInfo", "list_weights", "load", "weights_info"),
     "faceflax.runtime": ("Face", "FaceAnalyzer", "compile"),
+    "faceflax.runtime.video": ("VideoAnalyzer",),
 }
 
 
