@@ -1,6 +1,7 @@
 """Caches that the tests share: many compile the same networks."""
 
 import os
+import signal
 from pathlib import Path
 
 import jax
@@ -8,6 +9,8 @@ import pytest
 
 # Not the user's own; kept from run to run, being keyed by all that matters.
 os.environ["FACEFLAX_CACHE_DIR"] = str(Path(__file__).parents[1] / ".pytest_cache" / "faceflax")
+# Shells start background commands with Ctrl-C ignored, and children inherit that; tests send it.
+signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture(scope="session", autouse=True)
