@@ -181,6 +181,7 @@ def test_mapped_images_join_the_batch_and_mapped_weights_do_not(dtype):
         np.testing.assert_array_equal(together[i], native.depthwise(x[i], kernel[i]))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("arch", ["mini_xception", "sequential_cnn"])
 def test_whole_networks_train_as_with_xla_operators(arch, monkeypatch):
     """Loss, gradients and batch statistics of a training pass in float64, in both engines."""
@@ -236,6 +237,7 @@ def test_the_environment_can_demand_or_refuse_the_kernels(tmp_path):
     assert "FACEFLAX_NATIVE: 'yes' is unknown" in run(STATUS, FACEFLAX_NATIVE="yes").stderr
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(platform.machine() != "x86_64", reason="names x86 instruction sets")
 @pytest.mark.parametrize("instructions", ["x86-64", "haswell"])
 def test_narrower_vectors(instructions):

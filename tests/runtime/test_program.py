@@ -122,6 +122,7 @@ def start(folder, **environment):
     return answers, int(compilations)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("engine", ["0", ""])
 def test_the_second_start_of_a_process_compiles_nothing(tmp_path, engine):
     first, everything = start(tmp_path, FACEFLAX_NATIVE=engine)
@@ -136,6 +137,7 @@ def test_the_second_start_of_a_process_compiles_nothing(tmp_path, engine):
     assert 0 < compilations < everything
 
 
+@pytest.mark.slow
 def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path):
     blocked = tmp_path / "file"
     blocked.write_text("not a folder")
