@@ -18,6 +18,7 @@ th:first-child, td:first-child { text-align: left; }
 .faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: .8rem; }
 .faces figure { margin: 0; }
 .faces img { width: 100%; }
+.small img { image-rendering: pixelated; }
 figcaption { font-size: .8rem; line-height: 1.3; }
 """
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import base64
 import html
-import io
 import json
 import os
 from collections.abc import Iterable, Mapping, Sequence
@@ -16,22 +14,12 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 
+from faceflax import html as pages
 from faceflax.data import Examples
 from faceflax.training.evaluation import Calibration, Evaluation, Share, worst
 from faceflax.vision.opencv import cv2
 
 BLUE, GREY = "#2166ac", "#888888"
-STYLE = """
-body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
-img { max-width: 100%; height: auto; }
-table { border-collapse: collapse; margin: 1rem 0; }
-th, td { padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: right; font-variant-numeric: tabular-nums; }
-th:first-child, td:first-child { text-align: left; }
-.faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: .8rem; }
-.faces figure { margin: 0; }
-.faces img { width: 100%; image-rendering: pixelated; }
-figcaption { font-size: .8rem; line-height: 1.3; }
-"""
 
 
 @dataclass(frozen=True)
@@ -132,17 +120,19 @@ def page(report: Report) -> str:
     """Returns the whole page as HTML; pictures are in it as data URIs."""
     found = report.evaluation
     sections = [
-        ("Accuracy", _table(("", "share", "95% interval", "images"), _share_rows(report.accuracy))),
+        ("Accuracy", pages.table(("", "share", "95% interval", "images"), _share_rows(report.accuracy))),
         (
             "Confusion",
-            _picture(confusion_figure(found, ""), "Confusion matrix: share of each label's images by predicted class")
+            pages.figure(
+                confusion_figure(found, ""), "Confusion matrix: share of each label's images by predicted class"
+            )
             + "<p>The most frequent confusions:</p>"
-            + _table(("label, predicted", "images", "of the label's"), _confusions(found)),
+            + pages.table(("label, predicted", "images", "of the label's"), _confusions(found)),
         ),
         *((f"Accuracy by perceived {kind}", _groups(kind, groups)) for kind, groups in report.groups.items()),
         (
             "Precision and recall",
-            _table(
+            pages.table(
                 ("", "precision", "recall", "F1", "images"),
                 (
                     (name, f"{p:.1%}", f"{r:.1%}", f"{f:.1%}", f"{n:,}")
@@ -156,24 +146,19 @@ def page(report: Report) -> str:
             "Calibration",
             "<p>Of the predictions made with 80% probability, 80% should be right: then the bars meet the diagonal. "
             "The expected calibration error is the mean distance from it.</p>"
-            + _picture(
+            + pages.figure(
                 reliability_figure(report.calibration), "Accuracy against predicted probability, with the diagonal"
             )
-            + _table(
+            + pages.table(
                 ("probabilities", "expected calibration error"),
                 ((name, f"{bins.error:.2%}") for name, bins in report.calibration.items()),
             ),
         ),
         ("Most confident mistakes", _mistakes(report.mistakes)),
     ]
-    title = html.escape(report.title)
     body = "".join(f"<h2>{html.escape(heading)}</h2>\n{content}\n" for heading, content in sections)
     remarks = "".join(f"<p>{html.escape(remark)}</p>\n" for remark in report.remarks)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{title}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>\n</head>\n'
-        f"<body>\n<main>\n<h1>{title}</h1>\n{remarks}{body}</main>\n</body>\n</html>\n"
-    )
+    return pages.page(report.title, remarks + body)
 
 
 def _share_rows(shares: Mapping[str, Share]) -> Iterable[tuple[str, ...]]:
@@ -184,10 +169,10 @@ def _share_rows(shares: Mapping[str, Share]) -> Iterable[tuple[str, ...]]:
 
 def _groups(kind: str, groups: Mapping[str, Share]) -> str:
     name, gap = worst(groups)
-    picture = _picture(groups_figure(groups), f"Accuracy by perceived {kind}, with 95% intervals")
+    picture = pages.figure(groups_figure(groups), f"Accuracy by perceived {kind}, with 95% intervals")
     return (
         f"{picture}<p>Worst: {html.escape(name)}, {100 * gap:.1f} percentage points below all images together.</p>"
-        + _table((kind, "accuracy", "95% interval", "images"), _share_rows(groups))
+        + pages.table((kind, "accuracy", "95% interval", "images"), _share_rows(groups))
     )
 
 
@@ -206,31 +191,15 @@ def _mistakes(mistakes: Sequence[Mistake]) -> str:
         return "<p>There are none.</p>"
     faces = []
     for m in mistakes:
-        source = _data_uri(cv2.imencode(".png", m.image)[1].tobytes())
-        alt = html.escape(f"{m.identity}, labelled {m.label}, taken for {m.predicted}")
+        alt = f"{m.identity}, labelled {m.label}, taken for {m.predicted}"
+        picture = pages.image(cv2.imencode(".png", m.image)[1].tobytes(), "png", alt)
         caption = f"{html.escape(m.predicted)} {m.probability:.0%}<br>label: {html.escape(m.label)}"
         caption += f"<br>{html.escape(m.identity)}"
-        faces.append(f'<figure><img src="{source}" alt="{alt}"><figcaption>{caption}</figcaption></figure>')
+        faces.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
     return (
         "<p>The images whose wrong label got the highest probability. Some are the network's mistakes, some the "
-        f'annotators\'.</p>\n<div class="faces">{"".join(faces)}</div>'
+        f'annotators\'.</p>\n<div class="faces small">{"".join(faces)}</div>'
     )
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    lines = ["".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)]
-    lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
-    return "<table>" + "\n".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
-
-
-def _picture(figure: Figure, alt: str) -> str:
-    file = io.BytesIO()
-    figure.savefig(file, dpi=110, bbox_inches="tight")
-    return f'<img src="{_data_uri(file.getvalue())}" alt="{html.escape(alt)}">'
-
-
-def _data_uri(png: bytes) -> str:
-    return f"data:image/png;base64,{base64.b64encode(png).decode()}"
 
 
 def confusion_figure(evaluation: Evaluation, title: str) -> Figure:

@@ -310,7 +310,8 @@ def _image_chunks(inputs: Iterable[Input]) -> Iterator[_Chunk]:
                     chunk.frames.append(Frame(_read(item, archive), item.name, 0, 0.0))
                     chunk.finished.append(item.name)
                 except (FaceflaxError, OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-                    chunk.bad.append((item.name, str(error)))  # RuntimeError: a password
+                    # zipfile's RuntimeError is a password, its NotImplementedError a compression it does not know
+                    chunk.bad.append((item.name, str(error)))
                 if chunk.full:
                     yield chunk
                     chunk = _Chunk()
