@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import onnxruntime
@@ -26,7 +27,7 @@ def write_graph(arch: str, file: str) -> None:
     tensors = shared.channels_first(arch)
     nodes: list[onnx.NodeProto] = []
 
-    def node(operator: str, inputs: list[str], **attributes: object) -> str:
+    def node(operator: str, inputs: list[str], **attributes: Any) -> str:
         output = f"{operator}_{len(nodes)}"
         nodes.append(helper.make_node(operator, inputs, [output], **attributes))
         return output
