@@ -11,7 +11,7 @@ Without a compiler one line is logged and everything runs in its pure-JAX form, 
 library an error.
 """
 
-from faceflax.native.build import available, processor, status
+from faceflax.native.build import available, processor, status, tiles
 from faceflax.native.ops import (
     batch_norm,
     batch_norm_gradient,
@@ -45,4 +45,5 @@ __all__ = [
     "processor",
     "status",
     "supports",
+    "tiles",
 ]

@@ -23,10 +23,12 @@ from faceflax.errors import FaceflaxError
 
 SOURCE = Path(__file__).with_name("kernels.cc")
 FLAGS = ("-std=c++17", "-O3", "-march=native", "-fno-math-errno", "-fPIC", "-shared")
-REALS = {"float32": "float", "float64": "double"}
+DEFINES = {"float32": (), "float64": ("-DDOUBLE",)}
 TARGETS = (
     "convolve",
     "convolve_gradient",
+    "convolve_narrow",
+    "convolve_gradient_narrow",
     "depthwise",
     "depthwise_gradient",
     "max_pool",
@@ -46,6 +48,12 @@ def available() -> bool:
         FaceflaxError: they cannot, and ``FACEFLAX_NATIVE=1`` demands them.
     """
     return _problem("float32") is None
+
+
+@functools.cache
+def tiles() -> bool:
+    """Whether convolutions can multiply bfloat16 numbers on the processor's matrix tiles (AMX)."""
+    return available() and bool(ctypes.CDLL(str(_build("float32"))).tiles())
 
 
 def status() -> str:
@@ -110,7 +118,7 @@ def _build(dtype: str) -> Path:
         file.parent.mkdir(parents=True, exist_ok=True)
         with tempfile.TemporaryDirectory(dir=file.parent) as scratch:
             made = Path(scratch) / file.name
-            options = [*flags, f"-DREAL={REALS[dtype]}", "-isystem", str(headers)]
+            options = [*flags, *DEFINES[dtype], "-isystem", str(headers)]
             done = subprocess.run([compiler, *options, str(SOURCE), "-o", str(made)], capture_output=True, text=True)
             if done.returncode != 0:
                 first = next((line for line in done.stderr.splitlines() if "error" in line), done.stderr[:200])

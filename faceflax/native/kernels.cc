@@ -5,7 +5,7 @@
 // whose operands are read where they are. Weights come packed as panels [outputs / n, kernel size x inputs, n] of
 // n = min(outputs, 32) outputs. Work is split by image; an image's activations stay in the cache of one core.
 //
-// REAL is float; the tests also build the file with double, to compare gradients closely.
+// REAL is float; the tests also build the file with -DDOUBLE, to compare gradients closely.
 
 #include <algorithm>
 #include <atomic>
@@ -19,8 +19,17 @@
 
 #include "xla/ffi/api/ffi.h"
 
-#ifndef REAL
+#ifdef DOUBLE
+#define REAL double
+#else
 #define REAL float
+#endif
+
+#if !defined(DOUBLE) && defined(__linux__) && defined(__AMX_BF16__) && defined(__AVX512BF16__)
+#define TILES 1
+#include <immintrin.h>
+#include <sys/syscall.h>
+#include <unistd.h>
 #endif
 
 namespace {
@@ -494,17 +503,24 @@ Index Parts(Index images, Index size) {
   return std::min(images, std::clamp<Index>((Index(1) << 20) / size, 4, 16));
 }
 
-template <class Body>
-void SumOverImages(ffi::ThreadPool& pool, Index images, Index size, T* total, const Body& body) {
+template <class Body>  // body(first, end, sum) adds those images' share
+void SumOverParts(ffi::ThreadPool& pool, Index images, Index size, T* total, const Body& body) {
   const Index parts = Parts(images, size);
   std::vector<T> sums(parts * size, T(0));
   Parallel(pool, parts, [&](Index part) {
-    for (Index i = part * images / parts; i < (part + 1) * images / parts; ++i) body(i, sums.data() + part * size);
+    body(part * images / parts, (part + 1) * images / parts, sums.data() + part * size);
   });
   std::fill(total, total + size, T(0));
   for (Index part = 0; part < parts; ++part) {
     for (Index i = 0; i < size; ++i) total[i] += sums[part * size + i];
   }
+}
+
+template <class Body>  // body(image, sum)
+void SumOverImages(ffi::ThreadPool& pool, Index images, Index size, T* total, const Body& body) {
+  SumOverParts(pool, images, size, total, [&](Index first, Index end, T* sum) {
+    for (Index i = first; i < end; ++i) body(i, sum);
+  });
 }
 
 Geometry GeometryOf(const Array& x, Index kernel_height, Index kernel_width, Index stride_height, Index stride_width,
@@ -533,6 +549,354 @@ ffi::Error ConvolveGradientCall(ffi::ThreadPool pool, Array x, Array cotangent, 
     ConvolveGradient(g, x.typed_data() + i * in, cotangent.typed_data() + i * out, sum);
   });
   return ffi::Error::Success();
+}
+
+// ---- Convolution of bfloat16 products on matrix tiles (Intel AMX), for training --------------------------------------
+
+#if TILES
+
+using Short = uint16_t;  // a bfloat16
+constexpr Index kTile = 16, kChunk = 32, kTileSize = kTile * kChunk;
+
+bool TilesPermitted() {  // Linux gives a process the tiles' state on request
+  static const bool permitted = syscall(SYS_arch_prctl, 0x1023 /* ARCH_REQ_XCOMP_PERM */, 18 /* XTILEDATA */) == 0;
+  return permitted;
+}
+
+struct TileState {  // eight tiles of 16 rows of 64 bytes, while it lives
+  TileState() {
+    struct alignas(64) {
+      uint8_t palette = 1, start = 0, reserved[14] = {};
+      uint16_t bytes[16] = {};
+      uint8_t rows[16] = {};
+    } shapes;
+    for (int i = 0; i < 8; ++i) shapes.bytes[i] = 64, shapes.rows[i] = 16;
+    asm volatile("" ::: "memory");
+    _tile_loadconfig(&shapes);
+  }
+  ~TileState() { _tile_release(); }
+};
+
+// c[m * N + n] (16 x 16, rows `to` apart) = the sum over chunks of a[m] (16 rows `row` apart, of 32 values from
+// steps[chunk] on) times b[n] (`panel` apart; a chunk is 16 rows of 16 outputs' pairs), onto c itself if `add`.
+template <int M, int N>
+void TileProducts(const Short* const* a, Index row, const Index* steps, const Short* b, Index panel, Index chunks,
+                  float* const* c, Index to, bool add) {
+  static_assert(N <= 2 && M * N <= 4);
+  const Index across = row * sizeof(Short), down = to * sizeof(float);
+  asm volatile("" ::: "memory");  // GCC's tile loads do not say that they read
+  if (add) {
+    _tile_loadd(0, c[0], down);
+    if constexpr (M * N > 1) _tile_loadd(1, c[1], down);
+    if constexpr (M * N > 2) _tile_loadd(2, c[2], down);
+    if constexpr (M * N > 3) _tile_loadd(3, c[3], down);
+  } else {
+    _tile_zero(0);
+    _tile_zero(1);
+    _tile_zero(2);
+    _tile_zero(3);
+  }
+  for (Index k = 0; k < chunks; ++k, b += kTileSize) {
+    const Index step = steps[k];
+    _tile_loadd(6, b, 64);
+    _tile_loadd(4, a[0] + step, across);
+    _tile_dpbf16ps(0, 4, 6);
+    if constexpr (N == 2) {
+      _tile_loadd(7, b + panel, 64);
+      _tile_dpbf16ps(1, 4, 7);
+      if constexpr (M == 2) {
+        _tile_loadd(5, a[1] + step, across);
+        _tile_dpbf16ps(2, 5, 6);
+        _tile_dpbf16ps(3, 5, 7);
+      }
+    } else {
+      if constexpr (M > 1) {
+        _tile_loadd(5, a[1] + step, across);
+        _tile_dpbf16ps(1, 5, 6);
+      }
+      if constexpr (M > 2) {
+        _tile_loadd(4, a[2] + step, across);
+        _tile_dpbf16ps(2, 4, 6);
+      }
+      if constexpr (M > 3) {
+        _tile_loadd(5, a[3] + step, across);
+        _tile_dpbf16ps(3, 5, 6);
+      }
+    }
+  }
+  _tile_stored(0, c[0], down);
+  if constexpr (M * N > 1) _tile_stored(1, c[1], down);
+  if constexpr (M * N > 2) _tile_stored(2, c[2], down);
+  if constexpr (M * N > 3) _tile_stored(3, c[3], down);
+  asm volatile("" ::: "memory");
+}
+
+// Images side by side in frames of zeros, whose pixels are then one long row: an output pixel lies where its window
+// starts, a kernel's tap is a distance in that row, and pixels at which no output lies are computed and dropped.
+struct Frames {
+  Index columns, size, images, pixels, length;  // `length`: pixels, what tiles read beyond them, and the largest tap
+
+  Frames(const Geometry& g, Index images)
+      : columns(g.out_width + g.kernel_width - 1), size(columns * (g.out_height + g.kernel_height - 1)),
+        images(images), pixels(images * size) {
+    length = (pixels + g.kernel_height * columns + 4 * kTile + kChunk) / kChunk * kChunk;
+    if (length / kChunk % 2 == 0) length += kChunk;  // rows of this length then fall into different sets of the cache
+  }
+
+  static Index ImagesAtOnce(const Geometry& g) { return std::clamp<Index>(1024 / Frames(g, 1).size, 1, 16); }
+};
+
+inline void Narrow(const float* from, Index count, Short* to) {  // a multiple of 16
+  for (Index i = 0; i < count; i += 16) {
+    _mm256_storeu_si256(reinterpret_cast<__m256i*>(to + i), (__m256i)_mm512_cvtneps_pbh(_mm512_loadu_ps(from + i)));
+  }
+}
+
+void FillFrames(const Frames& f, const float* x, Index height, Index width, Index channels, Index low, Short* to) {
+  std::memset(to, 0, f.length * channels * sizeof(Short));
+  for (Index i = 0; i < f.images; ++i) {
+    for (Index h = 0; h < height; ++h, x += width * channels) {
+      Narrow(x, width * channels, to + (i * f.size + (low + h) * f.columns + low) * channels);
+    }
+  }
+}
+
+// Memory of the calling thread, as Scratch.
+Short* NarrowScratch(int slot, Index size) {
+  struct alignas(64) Line { Short values[32]; };
+  static thread_local std::vector<Line> slots[3];
+  const size_t lines = size / 32 + 1;
+  if (slots[slot].size() < lines) slots[slot].resize(lines);
+  return slots[slot].data()->values;
+}
+
+// Two pixels' 16 channels, channel by channel.
+inline __m512i Pair(const Short* even, const Short* odd) {
+  const __m512i a = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(even)));
+  const __m512i b = _mm512_cvtepu16_epi32(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(odd)));
+  return _mm512_or_si512(a, _mm512_slli_epi32(b, 16));
+}
+
+// Rows of 16 values of 32 bits become columns.
+inline void Transpose(__m512i (&r)[16]) {
+  __m512i t[16];
+#pragma GCC unroll 16
+  for (int i = 0; i < 8; ++i) {
+    t[2 * i] = _mm512_unpacklo_epi32(r[2 * i], r[2 * i + 1]);
+    t[2 * i + 1] = _mm512_unpackhi_epi32(r[2 * i], r[2 * i + 1]);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 4; ++i) {
+    r[4 * i] = _mm512_unpacklo_epi64(t[4 * i], t[4 * i + 2]);
+    r[4 * i + 1] = _mm512_unpackhi_epi64(t[4 * i], t[4 * i + 2]);
+    r[4 * i + 2] = _mm512_unpacklo_epi64(t[4 * i + 1], t[4 * i + 3]);
+    r[4 * i + 3] = _mm512_unpackhi_epi64(t[4 * i + 1], t[4 * i + 3]);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 4; ++i) {
+    t[i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0x88);
+    t[4 + i] = _mm512_shuffle_i32x4(r[i], r[4 + i], 0xdd);
+    t[8 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0x88);
+    t[12 + i] = _mm512_shuffle_i32x4(r[8 + i], r[12 + i], 0xdd);
+  }
+#pragma GCC unroll 16
+  for (int i = 0; i < 4; ++i) {
+    r[i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0x88);
+    r[4 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0x88);
+    r[8 + i] = _mm512_shuffle_i32x4(t[i], t[8 + i], 0xdd);
+    r[12 + i] = _mm512_shuffle_i32x4(t[4 + i], t[12 + i], 0xdd);
+  }
+}
+
+// The distances, in values of a framed image, of a kernel's chunks of 32: neighbouring taps of 16 channels, or 32
+// channels of one tap.
+std::vector<Index> ChunkSteps(const Geometry& g) {
+  const Index columns = Frames(g, 1).columns, pixels = g.inputs == 16 ? 2 : 1;
+  std::vector<Index> steps;
+  for (Index i = 0; i < g.kernel_height; ++i) {
+    for (Index j = 0; j < g.kernel_width; j += pixels) {
+      for (Index c = 0; c < g.inputs; c += kChunk) steps.push_back((i * columns + j) * g.inputs + c);
+    }
+  }
+  return steps;
+}
+
+// A kernel [rows, columns, inputs, outputs] as [outputs / 16, chunks, 16, 16 pairs].
+std::vector<Short> PackKernel(const Geometry& g, const float* kernel, Index chunks) {
+  const Index pixels = g.inputs == 16 ? 2 : 1, across = (g.kernel_width + pixels - 1) / pixels;
+  const Index each = pixels * g.inputs / kChunk;  // chunks of a place (i, j)
+  std::vector<float> rows(chunks * kChunk * g.outputs, 0.0f);
+  for (Index i = 0; i < g.kernel_height; ++i) {
+    std::memcpy(rows.data() + i * across * each * kChunk * g.outputs,
+                kernel + i * g.kernel_width * g.inputs * g.outputs,
+                g.kernel_width * g.inputs * g.outputs * sizeof(float));
+  }
+  std::vector<Short> narrow(rows.size()), packed(rows.size());
+  Narrow(rows.data(), rows.size(), narrow.data());
+  for (Index o = 0; o < g.outputs; o += kTile) {
+    for (Index r = 0; r < chunks * kTile; ++r) {
+      const Short* pair = narrow.data() + 2 * r * g.outputs + o;
+      _mm512_storeu_si512(packed.data() + (o * chunks + r) * 2 * kTile, Pair(pair, pair + g.outputs));
+    }
+  }
+  return packed;
+}
+
+template <int M, int N>
+void TileConvolution(const Geometry& g, const Frames& f, const Short* frames, const Short* packed,
+                     const std::vector<Index>& steps, const std::vector<int32_t>& places, float* y) {
+  alignas(64) float sums[M * N][kTile * kTile];
+  float* c[M * N];
+  for (int t = 0; t < M * N; ++t) c[t] = sums[t];
+  const Index chunks = steps.size();
+  for (Index o = 0; o < g.outputs; o += N * kTile) {
+    for (Index p = 0; p < f.pixels; p += M * kTile) {
+      const Short* a[M];
+      for (int m = 0; m < M; ++m) a[m] = frames + (p + m * kTile) * g.inputs;
+      TileProducts<M, N>(a, g.inputs, steps.data(), packed + o * chunks * kChunk, kTile * chunks * kChunk, chunks, c,
+                         kTile, false);
+      for (Index i = 0; i < std::min(M * kTile, f.pixels - p); ++i) {
+        const Index place = places[p + i];
+        if (place < 0) continue;
+        for (int n = 0; n < N; ++n) {
+          _mm512_storeu_ps(y + place * g.outputs + o + n * kTile,
+                           _mm512_load_ps(sums[i / kTile * N + n] + i % kTile * kTile));
+        }
+      }
+    }
+  }
+}
+
+// Where in the output each pixel of the frames goes, or -1.
+std::vector<int32_t> Places(const Geometry& g, const Frames& f) {
+  std::vector<int32_t> places(f.length, -1);
+  int32_t place = 0;
+  for (Index i = 0; i < f.images; ++i) {
+    for (Index h = 0; h < g.out_height; ++h) {
+      for (Index w = 0; w < g.out_width; ++w) places[i * f.size + h * f.columns + w] = place++;
+    }
+  }
+  return places;
+}
+
+// Adds some images' share of the kernel's gradient: products over pixels, of the input's channels as rows of pixels
+// with the cotangent's pairs of pixels.
+template <int M, int N>
+void TileGradient(const Geometry& g, const Frames& f, const Short* rows, const Short* pairs, float* d) {
+  const Index chunks = (f.pixels + kChunk - 1) / kChunk, taps = g.kernel_height * g.kernel_width;
+  const Index parts = g.inputs / kTile, units = taps * parts;
+  std::vector<Index> steps(chunks);
+  for (Index k = 0; k < chunks; ++k) steps[k] = k * kChunk;
+  constexpr Index kSome = 12;  // chunks whose operands, of all taps, stay in the first cache
+  for (Index first = 0; first < chunks; first += kSome) {
+    const Index some = std::min(kSome, chunks - first);
+    for (Index o = 0; o < g.outputs; o += N * kTile) {
+      for (Index unit = 0; unit < units; unit += M) {
+        const Short* a[M];
+        float* c[M * N];
+        for (int m = 0; m < M; ++m) {
+          const Index u = std::min(unit + m, units - 1);
+          const Index tap = u % taps, part = u / taps;
+          a[m] = rows + part * kTile * f.length + tap / g.kernel_width * f.columns + tap % g.kernel_width;
+          for (int n = 0; n < N; ++n) c[m * N + n] = d + (tap * parts + part) * kTile * g.outputs + o + n * kTile;
+        }
+        const Short* b = pairs + (o / kTile * chunks + first) * kTileSize;
+        const Index panel = chunks * kTileSize;
+        if (unit + M <= units) {
+          TileProducts<M, N>(a, f.length, steps.data() + first, b, panel, some, c, g.outputs, true);
+        } else {
+          for (Index m = 0; m < units - unit; ++m) {
+            TileProducts<1, N>(a + m, f.length, steps.data() + first, b, panel, some, c + m * N, g.outputs, true);
+          }
+        }
+      }
+    }
+  }
+}
+
+void TileGradientOf(const Geometry& g, Index images, const float* x, const float* cotangent, float* d) {
+  const Frames f(g, images);
+  Short* frames = NarrowScratch(0, f.length * std::max(g.inputs, g.outputs));
+  Short* rows = NarrowScratch(1, f.length * g.inputs);
+  Short* pairs = NarrowScratch(2, f.length * g.outputs);
+  FillFrames(f, x, g.height, g.width, g.inputs, g.low, frames);
+  for (Index p = 0; p < f.length; p += kChunk) {
+    for (Index c = 0; c < g.inputs; c += kTile) {
+      __m512i block[16];
+#pragma GCC unroll 16
+      for (int r = 0; r < 16; ++r) {
+        const Short* even = frames + (p + 2 * r) * g.inputs + c;
+        block[r] = Pair(even, even + g.inputs);
+      }
+      Transpose(block);
+#pragma GCC unroll 16
+      for (int r = 0; r < 16; ++r) _mm512_storeu_si512(rows + (c + r) * f.length + p, block[r]);
+    }
+  }
+  FillFrames(f, cotangent, g.out_height, g.out_width, g.outputs, 0, frames);
+  const Index chunks = (f.pixels + kChunk - 1) / kChunk;
+  for (Index o = 0; o < g.outputs; o += kTile) {
+    for (Index r = 0; r < chunks * kTile; ++r) {
+      const Short* even = frames + 2 * r * g.outputs + o;
+      _mm512_storeu_si512(pairs + (o * chunks + r) * kChunk, Pair(even, even + g.outputs));
+    }
+  }
+  if (g.outputs == kTile) TileGradient<4, 1>(g, f, rows, pairs, d);
+  else TileGradient<2, 2>(g, f, rows, pairs, d);
+}
+
+ffi::Error TileConvolve(ffi::ThreadPool& pool, const Geometry& g, Index images, const float* x, const float* kernel,
+                        float* y) {
+  const std::vector<Index> steps = ChunkSteps(g);
+  const std::vector<Short> packed = PackKernel(g, kernel, steps.size());
+  const Index some = std::min(images, Frames::ImagesAtOnce(g));
+  const std::vector<int32_t> places = Places(g, Frames(g, some));
+  Parallel(pool, (images + some - 1) / some, [&](Index task) {
+    const Index first = task * some;
+    const Frames f(g, std::min(some, images - first));
+    Short* frames = NarrowScratch(0, f.length * g.inputs);
+    FillFrames(f, x + first * g.height * g.width * g.inputs, g.height, g.width, g.inputs, g.low, frames);
+    float* to = y + first * g.out_height * g.out_width * g.outputs;
+    const TileState state;
+    if (g.outputs == kTile) TileConvolution<4, 1>(g, f, frames, packed.data(), steps, places, to);
+    else TileConvolution<2, 2>(g, f, frames, packed.data(), steps, places, to);
+  });
+  return ffi::Error::Success();
+}
+
+ffi::Error TileConvolveGradient(ffi::ThreadPool& pool, const Geometry& g, Index images, const float* x,
+                                const float* cotangent, float* d) {
+  const Index in = g.height * g.width * g.inputs, out = g.out_height * g.out_width * g.outputs;
+  SumOverParts(pool, images, g.size() * g.outputs, d, [&](Index first, Index end, float* sum) {
+    const TileState state;
+    const Index some = Frames::ImagesAtOnce(g);
+    for (Index i = first; i < end; i += some) {
+      TileGradientOf(g, std::min(some, end - i), x + i * in, cotangent + i * out, sum);
+    }
+  });
+  return ffi::Error::Success();
+}
+
+#endif
+
+ffi::Error ConvolveNarrowCall(ffi::ThreadPool pool, Array x, Array kernel, Result y, Index low) {
+#if TILES
+  const Geometry g = GeometryOf(x, Dimension(kernel, 0), Dimension(kernel, 1), 1, 1, low, Dimension(y, 1),
+                                Dimension(y, 2), Dimension(y, 3));
+  return TileConvolve(pool, g, Dimension(x, 0), x.typed_data(), kernel.typed_data(), y->typed_data());
+#else
+  return ffi::Error(ffi::ErrorCode::kUnimplemented, "bfloat16 products need a processor with AMX");
+#endif
+}
+
+ffi::Error ConvolveGradientNarrowCall(ffi::ThreadPool pool, Array x, Array cotangent, Result d, Index low) {
+#if TILES
+  const Geometry g = GeometryOf(x, Dimension(d, 0), Dimension(d, 1), 1, 1, low, Dimension(cotangent, 1),
+                                Dimension(cotangent, 2), Dimension(cotangent, 3));
+  return TileConvolveGradient(pool, g, Dimension(x, 0), x.typed_data(), cotangent.typed_data(), d->typed_data());
+#else
+  return ffi::Error(ffi::ErrorCode::kUnimplemented, "bfloat16 products need a processor with AMX");
+#endif
 }
 
 ffi::Error DepthwiseCall(ffi::ThreadPool pool, Array x, Array kernel, Result y) {
@@ -815,6 +1179,10 @@ ffi::Error NetworksCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Rema
 XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve, ConvolveCall, CALL.Arg<Array>().Arg<Array>().Ret<Array>().WINDOW);
 XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve_gradient, ConvolveGradientCall,
                               CALL.Arg<Array>().Arg<Array>().Ret<Array>().WINDOW);
+XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve_narrow, ConvolveNarrowCall,
+                              CALL.Arg<Array>().Arg<Array>().Ret<Array>().Attr<Index>("low"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(convolve_gradient_narrow, ConvolveGradientNarrowCall,
+                              CALL.Arg<Array>().Arg<Array>().Ret<Array>().Attr<Index>("low"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(depthwise, DepthwiseCall, CALL.Arg<Array>().Arg<Array>().Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(depthwise_gradient, DepthwiseGradientCall, CALL.Arg<Array>().Arg<Array>().Ret<Array>());
 XLA_FFI_DEFINE_HANDLER_SYMBOL(max_pool, MaxPoolCall, CALL.Arg<Array>().Ret<Array>().Ret<Array>());
@@ -826,3 +1194,11 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(batch_norm_gradient, BatchNormGradientCall, CALL.A
     .Attr<bool>("relu"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(networks, NetworksCall, CALL.RemainingArgs().RemainingRets()
     .Attr<ffi::Span<const Index>>("programs"));
+
+extern "C" int tiles() {  // whether bfloat16 products can be computed here
+#if TILES
+  return TilesPermitted();
+#else
+  return 0;
+#endif
+}

@@ -16,7 +16,7 @@ import numpy as np
 from jaxtyping import Float
 from tqdm import tqdm
 
-from faceflax import data, models, pretrained
+from faceflax import data, models, native, pretrained
 from faceflax.commands import writable_folder
 from faceflax.data.augment import Augmentation, Mixing
 from faceflax.errors import FaceflaxError, unknown
@@ -65,6 +65,11 @@ def train(config: TrainConfig) -> Path:
         raise unknown("--arch", config.arch, models.list_models())
     if config.dropout is not None and not hasattr(models.create(config.arch, 1), "dropout_rate"):
         raise FaceflaxError(f"--dropout: {config.arch} has no dropout; leave it out")
+    if config.precision == "bfloat16_products" and not native.tiles():
+        raise FaceflaxError(
+            "--precision: bfloat16_products needs the native kernels on a Linux machine whose processor has AMX; "
+            "give float32"
+        )
     try:
         augment, mix = _from_options(Augmentation, config), _from_options(Mixing, config)
     except FaceflaxError as error:
@@ -158,7 +163,7 @@ class _Run:
             loss=partial(cross_entropy, weights=jnp.asarray(weights), focal=config.focal),
             key=jax.random.fold_in(self.key, 1),
             average=config.average,
-            dtype=jnp.dtype(config.precision),
+            precision=config.precision,
         )
         self.evaluate = make_eval_step(self.model)
         self.statistics = make_statistics(self.model)

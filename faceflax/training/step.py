@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any
+from typing import Any, Literal
 
 import flax.linen as nn
 import flax.struct
@@ -67,7 +68,7 @@ def make_train_step(
     loss: Callable[[Array, Array], Array],
     key: Array,
     average: float = 0.0,
-    dtype: Any = jnp.float32,
+    precision: Literal["float32", "bfloat16", "bfloat16_products"] = "float32",
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Builds ``step(state, images, targets, batches, learning_rates) -> (state, metrics)``.
 
@@ -85,12 +86,18 @@ def make_train_step(
         key: the run's source of randomness.
         average: decay of the moving average of the parameters, in [0, 1); it rises to it as ``(1 + i) / (10 + i)``, so
             that the first steps are soon forgotten. At 0 the average is the parameters themselves.
-        dtype: of the forward and backward pass; parameters, their updates and BatchNorm's statistics stay float32.
+        precision: of the forward and backward pass; parameters, their updates and BatchNorm's statistics stay float32.
+            ``bfloat16_products`` keeps the activations float32 too and rounds only what convolutions multiply.
 
     Returns:
         The step. Its metrics are the batch's ``loss`` and ``correct``, the share whose highest logit is that of the
         heaviest target.
     """
+
+    dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
+
+    def products() -> AbstractContextManager[Any]:
+        return jax.default_matmul_precision("bfloat16") if precision == "bfloat16_products" else nullcontext()
 
     @partial(jax.jit, donate_argnums=0)
     def train_step(
@@ -116,7 +123,8 @@ def make_train_step(
             logits = logits.astype(jnp.float32)
             return loss(logits, wanted), (logits, updates["batch_stats"])
 
-        (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        with products():
+            (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
         params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
         decay = jnp.minimum(average, (1 + state.step) / (10 + state.step))

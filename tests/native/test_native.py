@@ -86,6 +86,34 @@ def test_convolution_and_its_gradients(images, kernel, stride, padding, dtype):
         assert_close(native.convolve(g, turned, 1, kernel[0] - 1 - low, images[1:3]), dx, dtype)
 
 
+# 16 channels are two taps a chunk (of even and odd kernels), 32 one; rows of output tiles that end inside a frame; more
+# images than a task takes.
+NARROW_CONVOLUTIONS = [
+    ((2, 21, 22, 16), (7, 7, 16, 16), "SAME"),
+    ((3, 9, 14, 16), (5, 5, 16, 32), "SAME"),
+    ((2, 8, 9, 16), (2, 2, 16, 32), "VALID"),
+    ((33, 3, 3, 32), (3, 3, 32, 64), "SAME"),
+    ((1, 2, 1, 32), (3, 3, 32, 96), "SAME"),
+    ((4, 12, 13, 64), (3, 3, 64, 16), "VALID"),
+]
+
+
+@pytest.mark.skipif(not native.tiles(), reason="no AMX in this processor, or no native kernels")
+@pytest.mark.parametrize(("images", "kernel", "padding"), NARROW_CONVOLUTIONS)
+def test_convolution_of_bfloat16_products_and_its_gradients(images, kernel, padding):
+    """The same as in float32 for operands that are bfloat16 numbers already: nothing but them is rounded."""
+    x, weights = (normal(seed, shape, jnp.bfloat16).astype(np.float32) for seed, shape in enumerate((images, kernel)))
+    y, pullback = jax.vjp(lambda *a: plain_conv(*a, 1, padding), x, weights)
+    g = normal(2, y.shape, jnp.bfloat16).astype(np.float32)
+    with jax.default_matmul_precision("bfloat16"):
+        found, pull = jax.vjp(lambda *a: blocks.conv(*a, 1, padding), x, weights)
+        gradients = pull(g)
+        rounded = blocks.conv(x * 1.001, weights, 1, padding)
+    for a, b in zip((found, *gradients), (y, *pullback(g)), strict=True):
+        assert_close(a, b, np.float32)
+    assert 1e-4 < float(jnp.abs(rounded - 1.001 * y).max() / jnp.abs(y).max()) < 1e-2  # the option reached the kernel
+
+
 @pytest.mark.parametrize("images", [(2, 7, 6, 8), (1, 5, 9, 16), (2, 1, 1, 8), (1, 2, 2, 32), (2, 3, 1, 64)])
 def test_depthwise_and_its_gradients(images, dtype):
     x, weights = normal(0, images, dtype), normal(1, (3, 3, 1, images[-1]), dtype)

@@ -308,6 +308,8 @@ def test_window_and_its_keys(tmp_path, options, cache, display, way_out):
     try:
         window = wait(lambda: tool("search", "--name", "^faceflax$"))
         if way_out == "q":
+            frame = cv2.VideoCapture(str(clip)).read()[1]
+            wait(lambda: (snapshot() != frame).any())  # until the face has its box
             press("p")
             pictures = [snapshot()]
             for _ in range(4):
@@ -326,5 +328,6 @@ def test_window_and_its_keys(tmp_path, options, cache, display, way_out):
         output, errors = process.communicate(timeout=60)
     finally:
         process.kill()
+        process.communicate()
     assert process.returncode == 0, errors
     assert 0 < int(output.split()[0]) < 1500

@@ -199,13 +199,13 @@ def test_without_averaging_the_average_is_the_parameters(split):
 def test_bfloat16_agrees_with_float32_and_keeps_the_state_float32(split):
     images, targets = split
     losses = {}
-    for dtype in (jnp.float32, jnp.bfloat16):
-        _, state, step = make(dtype=dtype)
+    for precision in ("float32", "bfloat16"):
+        _, state, step = make(precision=precision)
         state, metrics = step(state, images, targets, *plan(range(12)))
-        losses[dtype] = float(metrics["loss"])
+        losses[precision] = float(metrics["loss"])
         assert {leaf.dtype.name for leaf in jax.tree.leaves(state)} == {"float32", "int32"}
-    assert losses[jnp.bfloat16] == pytest.approx(losses[jnp.float32], rel=2e-2)
-    assert losses[jnp.bfloat16] != losses[jnp.float32]
+    assert losses["bfloat16"] == pytest.approx(losses["float32"], rel=2e-2)
+    assert losses["bfloat16"] != losses["float32"]
 
 
 def test_statistics_are_those_of_the_images_without_dropout(split):
