@@ -16,10 +16,13 @@ test: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
-	$(BIN)/python -m pytest -m "not slow"
+	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
+
+# A worker compiles networks and needs up to 3 GB. The tests of a file share what it compiles.
+WORKERS := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 slow: .venv/.test
-	$(BIN)/python -m pytest -m slow tests
+	$(BIN)/python -m pytest $(WORKERS) -m slow tests
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or name it: make PYTHON=..." >&2; exit 2; }

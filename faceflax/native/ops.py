@@ -86,7 +86,7 @@ def _narrow(x: Images, kernel: tuple[int, ...], stride: int) -> bool:
     ``jax.default_matmul_precision("bfloat16")`` does that on a TPU; on a CPU, XLA ignores it.
     """
     return (
-        jax.config.jax_default_matmul_precision == "bfloat16"
+        jax.config.jax_default_matmul_precision == "bfloat16"  # type: ignore[attr-defined]
         and x.dtype == jnp.float32
         and stride == 1
         and kernel[0] > 1

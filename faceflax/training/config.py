@@ -49,8 +49,8 @@ class TrainConfig:
     dropout: float | None = None
     """Share of activations dropped while training, in a network that has dropout; the network's own if not given."""
     precision: Literal["float32", "bfloat16", "bfloat16_products"] = "float32"
-    """Number format of the forward and backward pass: bfloat16 is for GPUs (and slow on a CPU); bfloat16_products rounds
-    only what convolutions multiply and is for CPUs with matrix tiles (Intel AMX)."""
+    """Number format of the forward and backward pass: bfloat16 is for GPUs (and slow on a CPU); bfloat16_products
+    rounds only what convolutions multiply and is for CPUs with matrix tiles (Intel AMX)."""
     average: float = 0.0
     """Decay of a moving average of the weights, such as 0.999; validated and saved in their place. 0 is off."""
     label_smoothing: float = 0.1

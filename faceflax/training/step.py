@@ -93,7 +93,6 @@ def make_train_step(
         The step. Its metrics are the batch's ``loss`` and ``correct``, the share whose highest logit is that of the
         heaviest target.
     """
-
     dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
 
     def products() -> AbstractContextManager[Any]:
