@@ -12,6 +12,7 @@ from typing import Any
 ROOT = Path(__file__).resolve().parents[2]
 
 OURS = "faceflax"
+NARROW = "faceflax, bfloat16 products"
 PLAIN = "plain Flax"
 ONNX = "ONNX Runtime"
 TORCH = "PyTorch"
@@ -151,11 +152,20 @@ def _forward(setting: Setting) -> Iterator[Case]:
                 )
 
 
+def _has_tiles() -> bool:
+    """Whether the processor has AMX, without importing JAX: this process stays small."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
 def _train(setting: Setting) -> Iterator[Case]:
     for arch in ARCHS:
         for threads in setting.threads:
             for batch in (64, 256):
                 shape = {"arch": arch, "batch": batch}
+                narrow = {NARROW: Call(".ours", "train", shape | {"precision": "bfloat16_products"}, checked=False)}
                 # Dropout draws differ between the frameworks, and so do the losses of the network that has it.
                 checked = arch == "mini_xception"
                 yield Case(
@@ -166,6 +176,7 @@ def _train(setting: Setting) -> Iterator[Case]:
                     max(setting.repeats // 3, 1),
                     {
                         OURS: Call(".ours", "train", shape),
+                        **(narrow if arch == "sequential_cnn" and _has_tiles() else {}),
                         PLAIN: Call(".plain", "train", shape, checked),
                         TORCH: Call(".peer_torch", "train", shape, checked),
                     },

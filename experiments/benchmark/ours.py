@@ -16,6 +16,7 @@ import faceflax
 import interpret
 from experiments.benchmark import shared
 from faceflax.runtime.video import VideoAnalyzer
+from faceflax.training.config import Precision
 from faceflax.training.step import adam, create_state, make_eval_step, make_train_step
 from faceflax.training.targets import cross_entropy, make_targets
 from faceflax.vision.detection import HaarDetector
@@ -39,13 +40,15 @@ def forward(arch: str, batch: int) -> Run:
     return partial(faceflax.compile(*_network(arch)), shared.images(batch))
 
 
-def train(arch: str, batch: int) -> Run:
+def train(arch: str, batch: int, precision: Precision = "float32") -> Run:
     """The loss of one more train step; its augmentation is the identity, which the peers do not have."""
     images, labels = map(jnp.asarray, shared.training_set(8 * batch))
-    return partial(next, _steps(arch, images, labels, batch))
+    return partial(next, _steps(arch, images, labels, batch, precision))
 
 
-def _steps(arch: str, images: jax.Array, labels: jax.Array, batch: int) -> Iterator[np.ndarray]:
+def _steps(
+    arch: str, images: jax.Array, labels: jax.Array, batch: int, precision: Precision = "float32"
+) -> Iterator[np.ndarray]:
     model, variables = _network(arch)
     optimizer = adam(shared.WEIGHT_DECAY)
     step = make_train_step(
@@ -55,6 +58,7 @@ def _steps(arch: str, images: jax.Array, labels: jax.Array, batch: int) -> Itera
         mix=lambda key, images, targets: (images, targets),
         loss=partial(cross_entropy, weights=jnp.ones(shared.CLASSES)),
         key=jax.random.key(0),
+        precision=precision,
     )
     state = create_state(variables, optimizer)
     targets = jnp.asarray(make_targets(np.asarray(labels), shared.CLASSES, smoothing=shared.LABEL_SMOOTHING))

@@ -8,6 +8,8 @@ from typing import Literal
 
 from faceflax.errors import FaceflaxError
 
+Precision = Literal["float32", "bfloat16", "bfloat16_products"]
+
 
 @dataclass(frozen=True)
 class TrainConfig:
@@ -48,7 +50,7 @@ class TrainConfig:
     """Decoupled weight decay of the kernels (AdamW); 0 is plain Adam."""
     dropout: float | None = None
     """Share of activations dropped while training, in a network that has dropout; the network's own if not given."""
-    precision: Literal["float32", "bfloat16", "bfloat16_products"] = "float32"
+    precision: Precision = "float32"
     """Number format of the forward and backward pass: bfloat16 is for GPUs (and slow on a CPU); bfloat16_products
     rounds only what convolutions multiply and is for CPUs with matrix tiles (Intel AMX)."""
     average: float = 0.0

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
-from typing import Any, Literal
+from typing import Any
 
 import flax.linen as nn
 import flax.struct
@@ -17,6 +17,7 @@ from jaxtyping import Array, Float, Int, UInt8
 
 from faceflax.models.blocks import MOMENTUM
 from faceflax.preprocessing import normalize
+from faceflax.training.config import Precision
 
 Metrics = dict[str, Array]
 
@@ -68,7 +69,7 @@ def make_train_step(
     loss: Callable[[Array, Array], Array],
     key: Array,
     average: float = 0.0,
-    precision: Literal["float32", "bfloat16", "bfloat16_products"] = "float32",
+    precision: Precision = "float32",
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Builds ``step(state, images, targets, batches, learning_rates) -> (state, metrics)``.
 
