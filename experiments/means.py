@@ -54,6 +54,8 @@ MEANS: dict[str, dict[str, Any]] = {
     "56 pixels": {"image_size": 56},
     "64 pixels": {"image_size": 64},
     "80 pixels": {"image_size": 80},
+    "squeeze and excitation": {"arch": "mini_xception_se"},
+    "antialiased": {"arch": "mini_xception_antialiased"},
     "weights of the gender network": {"init_weights": "mini_xception-fairface"},
     "FER+ votes, half": {"soft_labels": "ferplus", "soft_weight": 0.5},
     "taught by base": {"soft_labels": "base", "soft_weight": 0.5},
@@ -100,6 +102,9 @@ def main(options: Options) -> None:
                 continue
             if MEANS[name].get("soft_labels") == "ferplus" and options.ferplus is None:
                 print(f"{name}: left out; it needs --ferplus")
+                continue
+            if not MEANS[name].get("arch", options.arch).startswith(options.arch):
+                print(f"{name}: left out; it is no variant of {options.arch}")
                 continue
             kept[name] = measure(name, options, kept)
             _write(options.results, recipe, kept)

@@ -18,9 +18,12 @@ from faceflax.errors import FaceflaxError, unknown
 from faceflax.models.mini_xception import MiniXception
 from faceflax.models.sequential_cnn import SequentialCNN
 from faceflax.models.tang_cnn import TangCNN
+from faceflax.models.variants import MiniXceptionAntialiased, MiniXceptionSE
 
 _MODELS: dict[str, type[nn.Module]] = {
     "mini_xception": MiniXception,
+    "mini_xception_antialiased": MiniXceptionAntialiased,
+    "mini_xception_se": MiniXceptionSE,
     "sequential_cnn": SequentialCNN,
     "tang_cnn": TangCNN,
 }
@@ -33,7 +36,7 @@ def list_models() -> list[str]:
 
     Example:
         >>> list_models()
-        ['mini_xception', 'sequential_cnn', 'tang_cnn']
+        ['mini_xception', 'mini_xception_antialiased', 'mini_xception_se', 'sequential_cnn', 'tang_cnn']
     """
     return sorted(_MODELS)
 

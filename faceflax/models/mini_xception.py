@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 import flax.linen as nn
 from jaxtyping import Array, Float
@@ -49,6 +50,7 @@ class MiniXception(nn.Module):
 
     num_classes: int
     activation: Activation = nn.relu
+    module: ClassVar[type[nn.Module]] = ResidualModule
 
     @nn.compact
     def __call__(self, images: Images, train: bool = False) -> tuple[Float[Array, "batch classes"], dict[str, Images]]:
@@ -69,7 +71,7 @@ class MiniXception(nn.Module):
             x = BatchNorm(name=f"{name}_bn", use_running_average=not train)(layer, x, self.activation)
             features[name] = x
         for index, width in enumerate((16, 32, 64, 128), start=1):
-            x = ResidualModule(width, activation=self.activation, name=f"block{index}")(x, train)
+            x = self.module(width, activation=self.activation, name=f"block{index}")(x, train)
             features[f"block{index}"] = x
         x = nn.Conv(self.num_classes, (3, 3), name="last_conv")(x)
         features["last_conv"] = x
