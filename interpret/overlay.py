@@ -14,6 +14,7 @@ explains other classes. Everything is NumPy.
 from __future__ import annotations
 
 import hashlib
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -54,8 +55,16 @@ class Explainer:
             return logits, maps
 
         folded = program.fold(model, variables)  # type: ignore[arg-type]
-        key = None if folded is None else f"explain {program.digest(folded)} {_own_code()}"
-        self._explain = BatchFunction(explain, BATCH_SIZES, key)
+        if folded is None:
+            self._explain = BatchFunction(explain, BATCH_SIZES)
+            return
+
+        def fast(faces: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
+            if not program.explains(folded):
+                return explain(faces, target)
+            return jax.lax.platform_dependent(faces, target, cpu=partial(program.guided, folded), default=explain)
+
+        self._explain = BatchFunction(fast, BATCH_SIZES, f"explain {program.digest(folded)} {_own_code()}")
 
     def warm_up(self, image_size: int, channels: int = 1) -> None:
         """Compiles all batch sizes for images of ``image_size`` pixels a side, so that no later call has to."""
@@ -99,8 +108,9 @@ class Explainer:
 def explainer(model: Model, variables: Any) -> Explainer:
     """Turns a network and its variables into a fast function from faces to logits and guided-backprop maps.
 
-    One forward and one backward pass, compiled for batches of 1, 4 and 16; on a CPU both run in the C++ kernels
-    (:mod:`faceflax.native`). Programs of this project's networks are kept on disk.
+    One forward and one backward pass, compiled for batches of 1, 4 and 16. On a CPU the C++ kernels
+    (:mod:`faceflax.native`) run both of this project's networks in one call, image by image, shared among the cores.
+    Their programs are kept on disk.
 
     Args:
         model: as in :func:`interpret.guided_backprop`.

@@ -36,6 +36,7 @@ TARGETS = (
     "batch_norm",
     "batch_norm_gradient",
     "networks",
+    "guided",
 )
 
 _log = logging.getLogger("faceflax")

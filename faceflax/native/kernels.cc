@@ -90,9 +90,10 @@ void Parallel(ffi::ThreadPool& pool, Index tasks, const Body& body) {
 
 // Memory of the calling thread that outlives a call: fresh pages for every call would cost more than the arithmetic.
 // It starts on a cache line; vectors that straddle two cost twice.
-T* Scratch(int slot, Index size) {
+T* Scratch(size_t slot, Index size) {
   struct alignas(64) Line { T values[64 / sizeof(T)]; };
-  static thread_local std::vector<Line> slots[6];
+  static thread_local std::vector<std::vector<Line>> slots;
+  if (slots.size() <= slot) slots.resize(slot + 1);
   const size_t lines = size * sizeof(T) / sizeof(Line) + 1;
   if (slots[slot].size() < lines) slots[slot].resize(lines);
   return slots[slot].data()->values;
@@ -1075,28 +1076,40 @@ void Head(const T* x, Index height, Index width, Index channels, const T* kernel
   }
 }
 
-void Run(const Network& network, Index image) {
+// A layer that was evaluated, for the way back.
+struct Step {
+  Index layer, height, width, channels, out_height, out_width, outputs;  // its input and its output
+  Index kernel, low;                                                       // of a convolution: side, zeros before
+  bool relu;
+  const T *y, *winners;
+};
+
+// Evaluates a network for one image. With `steps`, each layer's output is kept and noted there.
+void Run(const Network& network, Index image, std::vector<Step>* steps = nullptr) {
   Index height = network.height, width = network.width, channels = network.channels;
   const T* x = network.images + image * height * width * channels;
   const T* shortcut = nullptr;
   auto weight = network.weights.begin();
   int side = 0;
-  auto output = [&](Index size) { return Scratch(2 + (side ^= 1), size); };
+  size_t kept = 6;  // slots behind those that the layers work in
+  auto output = [&](Index size) { return steps ? Scratch(kept++, size) : Scratch(2 + (side ^= 1), size); };
   for (const Index* layer = network.layer; layer < network.end;) {
-    switch (*layer++) {
+    Step step{*layer++, height, width, channels, (height + 1) / 2, (width + 1) / 2, channels, 0, 0, false, x, nullptr};
+    switch (step.layer) {
       case kConvolution: {
         const Index rows = *layer++, columns = *layer++, stride = *layer++, low = *layer++, outputs = *layer++;
-        const Index relu = *layer++;
+        step.kernel = rows, step.low = low, step.relu = *layer++;
         const Geometry g{height, width,  channels, rows, columns, 1, stride, low, height + 2 * low - rows + 1,
                          (width + 2 * low - columns) / stride + 1, outputs};
         T* y = output(g.out_height * g.out_width * outputs);
-        Convolve(g, x, weight[0], weight[1], relu, y);
+        Convolve(g, x, weight[0], weight[1], step.relu, y);
         weight += 2;
         x = y, height = g.out_height, width = g.out_width * stride, channels = outputs / stride;
         break;
       }
       case kSeparable: {
-        const Index outputs = *layer++, relu = *layer++;
+        const Index outputs = *layer++;
+        step.relu = *layer++;
         T* y = output(height * width * outputs);
         const Index some = std::clamp<Index>(4096 / (width * channels), 1, height);  // rows that fit the first cache
         T* part = Scratch(5, some * width * channels);
@@ -1104,31 +1117,34 @@ void Run(const Network& network, Index image) {
           const Index to = std::min(h + some, height);
           Depthwise(x, height, width, channels, weight[0], h, to, part);
           const Geometry g{1, (to - h) * width, channels, 1, 1, 1, 1, 0, 1, (to - h) * width, outputs};
-          Convolve(g, part, weight[1], weight[2], relu, y + h * width * outputs);
+          Convolve(g, part, weight[1], weight[2], step.relu, y + h * width * outputs);
         }
         weight += 3;
         x = y, channels = outputs;
         break;
       }
       case kShortcut: {
-        const Index outputs = *layer++;
-        const Geometry g{height, width, channels, 1, 1, 2, 2, 0, (height + 1) / 2, (width + 1) / 2, outputs};
-        T* y = Scratch(4, g.out_height * g.out_width * outputs);
+        step.outputs = *layer++;
+        const Geometry g{height, width, channels, 1, 1, 2, 2, 0, step.out_height, step.out_width, step.outputs};
+        T* y = Scratch(4, g.out_height * g.out_width * step.outputs);
         Convolve(g, x, weight[0], weight[1], false, y);
         weight += 2;
         shortcut = y;
         break;
       }
       case kMaxPool: {
-        T* y = output((height + 1) / 2 * ((width + 1) / 2) * channels);
-        Pool(x, height, width, channels, shortcut, y, nullptr);
-        x = y, height = (height + 1) / 2, width = (width + 1) / 2;
+        const Index size = step.out_height * step.out_width * channels;
+        T* y = output(size);
+        T* winners = steps ? output(size) : nullptr;
+        Pool(x, height, width, channels, shortcut, y, winners);
+        x = y, height = step.out_height, width = step.out_width;
+        step.winners = winners;
         break;
       }
       case kAveragePool: {
-        T* y = output((height + 1) / 2 * ((width + 1) / 2) * channels);
+        T* y = output(step.out_height * step.out_width * channels);
         AveragePool(x, height, width, channels, y);
-        x = y, height = (height + 1) / 2, width = (width + 1) / 2;
+        x = y, height = step.out_height, width = step.out_width;
         break;
       }
       case kHead:
@@ -1137,7 +1153,111 @@ void Run(const Network& network, Index image) {
         weight += 2;
         break;
     }
+    if (!steps) continue;
+    if (step.layer != kShortcut) step.out_height = height, step.out_width = width, step.outputs = channels;
+    step.y = x;
+    steps->push_back(step);
   }
+}
+
+// The gradient of a class's logit by the input of the head, the same for any input: each pixel has the taps that meet it.
+void HeadGradient(const T* kernel, Index height, Index width, Index channels, T* d) {
+  std::fill(d, d + height * width * channels, T(0));
+  for (Index h = 0; h < height; ++h) {
+    for (Index w = 0; w < width; ++w, d += channels) {
+      for (int t = 0; t < 9; ++t) {
+        const Index row = h + 1 - t / 3, column = w + 1 - t % 3;
+        if (row < 0 || row >= height || column < 0 || column >= width) continue;
+        for (Index c = 0; c < channels; ++c) d[c] += kernel[t * channels + c] / (height * width);
+      }
+    }
+  }
+}
+
+void AveragePoolGradient(const T* g, Index height, Index width, Index channels, T* d) {
+  const Index out_width = (width + 1) / 2;
+  for (Index h = 0; h < height; ++h) {
+    for (Index w = 0; w < width; ++w, d += channels) {
+      const T* from = g + (h / 2 * out_width + w / 2) * channels;
+      for (Index c = 0; c < channels; ++c) d[c] = from[c] / 4;
+    }
+  }
+}
+
+// Guided backpropagation through a ReLU with output y: what is negative, or met a ReLU that was off, goes no further.
+void Guide(const T* y, Index size, T* g) {
+  for (Index i = 0; i < size; ++i) g[i] = y[i] > 0 && g[i] > 0 ? g[i] : T(0);
+}
+
+// Evaluates a network for one image and explains one class, or the one with the highest logit if `target` is -1, by
+// guided backpropagation. `back` holds, layer by layer, the weights of the way back: kernels turned around, matrices
+// transposed.
+void Explain(const Network& network, const std::vector<const T*>& back, Index image, Index target, T* map) {
+  std::vector<Step> steps;
+  Run(network, image, &steps);
+  const T* logits = network.logits + image * network.classes;
+  if (target < 0) target = std::max_element(logits, logits + network.classes) - logits;
+  const T* head = network.weights[network.weights.size() - 2];
+  T* g = nullptr;
+  T* pooled = nullptr;  // the gradient of the sum that the last max-pool's shortcut is part of
+  int side = 0;
+  auto weight = back.end();
+  for (auto step = steps.rbegin(); step != steps.rend(); ++step) {
+    const Index size = step->height * step->width * step->channels;
+    if (step->layer != kShortcut && step->relu) Guide(step->y, step->out_height * step->out_width * step->outputs, g);
+    T* d = Scratch(2 + (side ^= 1), size + 8 * step->height);  // a row may end in the middle of a vector
+    switch (step->layer) {
+      case kHead:
+        HeadGradient(head + target * 9 * step->channels, step->height, step->width, step->channels, d);
+        break;
+      case kMaxPool:
+        pooled = Scratch(4, step->out_height * step->out_width * step->outputs);
+        std::copy(g, g + step->out_height * step->out_width * step->outputs, pooled);
+        WithLanes(step->channels, [&](auto n) {
+          MaxPoolGradient<decltype(n)::value>(step->winners, g, step->height, step->width, step->channels, d);
+        });
+        break;
+      case kAveragePool:
+        AveragePoolGradient(g, step->height, step->width, step->channels, d);
+        break;
+      case kSeparable: {
+        weight -= 2;
+        T* part = Scratch(5, size);
+        const Index pixels = step->height * step->width;
+        Convolve({1, pixels, step->outputs, 1, 1, 1, 1, 0, 1, pixels, step->channels}, g, weight[1], nullptr, false, part);
+        Depthwise(part, step->height, step->width, step->channels, weight[0], 0, step->height, d);
+        break;
+      }
+      case kShortcut: {
+        weight -= 1;
+        side ^= 1;  // d is g: the shortcut's share is added to it
+        const Index pixels = step->out_height * step->out_width;
+        T* part = Scratch(5, pixels * step->channels);
+        Convolve({1, pixels, step->outputs, 1, 1, 1, 1, 0, 1, pixels, step->channels}, pooled, weight[0], nullptr, false,
+                 part);
+        for (Index h = 0; h < step->out_height; ++h) {
+          for (Index w = 0; w < step->out_width; ++w, part += step->channels) {
+            T* to = g + (2 * h * step->width + 2 * w) * step->channels;
+            for (Index c = 0; c < step->channels; ++c) to[c] += part[c];
+          }
+        }
+        continue;
+      }
+      case kConvolution: {
+        weight -= 1;
+        const Index pixels = step->channels == 1 ? 8 : step->channels == 8 && step->width % 2 == 0 ? 2 : 1;
+        const Index vectors = (step->width + pixels - 1) / pixels;
+        Convolve({step->out_height, step->out_width, step->outputs, step->kernel, step->kernel + pixels - 1, 1, pixels,
+                  step->kernel - 1 - step->low, step->height, vectors, pixels * step->channels},
+                 g, weight[0], nullptr, false, d);
+        const Index row = vectors * pixels * step->channels, wanted = step->width * step->channels;
+        for (Index h = 1; row > wanted && h < step->height; ++h) std::copy_n(d + h * row, wanted, d + h * wanted);
+        break;
+      }
+    }
+    g = d;
+  }
+  std::copy_n(g, network.height * network.width * network.channels, map);
 }
 
 // Evaluates as many networks as there are results. Arguments: the images of each, then the weights of each in the order
@@ -1170,6 +1290,28 @@ ffi::Error NetworksCall(ffi::ThreadPool pool, ffi::RemainingArgs args, ffi::Rema
   return ffi::Error::Success();
 }
 
+// Explains images of one network. Arguments: the images, each one's class or -1, the weights of its layers, and those of
+// the way back. `program` holds the network's number of weights and its list.
+ffi::Error GuidedCall(ffi::ThreadPool pool, Array images, ffi::Buffer<ffi::S32> targets, ffi::RemainingArgs args,
+                      Result logits, Result maps, ffi::Span<const Index> program) {
+  Network network;
+  network.images = images.typed_data();
+  network.height = Dimension(images, 1), network.width = Dimension(images, 2), network.channels = Dimension(images, 3);
+  network.classes = Dimension(logits, 1);
+  network.logits = logits->typed_data();
+  network.layer = program.begin() + 1, network.end = program.end();
+  std::vector<const T*> back;
+  for (size_t i = 0; i < args.size(); ++i) {
+    const T* weights = args.get<Array>(i).value().typed_data();
+    (static_cast<Index>(i) < *program.begin() ? network.weights : back).push_back(weights);
+  }
+  const Index size = network.height * network.width * network.channels;
+  Parallel(pool, Dimension(images, 0), [&](Index i) {
+    Explain(network, back, i, targets.typed_data()[i], maps->typed_data() + i * size);
+  });
+  return ffi::Error::Success();
+}
+
 }  // namespace
 
 #define WINDOW Attr<Index>("kernel_height").Attr<Index>("kernel_width").Attr<Index>("stride_height") \
@@ -1194,6 +1336,8 @@ XLA_FFI_DEFINE_HANDLER_SYMBOL(batch_norm_gradient, BatchNormGradientCall, CALL.A
     .Attr<bool>("relu"));
 XLA_FFI_DEFINE_HANDLER_SYMBOL(networks, NetworksCall, CALL.RemainingArgs().RemainingRets()
     .Attr<ffi::Span<const Index>>("programs"));
+XLA_FFI_DEFINE_HANDLER_SYMBOL(guided, GuidedCall, CALL.Arg<Array>().Arg<ffi::Buffer<ffi::S32>>().RemainingArgs()
+    .Ret<Array>().Ret<Array>().Attr<ffi::Span<const Index>>("program"));
 
 extern "C" int tiles() {  // whether bfloat16 products can be computed here
 #if TILES

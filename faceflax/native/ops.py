@@ -13,7 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, Int
 
 from faceflax.native.build import available, register, target, tiles
 
@@ -209,3 +209,23 @@ def networks(programs: Sequence[tuple[Sequence[int], Sequence[Any]]], images: Se
     ]
     arguments = [weight for _, weights in programs for weight in weights]
     return _call("networks", results, *images, *arguments, programs=np.array(numbers, np.int64))
+
+
+def guided(
+    program: tuple[Sequence[int], Sequence[Any]], back: Sequence[Any], images: Images, targets: Int[Array, " batch"]
+) -> tuple[Float[Array, "batch classes"], Images]:
+    """Logits and guided-backprop maps of one network in one call; see :mod:`faceflax.runtime.program`.
+
+    Args:
+        program: the network's layers' numbers and its weights, as for :func:`networks`.
+        back: the weights of the way back.
+        images: float32 ``[batch, height, width, channels]``, of 1 channel, 8, 16 or a multiple of 32.
+        targets: int32, the class that is explained of each image, or -1 for the one with the highest logit.
+    """
+    layers, weights = program
+    results = (
+        jax.ShapeDtypeStruct((images.shape[0], weights[-1].shape[0]), images.dtype),
+        jax.ShapeDtypeStruct(images.shape, images.dtype),
+    )
+    numbers = np.array([len(weights), *layers], np.int64)
+    return tuple(_call("guided", results, images, targets, *weights, *back, program=numbers))

@@ -14,7 +14,7 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32
+from jaxtyping import Array, Float, Float32, Int
 
 from faceflax import native
 from faceflax.models.blocks import EPSILON, conv, depthwise_conv, max_pool
@@ -184,3 +184,48 @@ def logits(
 
     cpu = kernels if native.available() else plain
     return jax.lax.platform_dependent(*images, cpu=cpu, default=plain)
+
+
+def explains(program: Program) -> bool:
+    """Whether the C++ kernels can run a program backwards: where they are there and take images of its channels."""
+    channels = program[0].weights[0].shape[2]
+    return native.available() and (channels in (1, 8, 16) or channels % 32 == 0)
+
+
+def guided(
+    program: Program, images: Float[Array, "batch height width channels"], targets: Int[Array, " batch"]
+) -> tuple[Float[Array, "batch classes"], Float[Array, "batch height width channels"]]:
+    """Logits, and guided backpropagation of a class of each image, in the C++ kernels; ask :func:`explains` first.
+
+    Springenberg et al., "Striving for Simplicity: The All Convolutional Net", ICLR workshop 2015.
+
+    Args:
+        program: the layers.
+        images: float32, on a CPU.
+        targets: int32; -1 is the class with the highest logit.
+    """
+    size = images.shape[1], images.shape[2]
+    return native.guided(encode(program, size), _backward(program, size), images, targets)
+
+
+def _backward(program: Program, size: tuple[int, int]) -> list[np.ndarray]:
+    """The weights of the way back, layer by layer, as the C++ kernels read them."""
+    arrays = []
+    width = size[1]
+    for layer in program:
+        match layer.kind:
+            case "convolution":
+                kernel = layer.weights[0]
+                turned = kernel[::-1, ::-1].swapaxes(2, 3)
+                inputs = kernel.shape[2]
+                # Eight pixels of a grey image make a vector, whatever its width: the kernel drops what is too much.
+                pixels = 8 if inputs == 1 else native.pixels_folded(inputs, width)
+                arrays.append(native.panels(native.fold(turned, pixels)))
+                width -= 0 if layer.padding == "SAME" else kernel.shape[1] - 1
+            case "separable":
+                arrays += [layer.weights[0][::-1, ::-1], native.panels(layer.weights[1].T)]
+            case "shortcut":
+                arrays.append(native.panels(layer.weights[0].T))
+            case "max_pool" | "average_pool":
+                width = -(-width // 2)
+    return [np.ascontiguousarray(a) for a in arrays]

@@ -40,7 +40,7 @@ def test_any_number_of_faces(network, explain, count, target):
         )
 
 
-@pytest.mark.parametrize(("arch", "size"), [("mini_xception", 40), ("sequential_cnn", 36)])
+@pytest.mark.parametrize(("arch", "size"), [("mini_xception", 40), ("mini_xception", 47), ("sequential_cnn", 36)])
 def test_this_project_s_networks(arch, size):
     """Which the C++ kernels may compute, against guided backprop as it is defined."""
     model = models.create(arch, 7)
