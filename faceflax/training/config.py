@@ -32,6 +32,8 @@ class TrainConfig:
     """Go on from the run's last checkpoint."""
     epochs: int = 30
     """Passes over the training split."""
+    stop_after: int | None = None
+    """Epochs after which to stop, before the end of the schedule, to go on with other settings (--init-weights)."""
     batch_size: int = 64
     """Images a step."""
     image_size: int = 48
@@ -95,6 +97,8 @@ class TrainConfig:
         for name, low in lowest.items():
             if getattr(self, name) < low:
                 raise FaceflaxError(f"{option(name)}: {getattr(self, name)} is too small; give {low} or more")
+        if self.stop_after is not None and not 1 <= self.stop_after <= self.epochs:
+            raise FaceflaxError(f"--stop-after: {self.stop_after} is not from 1 to --epochs, which is {self.epochs}")
         for name in ("learning_rate", "warmup_epochs", "weight_decay", "focal"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise FaceflaxError(f"{option(name)}: {getattr(self, name)} is not usable; give a number from 0 up")

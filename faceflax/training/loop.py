@@ -42,7 +42,7 @@ SHOW_EVERY = 20
 """Steps between two looks at the metrics on the device; each look waits for the step to finish."""
 STATISTICS_IMAGES = 4096
 """Training images from which BatchNorm's statistics of averaged weights are measured."""
-FREE_TO_CHANGE = ("data_dir", "output", "resume", "epochs", "stop_patience")
+FREE_TO_CHANGE = ("data_dir", "output", "resume", "epochs", "stop_after", "stop_patience")
 """Settings that may differ when a run is resumed."""
 
 
@@ -102,7 +102,8 @@ def train(config: TrainConfig) -> Path:
             tqdm.write(f"resumed after epoch {epoch}: {_describe(history[-1])}")
         board = logs.TensorBoard(folder)
         try:
-            while len(history) < config.epochs and not _stands_still(history, config.stop_patience):
+            last = config.stop_after or config.epochs
+            while len(history) < last and not _stands_still(history, config.stop_patience):
                 state, row = run.epoch(state, history)
                 history.append(row)
                 checkpoints.save(len(history), state, history)

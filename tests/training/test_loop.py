@@ -158,6 +158,15 @@ def test_stops_early_when_validation_stands_still(data_dir, tmp_path):
     assert pretrained.weights_info(weights).accuracy["validation"] == accuracies[best]
 
 
+def test_stopping_after_an_epoch_leaves_the_schedule_alone(data_dir, tmp_path):
+    settings = config(data_dir, tmp_path, epochs=4, stop_after=1, schedule="cosine", warmup_epochs=0.0)
+    train(settings)
+    (row,) = rows_of(tmp_path)
+    steps = 96 // 16
+    last = 0.5 * 3e-3 * (1 + np.cos(np.pi * (steps - 1) / (4 * steps)))  # of the first of four epochs
+    assert float(row["learning_rate"]) == pytest.approx(last, rel=0.02)
+
+
 def test_init_weights_start_from_another_run(run, data_dir, tmp_path):
     _, weights = run
     still = config(data_dir, tmp_path, epochs=1, learning_rate=0.0, init_weights=str(weights))
@@ -195,7 +204,7 @@ def test_export_names_a_run_with_its_accuracies_and_the_best_temperature(run, da
     [
         ({}, "--output: .* holds an earlier run; go on with it with --resume"),
         ({"resume": True, "learning_rate": 0.5}, "--learning-rate: 0.5 differs from the run's 0.003"),
-        ({"arch": "resnet"}, "--arch: unknown 'resnet'; choose one of: mini_xception, sequential_cnn"),
+        ({"arch": "resnet"}, "--arch: unknown 'resnet'; choose one of: mini_xception, mini_xception_antialiased"),
     ],
 )
 def test_refuses_to_disturb_a_run(run, changes, message):
