@@ -3,17 +3,32 @@
 from __future__ import annotations
 
 import functools
+from collections.abc import Callable, Hashable
 from typing import Any
 
 import jax
 import jax.numpy as jnp
 
+from faceflax.errors import FaceflaxError
 from interpret.attribution import Method, apply, at_least, method, total
 from interpret.graph import Images, Model
 from interpret.targets import Target
 
 
-@functools.cache
+def _once(make: Callable[..., Method]) -> Callable[..., Method]:
+    """Makes each method once; a call with wrong arguments is told so, not that they cannot be looked up."""
+    made = functools.cache(make)
+
+    @functools.wraps(make)
+    def call(of: Method, *, samples: int = 25, noise: float = 0.15, seed: int = 0) -> Method:
+        if not isinstance(of, Hashable) or not callable(of):
+            raise FaceflaxError(f"of: {type(of).__name__} is not a method; give one, such as interpret.gradient")
+        return made(of, samples=samples, noise=noise, seed=seed)
+
+    return call
+
+
+@_once
 def smooth_grad(of: Method, *, samples: int = 25, noise: float = 0.15, seed: int = 0) -> Method:
     """SmoothGrad: the mean map of noisy copies of an image.
 
@@ -55,7 +70,7 @@ def smooth_grad(of: Method, *, samples: int = 25, noise: float = 0.15, seed: int
     return _named(smoothed, smooth_grad)
 
 
-@functools.cache
+@_once
 def var_grad(of: Method, *, samples: int = 25, noise: float = 0.15, seed: int = 0) -> Method:
     """VarGrad: the variance of the maps of noisy copies of an image.
 

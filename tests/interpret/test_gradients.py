@@ -162,6 +162,7 @@ def test_the_order_of_hidden_units_does_not_matter(images, variables, order):
         (lambda *a: interpret.smooth_grad(interpret.gradient, samples=0), "samples: 0 is out of range"),
         (lambda *a: interpret.smooth_grad(interpret.gradient, noise=-1.0), "noise: -1.0 is out of range"),
         (lambda *a: interpret.var_grad(interpret.gradient, samples=1), "samples: 1 is out of range; give 2 or more"),
+        (lambda *a: interpret.smooth_grad({}), "of: dict is not a method; give one, such as interpret.gradient"),
     ],
 )
 def test_options_out_of_range(images, call, message):
