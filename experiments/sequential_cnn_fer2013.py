@@ -14,6 +14,10 @@ Commands::
     python -m experiments.soft_labels --ferplus fer2013new.csv --output runs/fer2013_votes.npy
     python -m experiments.sequential_cnn_fer2013
     python scripts/export.py runs/sequential_cnn-fer2013/weights.safetensors sequential_cnn-fer2013
+
+Result: PublicTest 57.06%, 62.39% and 63.86% after the stages; PrivateTest 64.31%, with flip averaging 65.28%. An epoch
+takes about 50 seconds at 48x48 and 85 at 64x64 on one core of an Intel Xeon with AMX that was shared with other work.
+In the last third of the last stage training accuracy still rises (to 69.5%) and validation does not.
 """
 
 from __future__ import annotations
