@@ -97,7 +97,8 @@ def test_shipped_weights_load(name):
     assert info.name == name
     assert name.startswith(info.arch)
     assert model == models.create(info.arch, len(info.labels))
-    assert (pretrained._SHIPPED / f"{name}.safetensors").stat().st_size <= 300_000
+    most = {"mini_xception": 300_000, "sequential_cnn": 2_700_000}[info.arch]
+    assert (pretrained._SHIPPED / f"{name}.safetensors").stat().st_size <= most
 
 
 def test_an_unknown_name_is_told_the_valid_ones():
