@@ -19,6 +19,7 @@ from faceflax.models.mini_xception import MiniXception
 from faceflax.models.sequential_cnn import SequentialCNN
 from faceflax.models.tang_cnn import TangCNN
 from faceflax.models.variants import MiniXceptionAntialiased, MiniXceptionSE
+from faceflax.models.vgg import VGG
 
 _MODELS: dict[str, type[nn.Module]] = {
     "mini_xception": MiniXception,
@@ -26,6 +27,7 @@ _MODELS: dict[str, type[nn.Module]] = {
     "mini_xception_se": MiniXceptionSE,
     "sequential_cnn": SequentialCNN,
     "tang_cnn": TangCNN,
+    "vgg": VGG,
 }
 
 MIN_IMAGE_SIZE = 32
@@ -36,7 +38,7 @@ def list_models() -> list[str]:
 
     Example:
         >>> list_models()
-        ['mini_xception', 'mini_xception_antialiased', 'mini_xception_se', 'sequential_cnn', 'tang_cnn']
+        ['mini_xception', 'mini_xception_antialiased', 'mini_xception_se', 'sequential_cnn', 'tang_cnn', 'vgg']
     """
     return sorted(_MODELS)
 
