@@ -63,6 +63,11 @@ class TrainConfig:
     """Target distributions of the training images, .npy (python -m experiments.soft_labels)."""
     soft_weight: float = 0.5
     """Share of the soft labels in the target, where they are given; the rest is the hard label's."""
+    teachers: tuple[str, ...] = ()
+    """Weights (shipped names or .safetensors) whose mean probabilities on each training image, as it is augmented, are
+    part of its target."""
+    teacher_weight: float = 0.5
+    """Share of the teachers in the target; the rest is what it is without them."""
     focal: float = 0.0
     """Focal loss: exponent by which examples that are right already count for less, such as 2. 0 is off."""
     class_balance: float = 0.0
@@ -105,7 +110,7 @@ class TrainConfig:
         for name in ("dropout", "average", "label_smoothing"):
             if not 0 <= (getattr(self, name) or 0) < 1:
                 raise FaceflaxError(f"{option(name)}: {getattr(self, name)} is not usable; give a number in [0, 1)")
-        for name in ("soft_weight", "class_balance"):
+        for name in ("soft_weight", "teacher_weight", "class_balance"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FaceflaxError(f"{option(name)}: {getattr(self, name)} is not usable; give a number in [0, 1]")
 

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float
+from jaxtyping import Array, Float
 from tqdm import tqdm
 
 from faceflax import data, models, native, pretrained
@@ -23,6 +23,7 @@ from faceflax.errors import FaceflaxError, unknown
 from faceflax.training import logs
 from faceflax.training.checkpoints import Checkpoints
 from faceflax.training.config import TrainConfig, option
+from faceflax.training.distillation import Teacher, teacher
 from faceflax.training.memory import keep_freed_memory
 from faceflax.training.step import (
     TrainState,
@@ -56,9 +57,9 @@ def train(config: TrainConfig) -> Path:
         The weights file, ``weights.safetensors`` in the run's folder, of the epoch of the highest validation accuracy.
 
     Raises:
-        FaceflaxError: unknown network or dataset, dataset not prepared, soft labels that are not the dataset's, an
-            output folder that cannot be written or holds another run, or a loss that is not finite (the last good
-            checkpoint stays).
+        FaceflaxError: unknown network or dataset, dataset not prepared, soft labels or teachers that are not the
+            dataset's, an output folder that cannot be written or holds another run, or a loss that is not finite (the
+            last good checkpoint stays).
     """
     keep_freed_memory()  # first of all: reading --init-weights makes JAX's threads allocate already
     if config.arch not in models.list_models():
@@ -91,7 +92,8 @@ def train(config: TrainConfig) -> Path:
             f"--batch-size: {config.batch_size} is more than the {len(splits['train'].images)} training images of "
             f"{config.dataset}; give a smaller one"
         )
-    run = _Run(config, augment, mix, splits)
+    teach = teacher(config.teachers, names, config.precision) if config.teachers else None
+    run = _Run(config, augment, mix, teach, splits)
     (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config), default=str, indent=2) + "\n")
 
     with Checkpoints(folder / "checkpoints") as checkpoints:
@@ -139,7 +141,12 @@ class _Run:
     """The compiled pieces of one run and its data on the device."""
 
     def __init__(
-        self, config: TrainConfig, augment: Augmentation, mix: Mixing, splits: dict[str, data.Examples]
+        self,
+        config: TrainConfig,
+        augment: Augmentation,
+        mix: Mixing,
+        teach: Teacher | None,
+        splits: dict[str, data.Examples],
     ) -> None:
         train, validation = splits["train"], splits["validation"]
         classes = len(train.names)
@@ -160,7 +167,7 @@ class _Run:
             self.model,
             self.optimizer,
             augment=augment,
-            mix=mix,
+            mix=mix if teach is None else partial(_mix_and_teach, mix, teach, config.teacher_weight),
             loss=partial(cross_entropy, weights=jnp.asarray(weights), focal=config.focal),
             key=jax.random.fold_in(self.key, 1),
             average=config.average,
@@ -246,6 +253,14 @@ class _Run:
             f"--learning-rate: with {self.config.learning_rate} the loss became {loss} in epoch {epoch}; start again "
             f"with a lower one ({kept})"
         )
+
+
+def _mix_and_teach(
+    mix: Mixing, teach: Teacher, share: float, key: Array, images: Array, targets: Array
+) -> tuple[Array, Array]:
+    """The mixed images, and their targets with the teachers' share."""
+    images, targets = mix(key, images, targets)
+    return images, (1 - share) * targets + share * teach(images)
 
 
 def cuts(losses: list[float], patience: int) -> int:

@@ -60,6 +60,16 @@ def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformat
     return jax.device_put(state, jax.devices()[0])  # as a restored state is, so that one compiled step takes both
 
 
+def activations(precision: Precision) -> Any:
+    """The number format of activations."""
+    return jnp.bfloat16 if precision == "bfloat16" else jnp.float32
+
+
+def products(precision: Precision) -> AbstractContextManager[Any]:
+    """While it lasts, what is traced rounds what convolutions multiply, if the precision asks for it."""
+    return jax.default_matmul_precision("bfloat16") if precision == "bfloat16_products" else nullcontext()
+
+
 def make_train_step(
     model: nn.Module,
     optimizer: optax.GradientTransformation,
@@ -94,10 +104,7 @@ def make_train_step(
         The step. Its metrics are the batch's ``loss`` and ``correct``, the share whose highest logit is that of the
         heaviest target.
     """
-    dtype = jnp.bfloat16 if precision == "bfloat16" else jnp.float32
-
-    def products() -> AbstractContextManager[Any]:
-        return jax.default_matmul_precision("bfloat16") if precision == "bfloat16_products" else nullcontext()
+    dtype = activations(precision)
 
     @partial(jax.jit, donate_argnums=0)
     def train_step(
@@ -123,7 +130,7 @@ def make_train_step(
             logits = logits.astype(jnp.float32)
             return loss(logits, wanted), (logits, updates["batch_stats"])
 
-        with products():
+        with products(precision):
             (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
         updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
         params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)

@@ -1,0 +1,69 @@
+"""Teaching one network by others while it trains."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+
+import jax
+import jax.numpy as jnp
+from jaxtyping import Array, Float
+
+from faceflax import pretrained
+from faceflax.errors import FaceflaxError
+from faceflax.training.config import Precision
+from faceflax.training.step import activations, products
+
+Teacher = Callable[[Float[Array, "batch size size channels"]], Float[Array, "batch classes"]]
+
+
+def teacher(weights: Sequence[str], names: Sequence[str], precision: Precision = "float32") -> Teacher:
+    """Builds ``teach(images) -> probabilities``, the mean of calibrated networks' answers.
+
+    Unlike soft labels made beforehand, the answers are to the very images that the pupil is shown, moved, mixed and
+    erased as they are: Beyer, Zhai, Royer, Markeeva, Anil and Kolesnikov, "Knowledge distillation: A good teacher is
+    patient and consistent", CVPR 2022.
+
+    Args:
+        weights: shipped names or ``.safetensors`` files. A network sees the images resized to its own size.
+        names: of the pupil's classes.
+        precision: of the forward passes.
+
+    Returns:
+        A function of float32 images in [-1, 1] that can be traced; its rows sum to 1.
+
+    Raises:
+        FaceflaxError: weights that cannot be loaded, or that have other classes or channels.
+
+    Example:
+        >>> from faceflax.labels import EMOTIONS
+        >>> teach = teacher(["mini_xception-fer2013", "sequential_cnn-fer2013"], EMOTIONS)
+        >>> print(teach(jnp.zeros((2, 48, 48, 1))).sum(1).round(3))
+        [1. 1.]
+    """
+    networks = []
+    for name in weights:
+        try:
+            model, variables = pretrained.load(name)
+        except FaceflaxError as error:
+            raise FaceflaxError(f"--teachers: {error}") from None
+        info = pretrained.weights_info(name)
+        if info.labels != tuple(names):
+            raise FaceflaxError(
+                f"--teachers: {name} has the classes {', '.join(info.labels)}, not {', '.join(names)}; name weights "
+                "with the dataset's classes"
+            )
+        networks.append((model, variables, info))
+    dtype = activations(precision)
+
+    def teach(images: Float[Array, "batch size size channels"]) -> Float[Array, "batch classes"]:
+        answers = []
+        for model, variables, info in networks:
+            shape = (len(images), info.image_size, info.image_size, images.shape[3])
+            seen = jax.image.resize(images, shape, "linear")
+            arrays = {**variables, "params": jax.tree.map(lambda p: p.astype(dtype), variables["params"])}
+            with products(precision):
+                logits, _ = model.apply(arrays, seen.astype(dtype))
+            answers.append(jax.nn.softmax(logits.astype(jnp.float32) / info.temperature))
+        return sum(answers[1:], answers[0]) / len(answers)
+
+    return teach
