@@ -25,7 +25,7 @@ from __future__ import annotations
 import dataclasses
 from pathlib import Path
 
-from experiments import train
+from experiments import train_stages
 from faceflax.commands import run
 from faceflax.training.config import TrainConfig
 
@@ -84,11 +84,7 @@ CONFIG = dataclasses.replace(
 
 def main(config: TrainConfig) -> None:
     """Trains the stages that are not there yet, the last as ``config`` says."""
-    for stage in (FIRST, SECOND):
-        if not (stage.folder / "weights.safetensors").exists():
-            started = (stage.folder / "config.json").exists()
-            train(dataclasses.replace(stage, data_dir=config.data_dir, precision=config.precision, resume=started))
-    train(config)
+    train_stages((FIRST, SECOND), config)
 
 
 if __name__ == "__main__":
