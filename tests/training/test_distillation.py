@@ -23,7 +23,7 @@ EMOTION_WEIGHTS = ("mini_xception-fer2013", "sequential_cnn-fer2013")
 
 
 def test_the_answer_is_the_mean_of_calibrated_probabilities_at_each_networks_size():
-    images = np.random.default_rng(0).uniform(-1, 1, (2, 48, 48, 1)).astype(np.float32)
+    images = np.random.default_rng(0).uniform(-1, 1, (2, 40, 40, 1)).astype(np.float32)
     expected = []
     for name in EMOTION_WEIGHTS:
         info = pretrained.weights_info(name)
