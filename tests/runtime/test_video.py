@@ -129,22 +129,25 @@ def test_faces_that_are_gone_take_no_memory(video, film):
 
 
 def test_labels_and_boxes_of_a_still_face_are_steady(film):
-    """With the shipped weights, on a frame where the noise alone changes the label."""
+    """With the shipped weights, on stills over the whole film: on some the noise alone changes a frame's label."""
     analyzer = FaceAnalyzer()
-    plain, steady = VideoAnalyzer(analyzer, smoothing=0), VideoAnalyzer(analyzer)
-    single, boxes, labels = [], [], []
-    for index in range(60):
-        frame = noisy(film[64], index)
-        located = steady.locate(frame)
-        if located:
-            single.append(plain.read(frame, located)[0].emotion)
-            (face,) = steady.read(frame, located)
-            labels.append((face.track_id, face.emotion, face.gender))
-            boxes.append(face.box)
-    assert len(boxes) == 59
-    assert np.sum(np.array(single[1:]) != single[:-1]) > 5
-    assert len(set(labels[5:])) == 1  # before that the average is of a few frames
-    assert np.std(boxes[10:], axis=0).max() < 0.01 * boxes[0][2]
+    flickers = {"each frame alone": 0, "over time": 0}
+    for still in film[1::10]:
+        plain, steady = VideoAnalyzer(analyzer, smoothing=0), VideoAnalyzer(analyzer)
+        faces = []
+        for index in range(40):
+            frame = noisy(still, index)
+            if located := steady.locate(frame):
+                faces.append((plain.read(frame, located)[0], steady.read(frame, located)[0]))
+        later = faces[6:]  # before that the average is of a few frames
+        assert len(later) == 33
+        assert {face.track_id for _, face in later} == {0}
+        assert np.std([face.box for _, face in later], axis=0).max() < 0.01 * later[0][1].box[2]
+        for way, shown in zip(flickers, zip(*later, strict=True), strict=True):
+            labels = np.array([(face.emotion, face.gender) for face in shown])
+            flickers[way] += np.sum(labels[1:] != labels[:-1])
+    assert flickers["each frame alone"] > 20
+    assert flickers["over time"] < flickers["each frame alone"] / 5
 
 
 @pytest.mark.parametrize("every", [1, 7])
