@@ -64,6 +64,7 @@ NOT_FOR = {
 ARCHITECTURES = {
     "mini_xception": "mini-Xception",
     "sequential_cnn": "The sequential fully-convolutional network",
+    "vgg": "A plain network of ten 3x3 convolutions, the teacher of the two small ones and too slow for the live loop",
 }
 
 
@@ -98,7 +99,8 @@ def main(options: Options) -> None:
     size = sum(leaf.size for leaf in jax.tree.leaves(pretrained.load(options.name)[1]))
     made_by = options.made_by or f"experiments/{info.arch}_{info.dataset}.py"
     file = folder() / f"{options.name}.md"
-    text = card(info, size, numbers["validation"], numbers["test"], made_by)
+    stored = "float16" if file.with_suffix(".safetensors").stat().st_size < 3 * size else "float32"
+    text = card(info, f"{size:,} numbers, {stored}", numbers["validation"], numbers["test"], made_by)
     partial = file.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, file)
@@ -126,12 +128,12 @@ def _read(split: str, file: Path, info: WeightsInfo) -> dict[str, Any]:
     return numbers
 
 
-def card(info: WeightsInfo, size: int, validation: Mapping[str, Any], test: Mapping[str, Any], made_by: str) -> str:
+def card(info: WeightsInfo, size: str, validation: Mapping[str, Any], test: Mapping[str, Any], made_by: str) -> str:
     """Returns the card as Markdown.
 
     Args:
         info: the weights' record.
-        size: how many numbers they are.
+        size: how many numbers they are, and of which type.
         validation: what ``faceflax.training.report.metrics`` says of the validation split.
         test: the same of the test split.
         made_by: the experiment's file.
@@ -140,14 +142,14 @@ def card(info: WeightsInfo, size: int, validation: Mapping[str, Any], test: Mapp
 
 
 def _lines(
-    info: WeightsInfo, size: int, validation: Mapping[str, Any], test: Mapping[str, Any], made_by: str
+    info: WeightsInfo, size: str, validation: Mapping[str, Any], test: Mapping[str, Any], made_by: str
 ) -> Iterator[str]:
     emotion = len(info.labels) > 2
     what = "emotion, one of seven" if emotion else "gender, woman or man as annotators saw it"
     yield f"# {info.name}\n"
     yield (
         f"Perceived {what}, from a grey face of {info.image_size}x{info.image_size} pixels. "
-        f"{ARCHITECTURES.get(info.arch, info.arch)}, {size:,} numbers, float32.\n"
+        f"{ARCHITECTURES.get(info.arch, info.arch)}, {size}.\n"
     )
     yield "| | |"
     yield "|---|---|"

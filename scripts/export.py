@@ -23,6 +23,8 @@ class Options:
     """A .safetensors file that scripts/train.py wrote."""
     name: Annotated[str, tyro.conf.Positional]
     """The name to load them by, ARCH-DATASET."""
+    half: bool = False
+    """Round the numbers to float16, for half the file, before they are measured."""
     output_dir: Path = Path("faceflax/pretrained/weights")
     """Folder of the named weights."""
     data_dir: Path | None = None
@@ -31,12 +33,17 @@ class Options:
 
 def main(options: Options) -> None:
     """Fits the temperature, measures, saves."""
+    import jax
+    import jax.numpy as jnp
+
     from faceflax import data, pretrained
     from faceflax.training import evaluation
 
     file = writable_file("--output-dir", options.output_dir / f"{options.name}.safetensors")
     info = pretrained.weights_info(options.weights)
     model, variables = pretrained.load(options.weights)
+    if options.half:
+        variables = jax.tree.map(lambda values: values.astype(jnp.float16).astype(jnp.float32), variables)
     logits, labels = {}, {}
     for split in ("validation", "test"):
         examples = data.load(info.dataset, split, image_size=info.image_size, data_dir=options.data_dir)
@@ -54,6 +61,7 @@ def main(options: Options) -> None:
         crop_margin=data.crop_margin(info.dataset),
         temperature=temperature,
         accuracy=accuracy,
+        half=options.half,
     )
     print(f"{file}  sha256 {info.sha256}")
     print("  ".join(f"{split} {value:.2%}" for split, value in accuracy.items()), f" temperature {temperature:.3f}")

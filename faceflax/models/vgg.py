@@ -1,4 +1,4 @@
-"""A larger plain network, to teach the two small ones (``experiments/soft_labels.py``)."""
+"""A larger plain network, to teach the two small ones (``scripts/train.py --teachers``)."""
 
 from __future__ import annotations
 

@@ -1,7 +1,8 @@
 """Weights on disk: ``NAME.safetensors`` and, beside it, ``NAME.json``, the record of what the numbers are for.
 
 A file is loaded only if it is exactly what its record and its network say: SHA-256, tensor names, shapes, types, finite
-numbers. Everything else is an error; nothing is ever filled in with random numbers.
+numbers. Everything else is an error; nothing is ever filled in with random numbers. Numbers are float32, or float16 to
+halve the file; in memory they are float32 always.
 """
 
 from __future__ import annotations
@@ -140,9 +141,10 @@ def load(name_or_path: str | Path) -> tuple[nn.Module, Variables]:
         tensors = safetensors.numpy.load(content)
     except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a type that NumPy lacks, such as bfloat16
         raise FaceflaxError(
-            f"weights: {str(file)!r} is not a safetensors file of float32 numbers ({error}); save it again"
+            f"weights: {str(file)!r} is not a safetensors file of float32 or float16 numbers ({error}); save it again"
         ) from None
     model = models.create(info.arch, len(info.labels))
+    tensors = _as_float32(tensors)
     verify(tensors, model, f"weights: {str(file)!r}")
     return model, jax.device_put(unflatten_dict(tensors, sep="/"))
 
@@ -158,6 +160,7 @@ def save(
     crop_margin: float = 0.0,
     temperature: float = 1.0,
     accuracy: Mapping[str, float] | None = None,
+    half: bool = False,
 ) -> WeightsInfo:
     """Writes ``path`` and its record, each atomically, after the checks that :func:`load` makes.
 
@@ -171,6 +174,7 @@ def save(
         crop_margin: share of a detected box's side to add on each side.
         temperature: what to divide the logits by before the softmax.
         accuracy: share of images labelled right, in [0, 1], for each split measured.
+        half: round the numbers to float16, for half the file; measure ``accuracy`` with rounded ones then.
 
     Returns:
         The record written.
@@ -183,7 +187,11 @@ def save(
     if file.suffix != _SUFFIX:
         raise FaceflaxError(f"path: {str(file)!r} does not end in {_SUFFIX}; name the file so")
     tensors = {name: np.asarray(value) for name, value in flatten_dict(variables, sep="/").items()}
-    content = safetensors.numpy.save(tensors)
+    stored = tensors
+    if half:
+        with np.errstate(over="ignore"):  # infinity is refused below
+            stored = {name: value.astype(np.float16) for name, value in tensors.items()}
+    content = safetensors.numpy.save(stored)
     info = WeightsInfo(
         name=file.stem,
         arch=arch,
@@ -195,7 +203,10 @@ def save(
         accuracy={split: float(share) for split, share in (accuracy or {}).items()},
         sha256=hashlib.sha256(content).hexdigest(),
     )
-    verify(tensors, models.create(arch, len(info.labels)), "variables")
+    model = models.create(arch, len(info.labels))
+    verify(tensors, model, "variables")
+    if half:
+        verify(_as_float32(stored), model, "variables as float16")
     record = asdict(info)
     del record["name"]  # the file's own name, so that a pair can be renamed
     for target in (file, _record(file)):
@@ -230,6 +241,11 @@ def verify(tensors: Mapping[str, np.ndarray], model: nn.Module, source: str) -> 
             raise FaceflaxError(f"{source}: tensor {name!r} is {found}, in {network} it is {wanted}; {remedy}")
         if not np.isfinite(tensors[name]).all():
             raise FaceflaxError(f"{source}: tensor {name!r} holds NaN or infinity; train or convert the weights again")
+
+
+def _as_float32(tensors: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Widens float16 to float32; other types stay, for :func:`verify` to refuse."""
+    return {name: t.astype(np.float32) if t.dtype == np.float16 else t for name, t in tensors.items()}
 
 
 def _find(name_or_path: str | Path) -> Path:

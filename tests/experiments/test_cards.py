@@ -35,7 +35,7 @@ def test_a_card_states_what_was_measured():
     races = (("race", ("Black", "White")),)
     numbers = measured(GENDERS, races, {"detector: face found": Share(300, 400)}.items())
     info = weights_info("mini_xception-fairface")
-    text = cards.card(info, 52658, measured(GENDERS), numbers, "experiments/some.py")
+    text = cards.card(info, "52,658 numbers, float16", measured(GENDERS), numbers, "experiments/some.py")
     right, count = numbers["accuracy"]["single crop"]["right"], 400
     low, high = Share(right, count).interval
     single = f"{right / count:.2%} [{100 * low:.2f}, {100 * high:.2f}]"
@@ -44,14 +44,14 @@ def test_a_card_states_what_was_measured():
     groups = numbers["groups"]["race"]
     worst = min(groups, key=lambda race: groups[race]["share"])
     assert f"Worst: {worst}, {100 * (right / count - groups[worst]['share']):.1f} percentage points below" in text
-    assert "52,658 numbers" in text
+    assert "52,658 numbers, float16" in text
     assert "`experiments/some.py`" in text
     assert "--without" not in text
     assert "they are not a person's gender" in text
 
     without = {"single crop, without 100 rows": Share(150, 300)}.items()
     text = cards.card(
-        weights_info("mini_xception-fer2013"), 1, measured(EMOTIONS), measured(EMOTIONS, (), without), "x"
+        weights_info("mini_xception-fer2013"), "1 number", measured(EMOTIONS), measured(EMOTIONS, (), without), "x"
     )
     assert "| single crop, without 100 rows |  | 50.00% [" in text
     assert "--without experiments/near_duplicates_fer2013.json" in text

@@ -71,6 +71,24 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path, variables):
     assert path.stat().st_size < 300_000
 
 
+def test_half_precision_halves_the_file_and_comes_back_rounded(tmp_path, variables):
+    whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
+    pretrained.save(whole, variables, **RECORD)
+    pretrained.save(half, variables, **RECORD, half=True)
+    assert half.stat().st_size < 0.55 * whole.stat().st_size
+    loaded = pretrained.load(half)[1]
+    for number, stored in zip(jax.tree.leaves(variables), jax.tree.leaves(loaded), strict=True):
+        assert stored.dtype == np.float32
+        np.testing.assert_allclose(stored, number, rtol=2**-11, atol=0)
+
+
+def test_a_number_too_large_for_half_precision_is_refused(tmp_path, variables):
+    large = jax.tree.map(lambda v: np.float32(1e5) * v, variables)
+    with pytest.raises(FaceflaxError, match=r"^variables as float16: .* infinity"):
+        pretrained.save(tmp_path / "x.safetensors", large, **RECORD, half=True)
+    assert list(tmp_path.iterdir()) == []
+
+
 def test_tensors_are_named_by_their_place_in_the_tree(file, variables):
     tensors = safetensors.numpy.load_file(file)
     kernel = variables["params"]["block1"]["conv1"]["depthwise"]
@@ -97,7 +115,7 @@ def test_shipped_weights_load(name):
     assert info.name == name
     assert name.startswith(info.arch)
     assert model == models.create(info.arch, len(info.labels))
-    most = {"mini_xception": 300_000, "sequential_cnn": 2_700_000}[info.arch]
+    most = {"mini_xception": 300_000, "sequential_cnn": 2_700_000, "vgg": 4_000_000}[info.arch]
     assert (pretrained._SHIPPED / f"{name}.safetensors").stat().st_size <= most
 
 
