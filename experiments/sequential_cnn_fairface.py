@@ -13,8 +13,9 @@ Commands::
     python -m experiments.sequential_cnn_fairface
     python scripts/export.py runs/sequential_cnn-fairface/weights.safetensors sequential_cnn-fairface
 
-Result: RESULT An epoch takes about 145 seconds on one core of an
-Intel Xeon with AMX whose other core was busy. At 48x48 from random weights, 25 epochs without a teacher and with
+Result: held-out 89.27% at epoch 33 (90% of the faces it was fitted to), test 89.08% [88.20, 89.94], with flip averaging
+89.72%; its teacher alone is right on 87.88% and 87.78%. An epoch takes about 145 seconds on one core of an Intel Xeon
+with AMX whose other core was busy. At 48x48 from random weights, 25 epochs without a teacher and with
 dropout 0.2 and erasing 0.2 gave 84.2% of the held-out faces and kept training accuracy 3 points below that.
 """
 
