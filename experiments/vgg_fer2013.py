@@ -17,9 +17,8 @@ without near-duplicates 66.96%; rounding to float16 is in these numbers. An epoc
 an Intel Xeon with AMX whose other core was busy. (The first four epochs of that run followed a schedule of 40 epochs:
 the rate was up to 1% higher than it is here.)
 
-The shipped ``mini_xception-fer2013`` and ``sequential_cnn-fer2013`` were taught by an earlier vgg: 18 epochs with twice
-the dropout and two and a half times the erasing, then 25 like these, with PublicTest 68.68% and PrivateTest 69.63%
-[68.12, 71.13].
+The shipped ``mini_xception-fer2013`` and ``sequential_cnn-fer2013`` were taught by an earlier vgg of this file's
+history: 18 epochs with twice the dropout and two and a half times the erasing, then 25 like these.
 """
 
 from __future__ import annotations
