@@ -12,7 +12,7 @@ Commands::
 
 Result: PublicTest 66.48% (epoch 26 of 44; 65.8% to 66.5% from there on), PrivateTest 66.31% [64.75, 67.85], with flip
 averaging 67.54%; temperature 0.920. The teacher of that run was the earlier one that ``experiments/vgg_fer2013.py``
-tells of, as good as the shipped one. An epoch takes 44 seconds on one core of an Intel Xeon with AMX whose other core
+tells of. An epoch takes 44 seconds on one core of an Intel Xeon with AMX whose other core
 was busy. Without a teacher, from random weights, 30 epochs of batches of 64 with smoothed labels gave PublicTest 64.47%
 and PrivateTest 63.78%.
 """
