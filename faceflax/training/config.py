@@ -68,6 +68,9 @@ class TrainConfig:
     part of its target."""
     teacher_weight: float = 0.5
     """Share of the teachers in the target; the rest is what it is without them."""
+    unlabelled: str | None = None
+    """Another dataset whose training images are shown as well; its labels are not used, the teachers' answers are the
+    whole target."""
     focal: float = 0.0
     """Focal loss: exponent by which examples that are right already count for less, such as 2. 0 is off."""
     class_balance: float = 0.0
@@ -104,6 +107,10 @@ class TrainConfig:
                 raise FaceflaxError(f"{option(name)}: {getattr(self, name)} is too small; give {low} or more")
         if self.stop_after is not None and not 1 <= self.stop_after <= self.epochs:
             raise FaceflaxError(f"--stop-after: {self.stop_after} is not from 1 to --epochs, which is {self.epochs}")
+        if self.unlabelled is not None and not self.teachers:
+            raise FaceflaxError(
+                f"--unlabelled: nothing tells what {self.unlabelled} shows; name weights with --teachers"
+            )
         for name in ("learning_rate", "warmup_epochs", "weight_decay", "focal"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise FaceflaxError(f"{option(name)}: {getattr(self, name)} is not usable; give a number from 0 up")

@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float
+from jaxtyping import Array, Float, UInt8
 from tqdm import tqdm
 
 from faceflax import data, models, native, pretrained
@@ -93,7 +93,8 @@ def train(config: TrainConfig) -> Path:
             f"{config.dataset}; give a smaller one"
         )
     teach = teacher(config.teachers, names, config.precision) if config.teachers else None
-    run = _Run(config, augment, mix, teach, splits)
+    unlabelled = _unlabelled(config)
+    run = _Run(config, augment, mix, teach, splits, unlabelled)
     (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config), default=str, indent=2) + "\n")
 
     with Checkpoints(folder / "checkpoints") as checkpoints:
@@ -147,6 +148,7 @@ class _Run:
         mix: Mixing,
         teach: Teacher | None,
         splits: dict[str, data.Examples],
+        unlabelled: UInt8[np.ndarray, "n size size channels"] | None,
     ) -> None:
         train, validation = splits["train"], splits["validation"]
         classes = len(train.names)
@@ -155,14 +157,18 @@ class _Run:
             train.labels, classes, smoothing=config.label_smoothing, soft=soft, soft_weight=config.soft_weight
         )
         weights = class_weights(train.labels, classes, config.class_balance)
+        images = train.images
+        if unlabelled is not None:  # their targets are empty: _mix_and_teach fills in what a target lacks to be whole
+            images = np.concatenate([images, unlabelled])
+            targets = np.concatenate([targets, np.zeros((len(unlabelled), classes), np.float32)])
         self.config = config
         dropout = {} if config.dropout is None else {"dropout_rate": config.dropout}
         self.model = models.create(config.arch, classes, **dropout)
         self.optimizer = adam(config.weight_decay)
         self.key = jax.random.key(config.seed)
-        self.train = jnp.asarray(train.images), jnp.asarray(targets)
+        self.train = jnp.asarray(images), jnp.asarray(targets)
         self.validation = jnp.asarray(validation.images), jnp.asarray(validation.labels)
-        self.steps = len(train.images) // config.batch_size
+        self.steps = len(images) // config.batch_size
         self.train_step = make_train_step(
             self.model,
             self.optimizer,
@@ -205,7 +211,7 @@ class _Run:
         return config.learning_rate * np.where(step < warmup, (step + 1) / (warmup + 1), share)
 
     def epoch(self, state: TrainState, history: list[logs.Epoch]) -> tuple[TrainState, logs.Epoch]:
-        """One pass over the training split in an order of its own, then validation."""
+        """One pass over what is trained on in an order of its own, then validation."""
         config, number = self.config, len(history) + 1
         order = np.random.default_rng([config.seed, number]).permutation(len(self.train[0]))
         rates = self.learning_rates(history)
@@ -258,9 +264,20 @@ class _Run:
 def _mix_and_teach(
     mix: Mixing, teach: Teacher, share: float, key: Array, images: Array, targets: Array
 ) -> tuple[Array, Array]:
-    """The mixed images, and their targets with the teachers' share."""
+    """The mixed images, and their targets with the teachers' share: all that is not a label's."""
     images, targets = mix(key, images, targets)
-    return images, (1 - share) * targets + share * teach(images)
+    labelled = (1 - share) * targets
+    return images, labelled + (1 - labelled.sum(1, keepdims=True)) * teach(images)
+
+
+def _unlabelled(config: TrainConfig) -> UInt8[np.ndarray, "n size size channels"] | None:
+    """The images that are shown without labels."""
+    if config.unlabelled is None:
+        return None
+    try:
+        return data.load(config.unlabelled, "train", image_size=config.image_size, data_dir=config.data_dir).images
+    except FaceflaxError as error:
+        raise FaceflaxError(f"--unlabelled: {str(error).removeprefix('--dataset: ')}") from None
 
 
 def cuts(losses: list[float], patience: int) -> int:

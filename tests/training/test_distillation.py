@@ -34,7 +34,8 @@ def test_the_answer_is_the_mean_of_calibrated_probabilities_at_each_networks_siz
     np.testing.assert_allclose(answer, np.mean(expected, 0), atol=2e-4)
 
 
-def test_a_pupils_loss_is_the_cross_entropy_with_its_teacher(tmp_path):
+@pytest.mark.parametrize("unlabelled", [None, "synthetic/gender"])
+def test_a_pupils_loss_is_the_cross_entropy_with_its_teacher(tmp_path, unlabelled):
     model = models.create("tang_cnn", 7)  # without BatchNorm and dropout it answers in training as elsewhere
     rng = np.random.default_rng(1)
     shapes = jax.eval_shape(lambda: models.init(model, jax.random.key(0)))
@@ -51,15 +52,19 @@ def test_a_pupils_loss_is_the_cross_entropy_with_its_teacher(tmp_path):
         init_weights=str(file),
         teachers=(str(file),),
         teacher_weight=0.25,
+        unlabelled=unlabelled,
         **unmoved,
     )
     train(settings)
     examples = data.load("synthetic", "train", image_size=48)
-    order = np.random.default_rng([0, 1]).permutation(len(examples.images))
+    images, labels = examples.images, np.eye(7)[examples.labels]
+    if unlabelled:
+        images = np.concatenate([images, data.load(unlabelled, "train", image_size=48).images])
+    order = np.random.default_rng([0, 1]).permutation(len(images))
     seen = order[: len(order) // settings.batch_size * settings.batch_size]
-    logits = jax.jit(model.apply)(variables, normalize(jnp.asarray(examples.images[seen])))[0]
+    logits = jax.jit(model.apply)(variables, normalize(jnp.asarray(images[seen])))[0]
     p = softmax(np.asarray(logits, np.float64), axis=1)
-    target = 0.75 * np.eye(7)[examples.labels[seen]] + 0.25 * p
+    target = np.array([0.75 * labels[i] + 0.25 * q if i < len(labels) else q for i, q in zip(seen, p, strict=True)])
     (row,) = rows_of(tmp_path / "run")
     assert float(row["train_loss"]) == pytest.approx(-(target * np.log(p)).sum(1).mean(), rel=1e-4)
 
@@ -74,5 +79,9 @@ def test_a_pupils_loss_is_the_cross_entropy_with_its_teacher(tmp_path):
 def test_what_cannot_teach_is_named(tmp_path, name, message):
     with pytest.raises(FaceflaxError, match=message):
         train(TrainConfig(dataset="synthetic", output=tmp_path / "run", teachers=(name,)))
+    with pytest.raises(FaceflaxError, match="--unlabelled: nothing tells what fairface shows; name .* --teachers"):
+        TrainConfig(unlabelled="fairface")
+    with pytest.raises(FaceflaxError, match="--unlabelled: unknown 'nowhere'; choose"):
+        train(TrainConfig(dataset="synthetic", output=tmp_path / "run", teachers=EMOTION_WEIGHTS, unlabelled="nowhere"))
     with pytest.raises(FaceflaxError, match=r"--teacher-weight: 1\.5 is not usable"):
         TrainConfig(teacher_weight=1.5)
