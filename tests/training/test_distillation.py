@@ -79,7 +79,7 @@ def test_a_pupils_loss_is_the_cross_entropy_with_its_teacher(tmp_path, unlabelle
 def test_what_cannot_teach_is_named(tmp_path, name, message):
     with pytest.raises(FaceflaxError, match=message):
         train(TrainConfig(dataset="synthetic", output=tmp_path / "run", teachers=(name,)))
-    with pytest.raises(FaceflaxError, match="--unlabelled: nothing tells what fairface shows; name .* --teachers"):
+    with pytest.raises(FaceflaxError, match=r"--unlabelled: nothing tells what fairface shows; name .* --teachers"):
         TrainConfig(unlabelled="fairface")
     with pytest.raises(FaceflaxError, match="--unlabelled: unknown 'nowhere'; choose"):
         train(TrainConfig(dataset="synthetic", output=tmp_path / "run", teachers=EMOTION_WEIGHTS, unlabelled="nowhere"))
