@@ -10,6 +10,7 @@ Commands, for weights of FER-2013 or FER+ (for FairFace leave ``--without`` out)
 
 from __future__ import annotations
 
+import importlib
 import json
 import os
 from collections.abc import Iterator, Mapping
@@ -24,6 +25,7 @@ from faceflax.errors import FaceflaxError, unknown
 
 if TYPE_CHECKING:
     from faceflax.pretrained import WeightsInfo
+    from faceflax.training.config import TrainConfig
 
 FITTED = {
     "fer2013": "FER-2013 (Goodfellow et al., 2013), split Training, 28,709 faces; for research, see its publisher's "
@@ -79,7 +81,7 @@ class Options:
     test: Path
     """metrics.json of the test split."""
     made_by: str | None = None
-    """The experiment that made them; experiments/ARCH_DATASET.py if not given."""
+    """The experiment that made them, which says what taught them; experiments/ARCH_DATASET.py if not given."""
 
 
 def main(options: Options) -> None:
@@ -98,9 +100,10 @@ def main(options: Options) -> None:
     }
     size = sum(leaf.size for leaf in jax.tree.leaves(pretrained.load(options.name)[1]))
     made_by = options.made_by or f"experiments/{info.arch}_{info.dataset}.py"
+    recipe = _recipe(made_by)
     file = folder() / f"{options.name}.md"
     stored = "float16" if file.with_suffix(".safetensors").stat().st_size < 3 * size else "float32"
-    text = card(info, f"{size:,} numbers, {stored}", numbers["validation"], numbers["test"], made_by)
+    text = card(info, f"{size:,} numbers, {stored}", numbers["validation"], numbers["test"], made_by, recipe)
     partial = file.with_suffix(".partial")
     partial.write_text(text, encoding="utf-8")
     os.replace(partial, file)
@@ -128,7 +131,24 @@ def _read(split: str, file: Path, info: WeightsInfo) -> dict[str, Any]:
     return numbers
 
 
-def card(info: WeightsInfo, size: str, validation: Mapping[str, Any], test: Mapping[str, Any], made_by: str) -> str:
+def _recipe(made_by: str) -> TrainConfig:
+    """The configuration of an experiment's last stage."""
+    try:
+        return importlib.import_module(f"experiments.{Path(made_by).stem}").CONFIG
+    except (ImportError, AttributeError) as error:
+        raise FaceflaxError(
+            f"--made-by: {made_by!r} is no experiment with a CONFIG ({error}); name a file like experiments/NAME.py"
+        ) from None
+
+
+def card(
+    info: WeightsInfo,
+    size: str,
+    validation: Mapping[str, Any],
+    test: Mapping[str, Any],
+    made_by: str,
+    recipe: TrainConfig,
+) -> str:
     """Returns the card as Markdown.
 
     Args:
@@ -137,12 +157,18 @@ def card(info: WeightsInfo, size: str, validation: Mapping[str, Any], test: Mapp
         validation: what ``faceflax.training.report.metrics`` says of the validation split.
         test: the same of the test split.
         made_by: the experiment's file.
+        recipe: the configuration of its last stage.
     """
-    return "\n".join(_lines(info, size, validation, test, made_by)) + "\n"
+    return "\n".join(_lines(info, size, validation, test, made_by, recipe)) + "\n"
 
 
 def _lines(
-    info: WeightsInfo, size: str, validation: Mapping[str, Any], test: Mapping[str, Any], made_by: str
+    info: WeightsInfo,
+    size: str,
+    validation: Mapping[str, Any],
+    test: Mapping[str, Any],
+    made_by: str,
+    recipe: TrainConfig,
 ) -> Iterator[str]:
     emotion = len(info.labels) > 2
     what = "emotion, one of seven" if emotion else "gender, woman or man as annotators saw it"
@@ -154,6 +180,11 @@ def _lines(
     yield "| | |"
     yield "|---|---|"
     yield f"| fitted to | {FITTED[info.dataset]} |"
+    if recipe.teachers:
+        names = ", ".join(f"`{name}`" for name in recipe.teachers)
+        yield f"| taught by | {names}, whose answers are {recipe.teacher_weight:.0%} of each target |"
+    if recipe.unlabelled:
+        yield f"| and, with these answers instead of labels, to | {FITTED[recipe.unlabelled]} |"
     yield f"| chosen on | {CHOSEN[info.dataset]}: the epoch, the temperature and the recipe |"
     yield f"| measured once on | {MEASURED[info.dataset]} |"
     grown = f"a Haar box grown by {info.crop_margin:.1%} of its side on each side"

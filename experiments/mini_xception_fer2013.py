@@ -19,13 +19,18 @@ and PrivateTest 63.78%.
 
 from __future__ import annotations
 
-from experiments import train
+import dataclasses
+from pathlib import Path
+
+from experiments import train_stages
 from faceflax.commands import run
 from faceflax.training.config import TrainConfig
 
-CONFIG = TrainConfig(
+RUNS = Path("runs")
+FIRST = TrainConfig(
     arch="mini_xception",
     dataset="fer2013",
+    output=RUNS / "mini_xception-fer2013-1",
     epochs=44,
     precision="bfloat16_products",
     batch_size=32,
@@ -38,7 +43,31 @@ CONFIG = TrainConfig(
     init_weights="mini_xception-ferplus",
     stop_patience=1000,
 )
+SECOND = dataclasses.replace(
+    FIRST,
+    output=RUNS / "mini_xception-fer2013-2",
+    epochs=36,
+    stop_after=29,
+    image_size=64,
+    init_weights=str(RUNS / "mini_xception-fer2013-1" / "weights.safetensors"),
+)
+CONFIG = dataclasses.replace(
+    SECOND,
+    output=RUNS / "mini_xception-fer2013",
+    epochs=20,
+    stop_after=None,
+    learning_rate=2e-3,
+    warmup_epochs=0.2,
+    teacher_weight=0.8,
+    unlabelled="fairface",
+    init_weights=str(RUNS / "mini_xception-fer2013-2" / "weights.safetensors"),
+)
+
+
+def main(config: TrainConfig) -> None:
+    """Trains the stages that are not there yet, the last as ``config`` says."""
+    train_stages((FIRST, SECOND), config)
 
 
 if __name__ == "__main__":
-    run(train, TrainConfig, default=CONFIG)
+    run(main, TrainConfig, default=CONFIG)

@@ -8,6 +8,7 @@ import pytest
 from experiments import cards
 from faceflax import EMOTIONS, GENDERS, FaceflaxError, list_weights, weights_info
 from faceflax.training import report
+from faceflax.training.config import TrainConfig
 from faceflax.training.evaluation import Share, calibrate, evaluate, group_shares
 
 
@@ -35,7 +36,7 @@ def test_a_card_states_what_was_measured():
     races = (("race", ("Black", "White")),)
     numbers = measured(GENDERS, races, {"detector: face found": Share(300, 400)}.items())
     info = weights_info("mini_xception-fairface")
-    text = cards.card(info, "52,658 numbers, float16", measured(GENDERS), numbers, "experiments/some.py")
+    text = cards.card(info, "52,658 numbers, float16", measured(GENDERS), numbers, "experiments/some.py", TrainConfig())
     right, count = numbers["accuracy"]["single crop"]["right"], 400
     low, high = Share(right, count).interval
     single = f"{right / count:.2%} [{100 * low:.2f}, {100 * high:.2f}]"
@@ -48,11 +49,21 @@ def test_a_card_states_what_was_measured():
     assert "`experiments/some.py`" in text
     assert "--without" not in text
     assert "they are not a person's gender" in text
+    assert "taught by" not in text
+    assert "labels, to" not in text
 
     without = {"single crop, without 100 rows": Share(150, 300)}.items()
+    taught = TrainConfig(teachers=("vgg-fer2013", "mine"), teacher_weight=0.75, unlabelled="fairface")
     text = cards.card(
-        weights_info("mini_xception-fer2013"), "1 number", measured(EMOTIONS), measured(EMOTIONS, (), without), "x"
+        weights_info("mini_xception-fer2013"),
+        "1 number",
+        measured(EMOTIONS),
+        measured(EMOTIONS, (), without),
+        "experiments/some.py",
+        taught,
     )
+    assert "| taught by | `vgg-fer2013`, `mine`, whose answers are 75% of each target |" in text
+    assert "| and, with these answers instead of labels, to | FairFace (" in text
     assert "| single crop, without 100 rows |  | 50.00% [" in text
     assert "--without experiments/near_duplicates_fer2013.json" in text
     assert "AI Act, Article 5" in text
@@ -69,6 +80,10 @@ def test_measurements_of_other_weights_are_refused(tmp_path):
             cards.main(cards.Options(name, validation=file, test=file))
     with pytest.raises(FaceflaxError, match=r"--validation: cannot read .*nothing"):
         cards.main(cards.Options(name, validation=tmp_path / "nothing", test=file))
+    file.write_text(json.dumps(good))
+    for wrong in ("experiments/none.py", "experiments/cards.py", "none"):
+        with pytest.raises(FaceflaxError, match=rf"--made-by: '{wrong}' is no experiment with a CONFIG"):
+            cards.main(cards.Options(name, validation=file, test=file, made_by=wrong))
     with pytest.raises(FaceflaxError, match="NAME: unknown 'none'"):
         cards.main(cards.Options("none", validation=file, test=file))
 
