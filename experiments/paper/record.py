@@ -10,6 +10,7 @@ import dataclasses
 import io
 import json
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -207,10 +208,12 @@ class Record:
 
     @property
     def sentence(self) -> str:
-        """The answer, and the statements that decide it."""
+        """The answer, the statements that decide it, and how many have another answer."""
         deciding = [v for v in self.result.verdicts if v.answer == self.answer]
-        parts = "; ".join(f"{v.statement[0].lower()}{v.statement[1:]} ({v.number})" for v in deciding)
-        return f"{self.answer.capitalize()}: {parts}."
+        others = Counter(v.answer for v in self.result.verdicts if v.answer != self.answer)
+        parts = [f"{v.statement[0].lower()}{v.statement[1:]} ({v.number})" for v in deciding]
+        parts += [f"{count} other{'s' * (count > 1)}: {answer}" for answer, count in others.items()]
+        return f"{self.answer.capitalize()}: {'; '.join(parts)}."
 
     def save(self, folder: Path) -> None:
         """Writes ``NAME.json`` in one step."""

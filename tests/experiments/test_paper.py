@@ -50,14 +50,18 @@ def test_a_verdict_is_a_sentence_with_its_number():
 def test_a_claim_needs_all_its_parts():
     yes, no, unsure = (above("x", Number("n", m, m - 1, m + 1), 0) for m in (2, -2, 0))
 
+    def record_of(*verdicts):
+        return Record("", "", "", "", "", False, 0.0, Result(verdicts, ()))
+
     def answer(*verdicts):
-        record = Record("", "", "", "", "", False, 0.0, Result(verdicts, ()))
+        record = record_of(*verdicts)
         assert record.sentence.startswith(f"{record.answer.capitalize()}: x (")
         return record.answer
 
     assert answer(yes, yes) == "holds"
     assert answer(yes, unsure) == "cannot be told"
     assert answer(yes, unsure, no) == "does not hold"
+    assert record_of(yes, unsure, yes, no).sentence.endswith("); 2 others: holds; 1 other: cannot be told.")
 
 
 def test_bootstrap_intervals_are_those_of_the_normal_limit():
