@@ -103,9 +103,9 @@ def main(options: Options) -> None:
     recipe = _recipe(made_by)
     file = folder() / f"{options.name}.md"
     stored = "float16" if file.with_suffix(".safetensors").stat().st_size < 3 * size else "float32"
-    text = card(info, f"{size:,} numbers, {stored}", numbers["validation"], numbers["test"], made_by, recipe)
+    lines = card(info, f"{size:,} numbers, {stored}", numbers["validation"], numbers["test"], made_by, recipe)
     partial = file.with_suffix(".partial")
-    partial.write_text(text, encoding="utf-8")
+    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
     os.replace(partial, file)
     print(file)
 
@@ -148,8 +148,8 @@ def card(
     test: Mapping[str, Any],
     made_by: str,
     recipe: TrainConfig,
-) -> str:
-    """Returns the card as Markdown.
+) -> Iterator[str]:
+    """Yields the card's lines, as Markdown.
 
     Args:
         info: the weights' record.
@@ -159,17 +159,6 @@ def card(
         made_by: the experiment's file.
         recipe: the configuration of its last stage.
     """
-    return "\n".join(_lines(info, size, validation, test, made_by, recipe)) + "\n"
-
-
-def _lines(
-    info: WeightsInfo,
-    size: str,
-    validation: Mapping[str, Any],
-    test: Mapping[str, Any],
-    made_by: str,
-    recipe: TrainConfig,
-) -> Iterator[str]:
     emotion = len(info.labels) > 2
     what = "emotion, one of seven" if emotion else "gender, woman or man as annotators saw it"
     yield f"# {info.name}\n"

@@ -36,7 +36,9 @@ def test_a_card_states_what_was_measured():
     races = (("race", ("Black", "White")),)
     numbers = measured(GENDERS, races, {"detector: face found": Share(300, 400)}.items())
     info = weights_info("mini_xception-fairface")
-    text = cards.card(info, "52,658 numbers, float16", measured(GENDERS), numbers, "experiments/some.py", TrainConfig())
+    text = "\n".join(
+        cards.card(info, "52,658 numbers, float16", measured(GENDERS), numbers, "experiments/some.py", TrainConfig())
+    )
     right, count = numbers["accuracy"]["single crop"]["right"], 400
     low, high = Share(right, count).interval
     single = f"{right / count:.2%} [{100 * low:.2f}, {100 * high:.2f}]"
@@ -54,7 +56,7 @@ def test_a_card_states_what_was_measured():
 
     without = {"single crop, without 100 rows": Share(150, 300)}.items()
     taught = TrainConfig(teachers=("vgg-fer2013", "mine"), teacher_weight=0.75, unlabelled="fairface")
-    text = cards.card(
+    lines = cards.card(
         weights_info("mini_xception-fer2013"),
         "1 number",
         measured(EMOTIONS),
@@ -62,6 +64,7 @@ def test_a_card_states_what_was_measured():
         "experiments/some.py",
         taught,
     )
+    text = "\n".join(lines)
     assert "| taught by | `vgg-fer2013`, `mine`, whose answers are 75% of each target |" in text
     assert "| and, with these answers instead of labels, to | FairFace (" in text
     assert "| single crop, without 100 rows |  | 50.00% [" in text
