@@ -17,8 +17,8 @@ Results, in shares of the box's side:
 * FairFace: margin 0.016 (-0.010 to 0.049) over 1,403 faces; the box's centre lies 0.084 above the picture's.
 * Accuracy on crops, on the faces found among the first 2,000 of the validation split. ``mini_xception-fairface``, 1,438
   faces: 88.6% to 89.9% at margins 0 to 0.05 and shifts -0.05 to 0.1 down, 89.2% as it is used (0.02, no shift), 89.7%
-  on the dataset's own crops; a margin of 0.2 makes it 82.2%. ``mini_xception-fer2013``, 1,503 faces: 64.1% to 66.0%,
-  65.5% as it is used, 67.3% on its own crops; 59.2% at 0.2. Within margins of 0.05 nothing can be told apart (an
+  on the dataset's own crops; a margin of 0.2 makes it 82.2%. ``mini_xception-fer2013``, 1,503 faces: 64.9% to 66.5%,
+  66.3% as it is used, 67.1% on its own crops; 59.1% at 0.2. Within margins of 0.05 nothing can be told apart (an
   interval is 3 to 5 points wide), so crops stay centred on the box; training shifts pictures by a tenth of their side.
 """
 
