@@ -59,6 +59,7 @@ MEANS: dict[str, dict[str, Any]] = {
     "weights of the gender network": {"init_weights": "mini_xception-fairface"},
     "FER+ votes, half": {"soft_labels": "ferplus", "soft_weight": 0.5},
     "taught by base": {"soft_labels": "base", "soft_weight": 0.5},
+    "taught by vgg-fer2013": {"teachers": ("vgg-fer2013",), "teacher_weight": 0.5},
 }
 """Each row's changes; ``soft_labels`` names what they are made from."""
 
