@@ -82,17 +82,16 @@ def train(config: TrainConfig) -> Path:
     folder = config.folder
     writable_folder("--output", folder)
     _check_same_run(folder, config)
-    splits = {
-        name: data.load(config.dataset, name, image_size=config.image_size, data_dir=config.data_dir)
-        for name in ("train", "validation")
-    }
-    names = splits["train"].names
+    read = partial(data.load, config.dataset, image_size=config.image_size, data_dir=config.data_dir)
+    splits = {"validation": read("validation")}  # the short one first: it tells the classes
+    names = splits["validation"].names
+    teach = teacher(config.teachers, names, config.precision) if config.teachers else None
+    splits["train"] = read("train")
     if len(splits["train"].images) < config.batch_size:
         raise FaceflaxError(
             f"--batch-size: {config.batch_size} is more than the {len(splits['train'].images)} training images of "
             f"{config.dataset}; give a smaller one"
         )
-    teach = teacher(config.teachers, names, config.precision) if config.teachers else None
     unlabelled = _unlabelled(config)
     run = _Run(config, augment, mix, teach, splits, unlabelled)
     (folder / "config.json").write_text(json.dumps(dataclasses.asdict(config), default=str, indent=2) + "\n")
