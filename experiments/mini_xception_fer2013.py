@@ -11,12 +11,13 @@ Commands::
     python scripts/export.py runs/mini_xception-fer2013/weights.safetensors mini_xception-fer2013
 
 Result: after the first stage PublicTest 66.48% (epoch 26 of 44), PrivateTest 66.31% [64.75, 67.85]. After the second
-PublicTest 66.73% (epoch 34 of 40; 66.1% to 66.7% from epoch 26 on, cross-entropy 0.925), PrivateTest 68.49%
-[66.95, 69.99], with flip averaging 69.30%, without near-duplicates 66.50%. An epoch takes 45 to 75 seconds on one core
-of an Intel Xeon with AMX whose other core was busy. (The first stage's teacher was an earlier vgg, of 18 epochs with
-twice the dropout and two and a half times the erasing and 25 more with as little as ``experiments/vgg_fer2013.py`` has;
-the command here has the shipped one teach both stages.) Without a teacher, from random weights, 30 epochs of batches of
-64 with smoothed labels gave PublicTest 64.47% and PrivateTest 63.78%.
+PublicTest 66.73% (epoch 34 of 40; 66.1% to 66.7% from epoch 26 on, cross-entropy 0.925), PrivateTest 68.49% [66.95,
+69.99], with flip averaging 69.30%, without near-duplicates 66.50%. An epoch takes 45 to 75 seconds on one core of an
+Intel Xeon with AMX whose other core was busy. (The first stage's teacher was an earlier vgg, of 18 epochs with twice
+the dropout and two and a half times the erasing and 25 more with as little as ``experiments/vgg_fer2013.py`` has; the
+command here has the shipped one teach both stages. The start was the first stage of
+``experiments/mini_xception_ferplus.py``, which shipped then.) Without a teacher, from random weights, 30 epochs of
+batches of 64 with smoothed labels gave PublicTest 64.47% and PrivateTest 63.78%.
 
 Tried after the first stage, taught by a vgg of PublicTest 68.51%, and not kept: 64x64 for 35 epochs more (PublicTest
 65.6% to 66.0% over the last ten; its cross-entropy fell from 0.938 to 0.918), and after it FairFace's faces without
