@@ -170,7 +170,7 @@ def card(
     yield "|---|---|"
     yield f"| fitted to | {FITTED[info.dataset]} |"
     if recipe.teachers:
-        names = ", ".join(f"`{name}`" for name in recipe.teachers)
+        names = ", ".join(_teacher(name) for name in recipe.teachers)
         yield f"| taught by | {names}, whose answers are {recipe.teacher_weight:.0%} of each target |"
     if recipe.unlabelled:
         yield f"| and, with these answers instead of labels, to | {FITTED[recipe.unlabelled]} |"
@@ -220,6 +220,12 @@ def card(
     )
     yield "## What it is not for\n"
     yield NOT_FOR["emotion" if emotion else "gender"]
+
+
+def _teacher(name: str) -> str:
+    """A shipped teacher by its name, another by its run's folder."""
+    file = Path(name)
+    return f"`{name}`" if file.suffix != ".safetensors" else f"`{file.parent.name}`, which the same experiment makes"
 
 
 def _of_detector(name: str) -> bool:

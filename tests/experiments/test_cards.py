@@ -55,7 +55,9 @@ def test_a_card_states_what_was_measured():
     assert "labels, to" not in text
 
     without = {"single crop, without 100 rows": Share(150, 300)}.items()
-    taught = TrainConfig(teachers=("vgg-fer2013", "mine"), teacher_weight=0.75, unlabelled="fairface")
+    taught = TrainConfig(
+        teachers=("vgg-fer2013", "runs/mine/weights.safetensors"), teacher_weight=0.75, unlabelled="fairface"
+    )
     lines = cards.card(
         weights_info("mini_xception-fer2013"),
         "1 number",
@@ -65,7 +67,10 @@ def test_a_card_states_what_was_measured():
         taught,
     )
     text = "\n".join(lines)
-    assert "| taught by | `vgg-fer2013`, `mine`, whose answers are 75% of each target |" in text
+    assert (
+        "| taught by | `vgg-fer2013`, `mine`, which the same experiment makes, whose answers are 75% of each target |"
+        in text
+    )
     assert "| and, with these answers instead of labels, to | FairFace (" in text
     assert "| single crop, without 100 rows |  | 50.00% [" in text
     assert "--without experiments/near_duplicates_fer2013.json" in text
