@@ -3,7 +3,8 @@
 Command, about ten minutes a row on two cores, each row kept as soon as it is done and not made again::
 
     python -m experiments.means --ferplus fer2013new.csv
-    python -m experiments.means --only base erase --table-only
+    python -m experiments.means --only base "random erasing"
+    python -m experiments.means --table-only
 
 Every row is fitted on Training and measured on PublicTest, at its best epoch there; PrivateTest is not looked at. The
 rows ``order 1`` and ``order 2`` are the recipe itself with other random numbers: differences no larger than theirs to
