@@ -13,7 +13,7 @@ Command::
 Result: held-out 87.88% at epoch 29, test 87.78%; an epoch takes about 80 seconds on one core of an AMD EPYC with AVX2.
 At 48x48, with batches of 64, 12 epochs and without averaged weights it was 83.88% and 84.46%.
 
-Tried after it, against the 2.6 points to a held-out 90.5%, and not kept: none moved held-out accuracy by as much as
+Tried after it, against the 2.6 points to a held-out 90.5%, and not kept: none raised held-out accuracy by as much as
 half its 95% interval, 1.0 point to either side.
 
 - ``sequential_cnn-fairface`` (held-out 89.27%) as teacher, 24 epochs from these weights (``--init-weights
@@ -25,7 +25,8 @@ half its 95% interval, 1.0 point to either side.
 - FER-2013's faces without labels as well (``--unlabelled fer2013``), 13 epochs from the first one's weights, at a rate
   of 2e-3: 88.26% at epoch 6, 87.7% to 87.8% over the last four, cross-entropy 0.269 and 0.268 before.
 - A ``vgg`` as teacher: no better than the sequential network, see ``experiments/sequential_cnn_fairface.py``.
-- Other sizes of the held-out faces than the 64 pixels it was fitted at, 56, 72 and 80: 85.8%, 85.0% and 85.7%.
+- Other sizes of the held-out faces than the 64 pixels it was fitted at, 56, 72 and 80 (the ``image_size`` of its
+  record changed): 85.8%, 85.0% and 85.7%.
 """
 
 from __future__ import annotations

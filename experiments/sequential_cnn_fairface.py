@@ -20,9 +20,10 @@ Result, rounding to float16 included: held-out 89.27% at epoch 33 (90% of the fa
 faces and kept training accuracy 3 points below that.
 
 Tried after it, for a teacher stronger than itself, and not kept: ``vgg`` at 64x64 from ``vgg-fer2013`` for 12 epochs,
-held-out 89.47% (89% of the faces it was fitted to), and 7 epochs more of a second stage of 30, 89.42%. Averaged with
-mini-Xception's, this network's own answers are right on 89.30%; fitted at 64x64 and shown the held-out faces at 56x56,
-72x72 and 80x80, it is right on 88.2%, 87.8% and 86.7%.
+held-out 89.47% (89% of the faces it was fitted to), and 7 epochs more of a second stage of 30, 89.42% (its other
+options were not kept, so this figure cannot be repeated exactly). Averaged with mini-Xception's, this network's own
+answers are right on 89.30%; fitted at 64x64 and shown the held-out faces at 56x56, 72x72 and 80x80 (the ``image_size``
+of its record changed), it is right on 88.2%, 87.8% and 86.7%.
 """
 
 from __future__ import annotations
