@@ -14,16 +14,15 @@ Commands::
     python scripts/export.py runs/sequential_cnn-fairface/weights.safetensors sequential_cnn-fairface --half
 
 Result, rounding to float16 included: held-out 89.27% at epoch 33 (90% of the faces it was fitted to), test 89.10%
-[88.22, 89.96], with flip averaging 89.70%; before rounding 89.27%, 89.08% and 89.72%. Its teacher alone is right on
-87.88% and 87.78%. An epoch takes about 145 seconds on one core of an Intel Xeon with AMX whose other core was busy. At
-48x48 from random weights, 25 epochs without a teacher and with dropout 0.2 and erasing 0.2 gave 84.2% of the held-out
-faces and kept training accuracy 3 points below that.
+[88.22, 89.96], with flip averaging 89.70%. Its teacher alone is right on 87.88% and 87.78%. An epoch takes about 145
+seconds on one core of an Intel Xeon with AMX whose other core was busy. At 48x48 from random weights, 25 epochs without
+a teacher and with dropout 0.2 and erasing 0.2 gave 84.2% of the held-out faces and kept training accuracy 3 points
+below that.
 
-Tried after it, for a teacher stronger than itself, and not kept: ``vgg`` at 64x64 from ``vgg-fer2013`` for 12 epochs,
-held-out 89.47% (89% of the faces it was fitted to), and 7 epochs more of a second stage of 30, 89.42% (its other
-options were not kept, so this figure cannot be repeated exactly). Averaged with mini-Xception's, this network's own
-answers are right on 89.30%; fitted at 64x64 and shown the held-out faces at 56x56, 72x72 and 80x80 (the ``image_size``
-of its record changed), it is right on 88.2%, 87.8% and 86.7%.
+Tried after it and not kept: ``vgg`` at 64x64 from ``vgg-fer2013``, for a teacher stronger than this network; after 12
+epochs and 7 of a second stage it was within a quarter of a point of it on the held-out faces, and taught nothing.
+Averaged with mini-Xception's, this network's own answers are right on 89.30%; fitted at 64x64 and shown the held-out
+faces at 56x56, 72x72 and 80x80 (the ``image_size`` of its record changed), it is right on 88.2%, 87.8% and 86.7%.
 """
 
 from __future__ import annotations
