@@ -29,7 +29,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faceflax.commands import run
+from faceflax.cli import run
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
@@ -58,8 +58,8 @@ class Options:
 def main(options: Options) -> None:
     """Finds the faces and prints what was asked for."""
     from faceflax import data
-    from faceflax.training.detected import SIDE, find_faces
-    from faceflax.vision.detection import HaarDetector
+    from faceflax.evaluation.detected import SIDE, find_faces
+    from faceflax.faces.detection import HaarDetector
 
     split = "validation" if options.weights else "train"
     examples = data.load(options.dataset, split, image_size=SIDE, data_dir=options.data_dir)
@@ -80,11 +80,11 @@ def margins(boxes: list[Int32[np.ndarray, " 4"]]) -> Iterator[str]:
     """Yields how far pictures reach beyond the boxes found in them, and where the boxes lie, a line each.
 
     Args:
-        boxes: one in each picture's frame (:func:`faceflax.training.detected.frame_of`).
+        boxes: one in each picture's frame (:func:`faceflax.evaluation.detected.frame_of`).
     """
     import numpy as np
 
-    from faceflax.training.detected import BORDER, SIDE
+    from faceflax.evaluation.detected import BORDER, SIDE
 
     x, y, width, height = np.array(boxes, float).T
     beyond = (SIDE / width - 1) / 2
@@ -106,9 +106,9 @@ def accuracies(
     import numpy as np
 
     from faceflax import data, pretrained
+    from faceflax.evaluation.detected import crop_faces
+    from faceflax.evaluation.metrics import Share, predict_logits
     from faceflax.preprocessing import resize
-    from faceflax.training.detected import crop_faces
-    from faceflax.training.evaluation import Share, predict_logits
 
     assert options.weights is not None
     model, variables = pretrained.load(options.weights)

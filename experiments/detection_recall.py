@@ -32,7 +32,8 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faceflax import commands
+from faceflax import files
+from faceflax.cli import run
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
@@ -84,15 +85,15 @@ def main(options: Options) -> None:
     if options.max_frames is not None and options.max_frames < 1:
         raise FaceflaxError(f"--max-frames: {options.max_frames} is not a number of frames; give 1 or more")
     if options.output:
-        commands.writable_file("--output", options.output)
+        files.writable_file("--output", options.output)
 
     import numpy as np
     from tqdm import tqdm
 
-    from faceflax.vision.detection import HaarDetector
-    from faceflax.vision.finding import FaceFinder
-    from faceflax.vision.opencv import cv2
-    from faceflax.vision.sources import open_source
+    from faceflax.faces.detection import HaarDetector
+    from faceflax.faces.finding import FaceFinder
+    from faceflax.media.sources import open_source
+    from faceflax.opencv import cv2
 
     cv2.setNumThreads(1)
     clips = {}
@@ -145,7 +146,7 @@ def follow(
     """Finds the faces of a clip's frames, one after the other, and compares them with the true ``boxes``."""
     import numpy as np
 
-    from faceflax.vision.detection import iou
+    from faceflax.faces.detection import iou
 
     found, false, numbers, seconds = 0, 0, set(), []
     for frame, true in zip(frames, boxes, strict=True):
@@ -173,4 +174,4 @@ def truth(name: str, count: int) -> list[np.ndarray]:
 
 
 if __name__ == "__main__":
-    commands.run(main, Options)
+    run(main, Options)

@@ -28,7 +28,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faceflax import commands
+from faceflax import files
+from faceflax.cli import run
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
@@ -57,7 +58,7 @@ def main(options: Options) -> None:
     """Compares both test splits with Training, prints how many near-duplicates there are and writes their rows."""
     if not 0 <= options.threshold <= 1:
         raise FaceflaxError(f"--threshold: {options.threshold} is not a correlation; give a number from 0 to 1")
-    commands.writable_file("--output", options.output)
+    files.writable_file("--output", options.output)
 
     import json
     import os
@@ -90,7 +91,7 @@ def best_match(
     import numpy as np
     from tqdm import tqdm
 
-    from faceflax.vision.opencv import cv2
+    from faceflax.opencv import cv2
 
     train_bands = [_band_pass(image) for image in train]
     middle = (SMALL - PATCH) // 2
@@ -114,7 +115,7 @@ def best_match(
 
 
 def _band_pass(image: UInt8[np.ndarray, "48 48"]) -> Float32[np.ndarray, "48 48"]:
-    from faceflax.vision.opencv import cv2
+    from faceflax.opencv import cv2
 
     smooth = cv2.GaussianBlur(image.astype("float32"), (0, 0), 1)
     return smooth - cv2.GaussianBlur(smooth, (0, 0), 6)
@@ -123,7 +124,7 @@ def _band_pass(image: UInt8[np.ndarray, "48 48"]) -> Float32[np.ndarray, "48 48"
 def _small(images: list[np.ndarray]) -> Float32[np.ndarray, "n 16 16"]:
     import numpy as np
 
-    from faceflax.vision.opencv import cv2
+    from faceflax.opencv import cv2
 
     return np.stack([cv2.resize(image, (SMALL, SMALL), interpolation=cv2.INTER_AREA) for image in images])
 
@@ -138,7 +139,7 @@ def _unit(patches: Float32[np.ndarray, "n side side"]) -> Float32[np.ndarray, "n
 
 
 def _resized(band: np.ndarray, scale: float) -> np.ndarray:
-    from faceflax.vision.opencv import cv2
+    from faceflax.opencv import cv2
 
     side = round(SIDE * scale)
     return cv2.resize(band, (side, side), interpolation=cv2.INTER_LINEAR)
@@ -146,7 +147,7 @@ def _resized(band: np.ndarray, scale: float) -> np.ndarray:
 
 def _variants(bands: list[np.ndarray]) -> Iterator[Float32[np.ndarray, "n pixels"]]:
     """The middle of small pictures, mirrored or not, smaller or larger, shifted by up to 3 of the 48 pixels."""
-    from faceflax.vision.opencv import cv2
+    from faceflax.opencv import cv2
 
     for mirror in (1, -1):
         for scale in (0.87, 1, 1.15):
@@ -170,4 +171,4 @@ def _templates(band: np.ndarray) -> Iterator[Float32[np.ndarray, "34 34"]]:
 
 
 if __name__ == "__main__":
-    commands.run(main, Options)
+    run(main, Options)

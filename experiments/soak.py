@@ -17,15 +17,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faceflax.commands import run
+from faceflax.cli import run
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
     import numpy as np
 
-    from faceflax.vision.face import Face
-    from faceflax.vision.sources import Frame
-    from faceflax.vision.tracking import Track
+    from faceflax.faces.face import Face
+    from faceflax.faces.tracking import Track
+    from faceflax.media.sources import Frame
 
 SETTLED = 500
 """Frames after which memory must not grow."""
@@ -57,9 +57,9 @@ def main(options: Options) -> None:
     import jax
     import numpy as np
 
-    from faceflax.runtime.video import VideoAnalyzer
-    from faceflax.vision import loop
-    from faceflax.vision.sources import Source
+    from faceflax.faces.video import VideoAnalyzer
+    from faceflax.live import loop
+    from faceflax.media.sources import Source
 
     memory = np.zeros(options.frames)  # made beforehand: what is noted must not grow itself
     frames = lost = compiled = 0
@@ -99,8 +99,8 @@ def film(count: int, noise: float, seed: int) -> Generator[Frame, None, None]:
     """Yields one frame of the demo ``count`` times, with noise that repeats after 64 frames in another order."""
     import numpy as np
 
-    from faceflax.vision import demo
-    from faceflax.vision.sources import Frame
+    from faceflax.media import demo
+    from faceflax.media.sources import Frame
 
     rng = np.random.default_rng(seed)
     still = next(demo.video())

@@ -1,7 +1,7 @@
 """What plain JAX can reach on one CPU core: mini_xception's forward pass in a dozen algebraic forms.
 
 Every form computes the same logits (checked to 1e-4) from the same folded program. The quickest is kept as
-:func:`faceflax.runtime.program.evaluate`; the C++ kernels of :mod:`faceflax.native` took over where it stays behind.
+:func:`faceflax.inference.program.evaluate`; the C++ kernels of :mod:`faceflax.native` took over where it stays behind.
 
 Command::
 
@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from functools import partial, reduce
 from typing import Any
 
-from faceflax.commands import run
+from faceflax.cli import run
 
 
 @dataclass(frozen=True)
@@ -41,7 +41,7 @@ def main(options: Options) -> None:
     import numpy as np
 
     import faceflax
-    from faceflax.runtime import program
+    from faceflax.inference import program
 
     folded = program.fold(*faceflax.load("mini_xception-fer2013"))
     assert folded is not None

@@ -12,10 +12,12 @@ from faceflax.errors import FaceflaxError
 from faceflax.labels import EMOTIONS, GENDERS
 
 if TYPE_CHECKING:
+    from faceflax.faces.analyzer import FaceAnalyzer
+    from faceflax.faces.face import Face
+    from faceflax.faces.video import VideoAnalyzer
+    from faceflax.inference import compile
     from faceflax.models import create, layer_names, list_models
     from faceflax.pretrained import WeightsInfo, list_weights, load, weights_info
-    from faceflax.runtime import Face, FaceAnalyzer, compile
-    from faceflax.runtime.video import VideoAnalyzer
 
 __version__ = "0.1.0"
 
@@ -39,8 +41,10 @@ __all__ = [
 _HOMES = {
     "faceflax.models": ("create", "layer_names", "list_models"),
     "faceflax.pretrained": ("WeightsInfo", "list_weights", "load", "weights_info"),
-    "faceflax.runtime": ("Face", "FaceAnalyzer", "compile"),
-    "faceflax.runtime.video": ("VideoAnalyzer",),
+    "faceflax.inference": ("compile",),
+    "faceflax.faces.face": ("Face",),
+    "faceflax.faces.analyzer": ("FaceAnalyzer",),
+    "faceflax.faces.video": ("VideoAnalyzer",),
 }
 
 

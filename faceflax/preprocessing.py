@@ -9,7 +9,7 @@ import numpy as np
 from jaxtyping import UInt8
 
 from faceflax.errors import FaceflaxError
-from faceflax.vision.opencv import cv2
+from faceflax.opencv import cv2
 
 Image = TypeVar("Image")
 

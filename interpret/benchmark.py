@@ -16,8 +16,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faceflax.commands import run, writable_file
+from faceflax.cli import run
 from faceflax.errors import FaceflaxError, unknown
+from faceflax.files import writable_file
 
 if TYPE_CHECKING:
     import numpy as np

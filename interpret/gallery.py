@@ -6,8 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faceflax.commands import run, writable_file, writable_folder
+from faceflax.cli import run
 from faceflax.errors import unknown
+from faceflax.files import writable_file, writable_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -104,11 +105,11 @@ def _faces(size: int, margin: float) -> UInt8[np.ndarray, "3 size size"]:
     import numpy as np
 
     from faceflax.data.synthetic import render_faces
+    from faceflax.faces.crop import crop_face
+    from faceflax.faces.detection import HaarDetector
     from faceflax.labels import EMOTIONS
-    from faceflax.vision.crop import crop_face
-    from faceflax.vision.demo import photograph
-    from faceflax.vision.detection import HaarDetector
-    from faceflax.vision.opencv import cv2
+    from faceflax.media.demo import photograph
+    from faceflax.opencv import cv2
 
     photo = photograph()
     portrait = crop_face(cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY), HaarDetector()(photo)[0], margin, size)

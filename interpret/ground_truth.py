@@ -17,8 +17,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faceflax.commands import run, writable_folder
+from faceflax.cli import run
 from faceflax.errors import FaceflaxError, unknown
+from faceflax.files import writable_folder
 from interpret.benchmark import SENSITIVITIES, Table, choose_methods, command, measure_all, write_table
 
 if TYPE_CHECKING:

@@ -24,8 +24,8 @@ import numpy as np
 from jaxtyping import Float32, Int
 
 from faceflax.errors import FaceflaxError
-from faceflax.runtime import program
-from faceflax.runtime.compiled import BatchFunction
+from faceflax.inference import program
+from faceflax.inference.compiled import BatchFunction
 from interpret.attribution import answer_shapes, check_images
 from interpret.graph import Model, with_relu
 from interpret.rules import guided_relu

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faceflax.commands import run
+from faceflax.cli import run
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:

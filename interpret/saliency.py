@@ -7,8 +7,9 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from faceflax.commands import run, writable_file
+from faceflax.cli import run
 from faceflax.errors import FaceflaxError, unknown
+from faceflax.files import writable_file
 from faceflax.labels import EMOTIONS
 
 if TYPE_CHECKING:

@@ -9,9 +9,9 @@ from typing import Annotated
 
 import tyro
 
-from faceflax import commands
+from faceflax.cli import run
+from faceflax.cli.detection import DetectionOptions
 from faceflax.errors import FaceflaxError
-from faceflax.vision.options import DetectionOptions
 
 
 @dataclass(frozen=True)
@@ -38,7 +38,8 @@ class Options:
 
 def main(options: Options) -> None:
     """Analyses what ``options`` name and lists what had to be skipped."""
-    from faceflax.vision import batch, outputs
+    from faceflax.batch import analysis as batch
+    from faceflax.media import outputs
 
     if not options.paths:
         raise FaceflaxError("PATH: there is none; give images, videos, folders or zip archives")
@@ -52,8 +53,8 @@ def main(options: Options) -> None:
         raise FaceflaxError("--report: there is no video among the paths, and it shows videos; leave it out")
 
     import faceflax
-    from faceflax.runtime.analyzer import FaceAnalyzer
-    from faceflax.runtime.video import VideoAnalyzer
+    from faceflax.faces.analyzer import FaceAnalyzer
+    from faceflax.faces.video import VideoAnalyzer
 
     weights = options.emotion_weights, options.gender_weights
     still, moving = options.detection.for_images(), options.detection.for_videos()
@@ -70,7 +71,7 @@ def main(options: Options) -> None:
             print("the same command goes on from here", file=sys.stderr)
             raise
     if options.report is not None:
-        from faceflax.vision import timeline
+        from faceflax.media import timeline
 
         timeline.write_page(options.report, options.csv, {item.name: item.path for item in videos})
     batch.journal_of(options.csv).unlink()
@@ -91,4 +92,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    commands.run(main, Options)
+    run(main, Options)

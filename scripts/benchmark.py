@@ -1,4 +1,4 @@
-"""Measures this machine: ``python scripts/benchmark.py``; how is said in experiments/benchmark/__init__.py."""
+"""Measures this machine: ``python scripts/benchmark.py``; how is said in experiments/benchmarks/__init__.py."""
 
 from __future__ import annotations
 
@@ -7,8 +7,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, get_args
 
-from faceflax.commands import run, writable_file
+from faceflax.cli import run
 from faceflax.errors import FaceflaxError
+from faceflax.files import writable_file
 
 Row = Literal["forward", "train", "guided", "start", "memory", "live"]
 
@@ -38,7 +39,7 @@ class Options:
 def main(options: Options) -> None:
     """Prints a table, contender by contender."""
     sys.path.insert(0, str(Path(__file__).resolve().parents[1]))  # experiments/ is not installed
-    from experiments.benchmark.run import run as measure
+    from experiments.benchmarks.run import run as measure
 
     if options.repeats < 1:
         raise FaceflaxError(f"--repeats: {options.repeats} is not a number of rounds; give 1 or more")

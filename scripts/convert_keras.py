@@ -8,7 +8,8 @@ from typing import Annotated
 
 import tyro
 
-from faceflax import commands
+from faceflax import files
+from faceflax.cli import run
 from faceflax.errors import FaceflaxError
 from faceflax.labels import EMOTIONS, GENDERS
 
@@ -28,7 +29,7 @@ class Options:
 
 def main(options: Options) -> None:
     """Reads the one file and writes the other."""
-    commands.writable_file("OUT", options.out)
+    files.writable_file("OUT", options.out)
 
     from faceflax import pretrained
     from faceflax.pretrained import keras
@@ -52,4 +53,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    commands.run(main, Options)
+    run(main, Options)

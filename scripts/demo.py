@@ -6,12 +6,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faceflax import commands
+from faceflax import files
+from faceflax.cli import run
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from faceflax.runtime import Face
+    from faceflax.faces.face import Face
 
 
 @dataclass(frozen=True)
@@ -28,16 +29,17 @@ class Options:
 
 def main(options: Options) -> None:
     """Writes the picture and the film into the folder and prints what was found."""
-    commands.writable_folder("--output-dir", options.output_dir)
+    files.writable_folder("--output-dir", options.output_dir)
     picture, film = options.output_dir / "demo.png", options.output_dir / "demo.mp4"
-    commands.writable_file("--output-dir", picture)
-    commands.writable_file("--output-dir", film)
+    files.writable_file("--output-dir", picture)
+    files.writable_file("--output-dir", film)
 
+    from faceflax.faces.analyzer import FaceAnalyzer
+    from faceflax.faces.video import VideoAnalyzer
     from faceflax.labels import EMOTIONS, GENDERS
-    from faceflax.runtime import FaceAnalyzer
-    from faceflax.runtime.video import VideoAnalyzer
-    from faceflax.vision import demo, loop
-    from faceflax.vision.sources import open_source
+    from faceflax.live import loop
+    from faceflax.media import demo
+    from faceflax.media.sources import open_source
 
     analyzer = FaceAnalyzer(options.emotion_weights, options.gender_weights)
     (face, *_) = analyzer(demo.photograph())
@@ -66,11 +68,11 @@ def _figure(face: Face, options: Options) -> Figure:
 
     import faceflax
     import interpret
+    from faceflax.faces.crop import crop_face
+    from faceflax.media import demo
+    from faceflax.media.drawing import draw_faces
+    from faceflax.opencv import cv2
     from faceflax.preprocessing import normalize
-    from faceflax.vision import demo
-    from faceflax.vision.crop import crop_face
-    from faceflax.vision.drawing import draw_faces
-    from faceflax.vision.opencv import cv2
     from interpret.figures import COLORS
 
     photo = demo.photograph()
@@ -103,4 +105,4 @@ def _figure(face: Face, options: Options) -> Figure:
 
 
 if __name__ == "__main__":
-    commands.run(main, Options)
+    run(main, Options)

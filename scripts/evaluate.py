@@ -8,15 +8,16 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faceflax import commands
+from faceflax import files
+from faceflax.cli import run
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
     import numpy as np
 
     from faceflax.data import Examples
+    from faceflax.evaluation.metrics import Share
     from faceflax.pretrained import WeightsInfo
-    from faceflax.training.evaluation import Share
 
 PICTURES = (".png", ".pdf", ".svg")
 ROLES = {
@@ -60,16 +61,17 @@ def main(options: Options) -> None:
     """Loads weights and split, evaluates, prints and draws."""
     if options.output.suffix not in PICTURES:
         raise FaceflaxError(f"--output: {str(options.output)!r} is not a picture; end it in {' or '.join(PICTURES)}")
-    commands.writable_file("--output", options.output)
+    files.writable_file("--output", options.output)
     if options.report:
         for name in ("index.html", "metrics.json"):
-            commands.writable_file("--report", options.report / name)
+            files.writable_file("--report", options.report / name)
     removed = _read_ids(options.without) if options.without else frozenset()
 
     from scipy.special import softmax
 
     from faceflax import data, pretrained
-    from faceflax.training import evaluation, report
+    from faceflax.evaluation import metrics as evaluation
+    from faceflax.evaluation import report
 
     model, variables = pretrained.load(options.weights)
     info = pretrained.weights_info(options.weights)
@@ -171,9 +173,9 @@ def _through_detector(
     import numpy as np
 
     from faceflax import data
-    from faceflax.training.detected import SIDE, crop_faces, find_faces
-    from faceflax.training.evaluation import Share
-    from faceflax.vision.detection import HaarDetector
+    from faceflax.evaluation.detected import SIDE, crop_faces, find_faces
+    from faceflax.evaluation.metrics import Share
+    from faceflax.faces.detection import HaarDetector
 
     pictures = data.load(options.dataset, options.split, image_size=SIDE, data_dir=options.data_dir).images
     boxes = find_faces(pictures, HaarDetector())
@@ -221,4 +223,4 @@ def _lines(title: str, shares: dict[str, Share]) -> str:
 
 
 if __name__ == "__main__":
-    commands.run(main, Options)
+    run(main, Options)

@@ -12,7 +12,8 @@ from typing import Annotated
 
 import tyro
 
-from faceflax.commands import run, writable_file
+from faceflax.cli import run
+from faceflax.files import writable_file
 
 
 @dataclass(frozen=True)
@@ -37,7 +38,7 @@ def main(options: Options) -> None:
     import jax.numpy as jnp
 
     from faceflax import data, pretrained
-    from faceflax.training import evaluation
+    from faceflax.evaluation import metrics as evaluation
 
     file = writable_file("--output-dir", options.output_dir / f"{options.name}.safetensors")
     info = pretrained.weights_info(options.weights)

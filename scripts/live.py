@@ -8,12 +8,13 @@ from typing import TYPE_CHECKING, Annotated, Literal
 
 import tyro
 
-from faceflax import commands
+from faceflax import files
+from faceflax.cli import run
+from faceflax.cli.detection import DetectionOptions
 from faceflax.errors import FaceflaxError
-from faceflax.vision.options import DetectionOptions
 
 if TYPE_CHECKING:
-    from faceflax.vision.overlay import SaliencyOverlay
+    from faceflax.live.overlay import SaliencyOverlay
 
 
 @dataclass(frozen=True)
@@ -57,25 +58,25 @@ def main(options: Options) -> None:
         raise FaceflaxError(f"--max-frames: {options.max_frames} is not a number of frames; give 1 or more")
     options.detection.check()
 
-    from faceflax.vision import outputs
+    from faceflax.media import outputs
 
     for argument, file, suffix in (("--csv", options.csv, ".csv"), ("--jsonl", options.jsonl, ".jsonl")):
         if file is not None:
             outputs.check_table(argument, file, suffix)
 
-    from faceflax.vision import loop
-    from faceflax.vision.screen import check_window
-    from faceflax.vision.sources import open_source
+    from faceflax.live import loop
+    from faceflax.media.sources import open_source
+    from faceflax.media.window import check_window
 
     source = open_source(options.source)
     if options.output is not None:
         outputs.check_output(options.source, source.kind, options.output)
     if not options.headless:
-        commands.writable_folder("--snapshots", options.snapshots)
+        files.writable_folder("--snapshots", options.snapshots)
         check_window()
 
-    from faceflax.runtime.analyzer import FaceAnalyzer
-    from faceflax.runtime.video import VideoAnalyzer
+    from faceflax.faces.analyzer import FaceAnalyzer
+    from faceflax.faces.video import VideoAnalyzer
 
     still = source.kind in ("image", "folder")
     detector = options.detection.for_images() if still else options.detection.for_videos()
@@ -116,7 +117,7 @@ def _overlay(options: Options) -> SaliencyOverlay:
 
     import faceflax
     import interpret
-    from faceflax.vision.overlay import SaliencyOverlay
+    from faceflax.live.overlay import SaliencyOverlay
 
     info = faceflax.weights_info(options.emotion_weights)
 
@@ -134,4 +135,4 @@ def _overlay(options: Options) -> SaliencyOverlay:
 
 
 if __name__ == "__main__":
-    commands.run(main, Options)
+    run(main, Options)

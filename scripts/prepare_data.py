@@ -8,7 +8,7 @@ from typing import Annotated
 
 import tyro
 
-from faceflax import commands
+from faceflax.cli import run
 
 SHOWN = 20
 """Damaged rows named, at most."""
@@ -78,4 +78,4 @@ def main(options: Options) -> None:
 
 
 if __name__ == "__main__":
-    commands.run(main, Options)
+    run(main, Options)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from faceflax.commands import run
+from faceflax.cli import run
 from faceflax.training.config import TrainConfig
 
 

@@ -14,7 +14,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from experiments.paper import CLAIMS
-from faceflax import commands
+from faceflax import files
+from faceflax.cli import run
 from faceflax.errors import FaceflaxError, unknown
 
 if TYPE_CHECKING:
@@ -60,9 +61,7 @@ def main(options: Options) -> None:
             raise unknown("--only", name, CLAIMS)
     if options.dataset_gender not in GENDER_DATASETS:
         raise unknown("--dataset-gender", options.dataset_gender, GENDER_DATASETS)
-    records, trainings = (
-        commands.writable_folder("--output", options.output / name) for name in ("records", "trainings")
-    )
+    records, trainings = (files.writable_folder("--output", options.output / name) for name in ("records", "trainings"))
 
     from faceflax.training.memory import keep_freed_memory
 
@@ -170,4 +169,4 @@ def _whole_steps() -> Iterator[None]:
 
 
 if __name__ == "__main__":
-    commands.run(main, Options)
+    run(main, Options)

@@ -13,8 +13,8 @@ from jaxtyping import Float, Int
 from experiments.paper import intervals
 from experiments.paper.record import Number, Picture, Result, Table, above
 from experiments.paper.study import Study, Task, logits
-from faceflax.training.evaluation import evaluate
-from faceflax.training.report import confusion_figure
+from faceflax.evaluation.metrics import evaluate
+from faceflax.evaluation.report import confusion_figure
 
 TITLE = "3. Confusions"
 CLAIM = 'faces labelled "fear" are mistaken for "sad", and faces labelled "disgust" for "angry", more than for others.'

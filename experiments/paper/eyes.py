@@ -7,7 +7,7 @@ from jaxtyping import Bool, Float, UInt8
 from tqdm import tqdm
 
 from experiments.paper.study import Images, Study, digest
-from faceflax.vision.opencv import cv2, load_cascade
+from faceflax.opencv import cv2, load_cascade
 
 ENLARGED = 192
 """Pixels a side at which eyes are searched: the cascade was made for eyes of 20."""

@@ -20,8 +20,8 @@ from scipy.special import softmax
 from experiments.paper import eyes, intervals
 from experiments.paper.record import Picture, Result, Table, above
 from experiments.paper.study import Images, Network, Study, logits
+from faceflax.opencv import cv2
 from faceflax.preprocessing import normalize
-from faceflax.vision.opencv import cv2
 from interpret import guided_backprop, metrics
 
 TITLE = "5. Glasses"

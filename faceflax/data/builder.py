@@ -15,9 +15,9 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
-from faceflax import commands, preprocessing
+from faceflax import files, preprocessing
 from faceflax.errors import FaceflaxError
-from faceflax.vision.opencv import cv2
+from faceflax.opencv import cv2
 
 MAX_STORED_SIZE = 128
 """Longest side, in pixels, at which a photo is stored: twice what the networks take by default, which leaves room for
@@ -87,7 +87,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         Raises:
             FaceflaxError: the source or ``data_dir`` cannot be used.
         """
-        root = commands.writable_folder("--data-dir", Path(self.data_dir_root))
+        root = files.writable_folder("--data-dir", Path(self.data_dir_root))
         try:
             self._prepare(root)
         except OSError as error:

@@ -16,7 +16,7 @@ from tqdm import tqdm
 
 from faceflax.errors import FaceflaxError
 from faceflax.labels import EMOTIONS, GENDERS
-from faceflax.vision.opencv import cv2
+from faceflax.opencv import cv2
 
 Points = Float[np.ndarray, "n 2"]
 

@@ -1,4 +1,4 @@
-"""mini-Xception with one thing changed, to measure what it is worth (``experiments/means.py``)."""
+"""mini-Xception with one thing changed, to measure what it is worth (``experiments/ablations.py``)."""
 
 from __future__ import annotations
 

@@ -18,7 +18,7 @@ import jax
 import jaxlib
 import numpy as np
 
-from faceflax import cache
+from faceflax import files
 from faceflax.errors import FaceflaxError
 
 SOURCE = Path(__file__).with_name("kernels.cc")
@@ -111,7 +111,7 @@ def _build(dtype: str) -> Path:
     flags = (*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", "")))
     key = hashlib.sha256(SOURCE.read_bytes())
     key.update(repr((dtype, flags, compiler, jaxlib.__version__, platform.machine(), processor())).encode())
-    file = cache.folder() / f"kernels-{dtype}-{key.hexdigest()[:16]}.so"
+    file = files.cache_folder() / f"kernels-{dtype}-{key.hexdigest()[:16]}.so"
     if file.exists():
         return file
     _log.info("faceflax: compiling the CPU kernels for this machine, once (a few seconds)")

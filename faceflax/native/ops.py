@@ -196,7 +196,7 @@ def batch_norm_gradient(
 
 
 def networks(programs: Sequence[tuple[Sequence[int], Sequence[Any]]], images: Sequence[Images]) -> list[Array]:
-    """Logits of whole networks, each for its own images, in one call; see :mod:`faceflax.runtime.program`.
+    """Logits of whole networks, each for its own images, in one call; see :mod:`faceflax.inference.program`.
 
     Args:
         programs: of each network its layers' numbers and its weights, the last of which is the bias of the logits.
@@ -214,7 +214,7 @@ def networks(programs: Sequence[tuple[Sequence[int], Sequence[Any]]], images: Se
 def guided(
     program: tuple[Sequence[int], Sequence[Any]], back: Sequence[Any], images: Images, targets: Int[Array, " batch"]
 ) -> tuple[Float[Array, "batch classes"], Images]:
-    """Logits and guided-backprop maps of one network in one call; see :mod:`faceflax.runtime.program`.
+    """Logits and guided-backprop maps of one network in one call; see :mod:`faceflax.inference.program`.
 
     Args:
         program: the network's layers' numbers and its weights, as for :func:`networks`.

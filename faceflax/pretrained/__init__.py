@@ -26,8 +26,8 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 
 from faceflax import models
-from faceflax.commands import writable_file
 from faceflax.errors import FaceflaxError, unknown
+from faceflax.files import writable_file
 
 Variables = dict[str, Any]
 

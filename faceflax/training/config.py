@@ -60,7 +60,7 @@ class TrainConfig:
     label_smoothing: float = 0.1
     """Share of the target spread evenly over the classes."""
     soft_labels: Path | None = None
-    """Target distributions of the training images, .npy (python -m experiments.soft_labels)."""
+    """Target distributions of the training images, .npy (python -m experiments.tools.soft_labels)."""
     soft_weight: float = 0.5
     """Share of the soft labels in the target, where they are given; the rest is the hard label's."""
     teachers: tuple[str, ...] = ()

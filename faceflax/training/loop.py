@@ -17,9 +17,9 @@ from jaxtyping import Array, Float, UInt8
 from tqdm import tqdm
 
 from faceflax import data, models, native, pretrained
-from faceflax.commands import writable_folder
 from faceflax.data.augment import Augmentation, Mixing
 from faceflax.errors import FaceflaxError, unknown
+from faceflax.files import writable_folder
 from faceflax.training import logs
 from faceflax.training.checkpoints import Checkpoints
 from faceflax.training.config import TrainConfig, option

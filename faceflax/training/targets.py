@@ -43,7 +43,7 @@ def read_soft_labels(file: Path, shape: tuple[int, int]) -> Float[np.ndarray, "n
     """Reads ``--soft-labels``: an ``.npy`` file of one distribution an example, in the order of the training split.
 
     Args:
-        file: the file, as ``experiments/soft_labels.py`` writes it.
+        file: the file, as ``experiments/tools/soft_labels.py`` writes it.
         shape: the number of training examples and of classes.
 
     Raises:
@@ -54,7 +54,7 @@ def read_soft_labels(file: Path, shape: tuple[int, int]) -> Float[np.ndarray, "n
     except (OSError, ValueError, EOFError) as error:
         raise FaceflaxError(
             f"--soft-labels: cannot read {str(file)!r} as an .npy file ({error}); "
-            "write one with: python -m experiments.soft_labels"
+            "write one with: python -m experiments.tools.soft_labels"
         ) from None
     if not isinstance(soft, np.ndarray) or soft.shape != shape or soft.dtype != np.float32:
         found = f"{soft.dtype} {soft.shape}" if isinstance(soft, np.ndarray) else "an archive"

@@ -5,11 +5,11 @@ import json
 import numpy as np
 import pytest
 
-from experiments import cards
+from experiments.tools import cards
 from faceflax import EMOTIONS, GENDERS, FaceflaxError, list_weights, weights_info
-from faceflax.training import report
+from faceflax.evaluation import report
+from faceflax.evaluation.metrics import Share, calibrate, evaluate, group_shares
 from faceflax.training.config import TrainConfig
-from faceflax.training.evaluation import Share, calibrate, evaluate, group_shares
 
 
 def measured(names, groups=(), extra=()):
@@ -89,7 +89,7 @@ def test_measurements_of_other_weights_are_refused(tmp_path):
     with pytest.raises(FaceflaxError, match=r"--validation: cannot read .*nothing"):
         cards.main(cards.Options(name, validation=tmp_path / "nothing", test=file))
     file.write_text(json.dumps(good))
-    for wrong in ("experiments/none.py", "experiments/cards.py", "none"):
+    for wrong in ("experiments/none.py", "experiments/tools/cards.py", "none"):
         with pytest.raises(FaceflaxError, match=rf"--made-by: '{wrong}' is no experiment with a CONFIG"):
             cards.main(cards.Options(name, validation=file, test=file, made_by=wrong))
     with pytest.raises(FaceflaxError, match="NAME: unknown 'none'"):

@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from experiments import detection_recall
-from faceflax.vision.tracking import Track
+from faceflax.faces.tracking import Track
 
 ROOT = Path(__file__).resolve().parents[2]
 CLIPS = ROOT / "../shared/data/video"

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments.soft_labels import Options, from_votes, main
+from experiments.tools.soft_labels import Options, from_votes, main
 from faceflax import EMOTIONS, FaceflaxError, data, pretrained
 from faceflax.data.fer2013 import SIZE
 from faceflax.data.ferplus import COLUMNS as VOTED
@@ -110,7 +110,7 @@ def test_teachers_probabilities_are_softened_and_averaged(root, examples, tmp_pa
     ],
 )
 def test_the_command_names_what_is_wrong(root, tmp_path, arguments, message):
-    command = [sys.executable, "-m", "experiments.soft_labels", "--output", tmp_path / "soft.npy", *arguments]
+    command = [sys.executable, "-m", "experiments.tools.soft_labels", "--output", tmp_path / "soft.npy", *arguments]
     done = subprocess.run(
         [*command, "--data-dir", root / "tfds"], capture_output=True, text=True, cwd=Path(__file__).parents[2]
     )

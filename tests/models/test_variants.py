@@ -9,9 +9,9 @@ import pytest
 from scipy import ndimage
 
 from faceflax import models
+from faceflax.inference import program
 from faceflax.models.blocks import EPSILON
 from faceflax.models.variants import AntialiasedModule
-from faceflax.runtime import program
 
 
 def drawn(model, size=48):

@@ -1,0 +1,326 @@
+"""What is measured: in each :class:`Case` several contenders do the same work."""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+ROOT = Path(__file__).resolve().parents[2]
+
+OURS = "faceflax"
+NARROW = "faceflax, bfloat16 products"
+PLAIN = "plain Flax"
+ONNX = "ONNX Runtime"
+TORCH = "PyTorch"
+CAPTUM = "Captum"
+CAPTUM_EACH = "Captum one by one"
+CAPTUM_BATCH = "Captum in one batch"
+FER = "fer"
+PEERS = (PLAIN, ONNX, TORCH, CAPTUM, CAPTUM_EACH, CAPTUM_BATCH, FER)
+"""The contenders that are not faceflax itself, a part or another state of it."""
+
+_CAPTUM = ("torch", "captum")
+REQUIRED: dict[str, tuple[str, ...]] = {
+    ONNX: ("onnxruntime", "onnx"),
+    TORCH: ("torch",),
+    CAPTUM: _CAPTUM,
+    CAPTUM_EACH: _CAPTUM,
+    CAPTUM_BATCH: _CAPTUM,
+}
+"""The packages of the extra ``benchmark`` that a contender needs."""
+
+ARCHS = ("mini_xception", "sequential_cnn")
+
+
+@dataclass(frozen=True)
+class Call:
+    """Work that is timed again and again inside a worker process.
+
+    Attributes:
+        module: relative to this package; each has a worker process of its own.
+        function: called once with ``arguments``, it returns what is timed.
+        arguments: JSON values.
+        checked: its numbers must be those of the case's first contender.
+    """
+
+    module: str
+    function: str
+    arguments: Mapping[str, Any]
+    checked: bool = True
+
+
+@dataclass(frozen=True)
+class Process:
+    """A whole Python process.
+
+    Attributes:
+        arguments: of the interpreter.
+        empty_cache: start with nothing compiled, instead of with what the same process left before.
+    """
+
+    arguments: tuple[str, ...]
+    empty_cache: bool = False
+
+
+@dataclass(frozen=True)
+class Case:
+    """Contenders that have their turns one after the other.
+
+    Where the first is faceflax, the others do the same work and are compared with it.
+
+    Attributes:
+        row: which of :data:`ROWS` it belongs to.
+        name: what is done.
+        threads: how many cores each contender has.
+        unit: ``ms`` (calls), ``s`` or ``MiB`` (processes: time, peak memory), ``frames`` (calls that return a number).
+        rounds: how often every contender has its turn.
+        contenders: by label.
+    """
+
+    row: str
+    name: str
+    threads: int
+    unit: str
+    rounds: int
+    contenders: Mapping[str, Call | Process]
+
+
+@dataclass(frozen=True)
+class Setting:
+    """What the cases depend on.
+
+    Attributes:
+        repeats: rounds of calls; train steps, processes and memory have fewer, since they take longer.
+        threads: numbers of threads to measure with, in rising order.
+        graphs: each network's ONNX file.
+        own_graphs: they hold our weights.
+        video: a film with one face for whole frames; the demo's if None.
+    """
+
+    repeats: int
+    threads: tuple[int, ...]
+    graphs: Mapping[str, Path]
+    own_graphs: bool = True
+    video: Path | None = None
+
+
+def cases(rows: Sequence[str], setting: Setting) -> list[Case]:
+    """Returns the cases of ``rows`` with the contenders that are installed."""
+    absent = set(missing())
+    return [
+        dataclasses.replace(
+            case,
+            contenders={
+                label: contender
+                for label, contender in case.contenders.items()
+                if not absent.intersection(REQUIRED.get(label, ()))
+            },
+        )
+        for row in rows
+        for case in ROWS[row](setting)
+    ]
+
+
+def missing() -> list[str]:
+    """Returns the peers' packages that are not installed."""
+    packages = dict.fromkeys(package for needed in REQUIRED.values() for package in needed)
+    return [package for package in packages if find_spec(package) is None]
+
+
+def _forward(setting: Setting) -> Iterator[Case]:
+    for arch in ARCHS:
+        for threads in setting.threads:
+            for batch in (1, 4, 8, 32):
+                shape = {"arch": arch, "batch": batch}
+                graph = {"file": str(setting.graphs[arch]), "batch": batch, "threads": threads}
+                yield Case(
+                    "forward",
+                    f"{arch} forward, 64x64, batch {batch}",
+                    threads,
+                    "ms",
+                    setting.repeats,
+                    {
+                        OURS: Call(".ours", "forward", shape),
+                        PLAIN: Call(".plain", "forward", shape),
+                        ONNX: Call(".peer_onnx", "forward", graph, checked=setting.own_graphs),
+                        TORCH: Call(".peer_torch", "forward", shape),
+                    },
+                )
+
+
+def _has_tiles() -> bool:
+    """Whether the processor has AMX, without importing JAX: this process stays small."""
+    try:
+        return "amx_bf16" in Path("/proc/cpuinfo").read_text()
+    except OSError:
+        return False
+
+
+def _train(setting: Setting) -> Iterator[Case]:
+    for arch in ARCHS:
+        for threads in setting.threads:
+            for batch in (64, 256):
+                shape = {"arch": arch, "batch": batch}
+                narrow = {NARROW: Call(".ours", "train", shape | {"precision": "bfloat16_products"}, checked=False)}
+                # Dropout draws differ between the frameworks, and so do the losses of the network that has it.
+                checked = arch == "mini_xception"
+                yield Case(
+                    "train",
+                    f"{arch} train step, 48x48, batch {batch}",
+                    threads,
+                    "ms",
+                    max(setting.repeats // 3, 1),
+                    {
+                        OURS: Call(".ours", "train", shape),
+                        **(narrow if arch == "sequential_cnn" and _has_tiles() else {}),
+                        PLAIN: Call(".plain", "train", shape, checked),
+                        TORCH: Call(".peer_torch", "train", shape, checked),
+                    },
+                )
+
+
+def _guided(setting: Setting) -> Iterator[Case]:
+    for threads in setting.threads:
+        for name, targets, captum in (
+            ("one emotion", [3], {CAPTUM: "guided_batch"}),
+            ("seven emotions", list(range(7)), {CAPTUM_EACH: "guided_each", CAPTUM_BATCH: "guided_batch"}),
+        ):
+            yield Case(
+                "guided",
+                f"mini_xception guided backprop, 64x64, {name}",
+                threads,
+                "ms",
+                setting.repeats,
+                {
+                    OURS: Call(".ours", "guided", {"targets": targets}),
+                    PLAIN: Call(".plain", "guided", {"targets": targets}),
+                }
+                | {label: Call(".peer_torch", function, {"targets": targets}) for label, function in captum.items()},
+            )
+
+
+_ANALYZER = """
+import faceflax
+from faceflax.media import demo
+assert faceflax.FaceAnalyzer()(demo.photograph())
+"""
+_NETWORK = """
+import faceflax, numpy
+predict = faceflax.compile(*faceflax.load("mini_xception-fer2013"))
+predict(numpy.zeros((1, 64, 64, 1), numpy.float32))
+"""
+_ONNX = """
+import sys, numpy, onnxruntime
+session = onnxruntime.InferenceSession(sys.argv[1], providers=["CPUExecutionProvider"])
+session.run(None, {session.get_inputs()[0].name: numpy.zeros((1, 1, 64, 64), numpy.float32)})
+"""
+_TORCH = """
+import numpy
+from experiments.benchmarks import peer_torch
+peer_torch.forward("mini_xception", 1)()
+"""
+
+
+def _first_answers(setting: Setting) -> dict[str, Process]:
+    return {
+        ONNX: Process(("-c", _ONNX, str(setting.graphs["mini_xception"]))),
+        TORCH: Process(("-c", _TORCH)),
+    }
+
+
+def _start(setting: Setting) -> Iterator[Case]:
+    def case(name: str, contenders: Mapping[str, Process]) -> Case:
+        return Case("start", name, setting.threads[-1], "s", max(setting.repeats // 6, 1), contenders)
+
+    def ours(code: str) -> dict[str, Process]:
+        return {OURS: Process(("-c", code)), "an empty cache": Process(("-c", code), empty_cache=True)}
+
+    yield case("process start to the analyzer's first answer", ours(_ANALYZER))
+    yield case("process start to one network's first answer", ours(_NETWORK) | _first_answers(setting))
+    commands: dict[str, tuple[str, ...]] = {"python": ("-c", "pass"), "import faceflax": ("-c", "import faceflax")}
+    for script in sorted((ROOT / "scripts").glob("*.py")):
+        commands[f"{script.name} --help"] = (str(script), "--help")
+    commands["-m interpret.saliency --help"] = ("-m", "interpret.saliency", "--help")
+    yield case("process start to the import and to a command's help", {k: Process(v) for k, v in commands.items()})
+
+
+def _memory(setting: Setting) -> Iterator[Case]:
+    def case(name: str, contenders: Mapping[str, Process]) -> Case:
+        return Case("memory", f"{name}, peak memory", setting.threads[-1], "MiB", 1, contenders)
+
+    def ours(code: str) -> dict[str, Process]:
+        return {OURS: Process(("-c", code), empty_cache=True)}
+
+    yield case("the analyzer's first answer", ours(_ANALYZER))
+    yield case("one network's first answer", ours(_NETWORK) | _first_answers(setting))
+    for arch in ARCHS:
+        modules = {OURS: "ours", PLAIN: "plain", TORCH: "peer_torch"}
+        code = "from experiments.benchmarks import {0}; {0}.train_and_evaluate({1!r})"
+        yield case(
+            f"{arch} training on 28,709 images",
+            {k: Process(("-c", code.format(module, arch)), empty_cache=True) for k, module in modules.items()},
+        )
+
+
+def _live(setting: Setting) -> Iterator[Case]:
+    film = {"video": setting.video and str(setting.video)}
+
+    def fer(function: str) -> dict[str, Call]:
+        return {FER: Call(".peer_fer", function, film, checked=False)} if find_spec("fer") else {}
+
+    for threads in setting.threads:
+        yield Case(
+            "live",
+            "whole frame of a film, one face",
+            threads,
+            "ms",
+            setting.repeats,
+            {
+                OURS: Call(".ours", "live", film),
+                **fer("live"),
+                "--explain": Call(".ours", "explained", film, checked=False),
+                "finding": Call(".ours", "find", film, checked=False),
+                "networks": Call(".ours", "read", film, checked=False),
+                "drawing": Call(".ours", "draw", film, checked=False),
+                "single images": Call(".ours", "analyze", film, checked=False),
+            },
+        )
+        yield Case(
+            "live",
+            "the same, frames overlapping as in the live loop",
+            threads,
+            "ms",
+            setting.repeats,
+            {
+                OURS: Call(".ours", "overlapping", film),
+                **fer("live"),
+                "--explain": Call(".ours", "overlapping_explained", film, checked=False),
+            },
+        )
+    yield Case(
+        "live",
+        "frames of the film with a face found",
+        setting.threads[-1],
+        "frames",
+        1,
+        {
+            OURS: Call(".ours", "found", film),
+            "Haar, every frame": Call(".ours", "found_by_haar", film, checked=False),
+            **fer("found"),
+        },
+    )
+
+
+ROWS: dict[str, Callable[[Setting], Iterator[Case]]] = {
+    "forward": _forward,
+    "train": _train,
+    "guided": _guided,
+    "start": _start,
+    "memory": _memory,
+    "live": _live,
+}
+"""The groups of cases that ``--rows`` takes."""

@@ -1,0 +1,55 @@
+"""mini_xception on FairFace at 64x64: the shipped weights ``mini_xception-fairface``.
+
+AdamW with one epoch of warm-up and a cosine to zero, batches of 32, averaged weights, mild label smoothing; shifts of a
+tenth of the side, which cover where a Haar box lies on these faces (``experiments/crop_margin.py``), and changes of
+contrast and brightness. Fitted on nine tenths of the published training set; the epoch is chosen on the other tenth;
+the published validation set, our ``test``, is reported once.
+
+Command::
+
+    python -m experiments.recipes.mini_xception_fairface
+    python scripts/export.py runs/mini_xception-fairface/weights.safetensors mini_xception-fairface
+
+Result: held-out 87.88% at epoch 29, test 87.78%; an epoch takes about 80 seconds on one core of an AMD EPYC with AVX2.
+At 48x48, with batches of 64, 12 epochs and without averaged weights it was 83.88% and 84.46%.
+
+Tried after it, against the 2.6 points to a held-out 90.5%, and not kept: none raised held-out accuracy by as much as
+half its 95% interval, 1.0 point to either side.
+
+- ``sequential_cnn-fairface`` (held-out 89.27%) as teacher, 24 epochs from these weights (``--init-weights
+  mini_xception-fairface --teachers sequential_cnn-fairface --teacher-weight 0.8 --label-smoothing 0 --epochs 24
+  --learning-rate 2.5e-3 --warmup-epochs 0.5``): 88.06% at epoch 14, 87.8% to 88.1% from epoch 12 on, while accuracy on
+  the faces it was fitted to, as they are augmented, rose from 91% to 93%. It is short of faces, not of fitting.
+- The same with ``--mixup 0.2 --erase 0.1 --teacher-weight 0.9``, stopped after 10 epochs: 87.53%, cross-entropy 0.284,
+  0.277 after as many epochs without them.
+- FER-2013's faces without labels as well (``--unlabelled fer2013``), 13 epochs from the first one's weights, at a rate
+  of 2e-3: 88.26% at epoch 6, 87.7% to 87.8% over the last four, cross-entropy 0.269 and 0.268 before.
+- A ``vgg`` as teacher: no better than the sequential network, see ``experiments/recipes/sequential_cnn_fairface.py``.
+- Other sizes of the held-out faces than the 64 pixels it was fitted at, 56, 72 and 80 (the ``image_size`` of its
+  record changed): 85.8%, 85.0% and 85.7%.
+"""
+
+from __future__ import annotations
+
+from experiments.recipes import train
+from faceflax.cli import run
+from faceflax.training.config import TrainConfig
+
+CONFIG = TrainConfig(
+    arch="mini_xception",
+    dataset="fairface",
+    epochs=36,
+    batch_size=32,
+    image_size=64,
+    learning_rate=3e-3,
+    average=0.999,
+    label_smoothing=0.05,
+    shift=0.1,
+    contrast=0.2,
+    brightness=0.1,
+    stop_patience=1000,
+)
+
+
+if __name__ == "__main__":
+    run(train, TrainConfig, default=CONFIG)

@@ -1,0 +1,1 @@
+"""Tools that make files of other files: model cards and soft labels."""

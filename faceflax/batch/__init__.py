@@ -1,0 +1,1 @@
+"""Folders, archives and videos into one table."""

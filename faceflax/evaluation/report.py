@@ -1,0 +1,266 @@
+"""An evaluation as one web page with its pictures inside, and as numbers for programs."""
+
+from __future__ import annotations
+
+import html
+import json
+import os
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from jaxtyping import Float, UInt8
+from matplotlib.figure import Figure
+
+from faceflax import html as pages
+from faceflax.data import Examples
+from faceflax.evaluation.metrics import Calibration, Evaluation, Share, worst
+from faceflax.opencv import cv2
+
+BLUE, GREY = "#2166ac", "#888888"
+
+
+@dataclass(frozen=True)
+class Mistake:
+    """An image given a wrong label.
+
+    Attributes:
+        identity: where in the dataset's files it is.
+        image: as the network saw it.
+        label: its class.
+        predicted: the class it was given.
+        probability: of that class, in [0, 1].
+    """
+
+    identity: str
+    image: UInt8[np.ndarray, "size size 1"]
+    label: str
+    predicted: str
+    probability: float
+
+
+@dataclass(frozen=True)
+class Report:
+    """What a page shows.
+
+    Attributes:
+        title: what was evaluated on what.
+        remarks: what a reader has to know of the numbers, a paragraph each.
+        accuracy: the headline numbers: what each is of, and the share.
+        evaluation: precision, recall and confusion per class.
+        groups: for each thing that divides the images (the classes first), the accuracy of each group.
+        calibration: by how sure the predictions are, for each way of computing probabilities.
+        mistakes: the most confident ones, the surest first.
+        facts: what else the numbers for programs should hold, such as the weights' name.
+    """
+
+    title: str
+    remarks: Sequence[str]
+    accuracy: Mapping[str, Share]
+    evaluation: Evaluation
+    groups: Mapping[str, Mapping[str, Share]]
+    calibration: Mapping[str, Calibration]
+    mistakes: Sequence[Mistake]
+    facts: Mapping[str, Any]
+
+
+def most_confident_mistakes(
+    probabilities: Float[np.ndarray, "n classes"], examples: Examples, count: int = 24
+) -> list[Mistake]:
+    """Returns the ``count`` examples whose wrong label got the highest probability, the highest first."""
+    predicted, confidence = probabilities.argmax(1), probabilities.max(1)
+    wrong = np.flatnonzero(predicted != examples.labels)
+    label, taken_for = ([examples.names[i] for i in indices] for indices in (examples.labels, predicted))
+    return [
+        Mistake(examples.ids[i], examples.images[i], label[i], taken_for[i], float(confidence[i]))
+        for i in wrong[np.argsort(-confidence[wrong], kind="stable")[:count]]
+    ]
+
+
+def write(folder: Path, report: Report) -> Path:
+    """Writes ``index.html``, which needs no other file, and ``metrics.json`` into a folder that exists.
+
+    Returns:
+        The page.
+    """
+    file = folder / "index.html"
+    for target, text in ((folder / "metrics.json", json.dumps(metrics(report), indent=2) + "\n"), (file, page(report))):
+        partial = target.with_suffix(".partial")
+        partial.write_text(text, encoding="utf-8")
+        os.replace(partial, target)
+    return file
+
+
+def metrics(report: Report) -> dict[str, Any]:
+    """Returns the numbers of a report as plain dictionaries, lists and numbers; shares are in [0, 1]."""
+    found = report.evaluation
+    return {
+        **report.facts,
+        "accuracy": {name: _numbers(share) for name, share in report.accuracy.items()},
+        "classes": list(found.names),
+        "precision": found.precision.tolist(),
+        "recall": found.recall.tolist(),
+        "f1": found.f1.tolist(),
+        "support": found.support.tolist(),
+        "confusion": found.confusion.tolist(),
+        "groups": {
+            kind: {name: _numbers(share) for name, share in groups.items()} for kind, groups in report.groups.items()
+        },
+        "expected_calibration_error": {name: bins.error for name, bins in report.calibration.items()},
+    }
+
+
+def _numbers(share: Share) -> dict[str, Any]:
+    return {"share": share.value, "interval": share.interval, "right": share.right, "count": share.count}
+
+
+def page(report: Report) -> str:
+    """Returns the whole page as HTML; pictures are in it as data URIs."""
+    found = report.evaluation
+    sections = [
+        ("Accuracy", pages.table(("", "share", "95% interval", "images"), _share_rows(report.accuracy))),
+        (
+            "Confusion",
+            pages.figure(
+                confusion_figure(found, ""), "Confusion matrix: share of each label's images by predicted class"
+            )
+            + "<p>The most frequent confusions:</p>"
+            + pages.table(("label, predicted", "images", "of the label's"), _confusions(found)),
+        ),
+        *((f"Accuracy by perceived {kind}", _groups(kind, groups)) for kind, groups in report.groups.items()),
+        (
+            "Precision and recall",
+            pages.table(
+                ("", "precision", "recall", "F1", "images"),
+                (
+                    (name, f"{p:.1%}", f"{r:.1%}", f"{f:.1%}", f"{n:,}")
+                    for name, p, r, f, n in zip(
+                        found.names, found.precision, found.recall, found.f1, found.support, strict=True
+                    )
+                ),
+            ),
+        ),
+        (
+            "Calibration",
+            "<p>Of the predictions made with 80% probability, 80% should be right: then the bars meet the diagonal. "
+            "The expected calibration error is the mean distance from it.</p>"
+            + pages.figure(
+                reliability_figure(report.calibration), "Accuracy against predicted probability, with the diagonal"
+            )
+            + pages.table(
+                ("probabilities", "expected calibration error"),
+                ((name, f"{bins.error:.2%}") for name, bins in report.calibration.items()),
+            ),
+        ),
+        ("Most confident mistakes", _mistakes(report.mistakes)),
+    ]
+    body = "".join(f"<h2>{html.escape(heading)}</h2>\n{content}\n" for heading, content in sections)
+    remarks = "".join(f"<p>{html.escape(remark)}</p>\n" for remark in report.remarks)
+    return pages.page(report.title, remarks + body)
+
+
+def _share_rows(shares: Mapping[str, Share]) -> Iterable[tuple[str, ...]]:
+    for name, share in shares.items():
+        low, high = share.interval
+        yield name, f"{share.value:.2%}", f"{low:.2%} to {high:.2%}", f"{share.count:,}"
+
+
+def _groups(kind: str, groups: Mapping[str, Share]) -> str:
+    name, gap = worst(groups)
+    picture = pages.figure(groups_figure(groups), f"Accuracy by perceived {kind}, with 95% intervals")
+    return (
+        f"{picture}<p>Worst: {html.escape(name)}, {100 * gap:.1f} percentage points below all images together.</p>"
+        + pages.table((kind, "accuracy", "95% interval", "images"), _share_rows(groups))
+    )
+
+
+def _confusions(found: Evaluation, count: int = 6) -> Iterable[tuple[str, ...]]:
+    shares = found.confusion * (1 - np.eye(len(found.names)))
+    images = np.rint(shares * found.support[:, None]).astype(int)
+    for index in np.argsort(-images, axis=None, kind="stable")[:count]:
+        label, predicted = np.unravel_index(index, images.shape)
+        if images[label, predicted]:
+            name = f"{found.names[label]}, {found.names[predicted]}"
+            yield name, f"{images[label, predicted]:,}", f"{shares[label, predicted]:.0%}"
+
+
+def _mistakes(mistakes: Sequence[Mistake]) -> str:
+    if not mistakes:
+        return "<p>There are none.</p>"
+    faces = []
+    for m in mistakes:
+        alt = f"{m.identity}, labelled {m.label}, taken for {m.predicted}"
+        picture = pages.image(cv2.imencode(".png", m.image)[1].tobytes(), "png", alt)
+        caption = f"{html.escape(m.predicted)} {m.probability:.0%}<br>label: {html.escape(m.label)}"
+        caption += f"<br>{html.escape(m.identity)}"
+        faces.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
+    return (
+        "<p>The images whose wrong label got the highest probability. Some are the network's mistakes, some the "
+        f'annotators\'.</p>\n<div class="faces small">{"".join(faces)}</div>'
+    )
+
+
+def confusion_figure(evaluation: Evaluation, title: str) -> Figure:
+    """Draws the confusion matrix, in percent of the images of each label (row); save it with ``figure.savefig``."""
+    names, shares = evaluation.names, evaluation.confusion
+    side = 1.8 + 0.62 * len(names)
+    figure = Figure(figsize=(max(side, 4.2) + 0.6, max(side, 4.2)), layout="compressed")
+    axes = figure.subplots()
+    picture = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
+    for row, column in np.ndindex(shares.shape):
+        colour = "white" if shares[row, column] > 0.65 else "black"
+        axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", color=colour)
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
+    axes.set_yticks(range(len(names)), [f"{name} ({n:,})" for name, n in zip(names, evaluation.support, strict=True)])
+    axes.set(xlabel="predicted", ylabel="label (images)")
+    figure.suptitle(title, fontsize="medium")
+    axes.tick_params(length=0)
+    axes.spines[:].set_visible(False)
+    figure.colorbar(
+        picture, ax=axes, shrink=0.8, format="{x:.0f}%", label="share of the label's images"
+    ).outline.set_visible(False)
+    return figure
+
+
+def reliability_figure(calibration: Mapping[str, Calibration]) -> Figure:
+    """Draws accuracy against predicted probability, a panel for each way of computing probabilities.
+
+    A bar is as wide as its bin; below the panels is the share of the predictions in each bin.
+    """
+    figure = Figure(figsize=(4.2 * len(calibration), 4.6), layout="constrained")
+    panels = figure.subplots(
+        2, len(calibration), sharex=True, sharey="row", squeeze=False, gridspec_kw={"height_ratios": [4, 1]}
+    )
+    for (name, bins), (upper, lower) in zip(calibration.items(), panels.T, strict=True):
+        width = 1 / len(bins.count)
+        left = np.arange(len(bins.count)) * width
+        upper.bar(left, bins.accuracy, width, align="edge", color=BLUE, edgecolor="white")
+        upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
+        upper.set_title(f"{name}\nexpected calibration error {bins.error:.1%}", fontsize="medium")
+        lower.bar(left, bins.count / bins.count.sum(), width, align="edge", color=GREY, edgecolor="white")
+        lower.set(xlabel="probability of the predicted class", xlim=(0, 1))
+    panels[0, 0].set(ylabel="share right", ylim=(0, 1))
+    panels[1, 0].set(ylabel="images")
+    for axes in panels.flat:
+        axes.yaxis.set_major_formatter("{x:.0%}" if axes in panels[0] else "{x:.1f}")
+        axes.spines[["top", "right"]].set_visible(False)
+    return figure
+
+
+def groups_figure(groups: Mapping[str, Share]) -> Figure:
+    """Draws a bar with its 95% interval for each group, and a line at the share of all groups together."""
+    names, shares = list(groups), list(groups.values())
+    values = np.array([share.value for share in shares])
+    intervals = np.array([share.interval for share in shares])
+    figure = Figure(figsize=(7, 0.9 + 0.36 * len(names)), layout="constrained")
+    axes = figure.subplots()
+    errors = np.abs(intervals.T - values)
+    axes.barh(names, values, color=BLUE, xerr=errors, error_kw={"ecolor": "black", "capsize": 3})
+    axes.axvline(sum(s.right for s in shares) / sum(s.count for s in shares), color=GREY, linestyle="--", linewidth=1)
+    axes.set(xlim=(0, 1), xlabel="accuracy (dashed: all images; whiskers: 95% interval)")
+    axes.xaxis.set_major_formatter(lambda x, _: f"{x:.0%}")
+    axes.invert_yaxis()
+    axes.spines[["top", "right"]].set_visible(False)
+    return figure

@@ -1,0 +1,1 @@
+"""The real-time loop: stages in threads, overlay, keys."""

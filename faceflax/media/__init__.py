@@ -1,0 +1,1 @@
+"""Pixels in and out: images, videos and cameras; annotated copies, tables, the window, the timeline."""

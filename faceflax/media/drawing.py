@@ -1,0 +1,90 @@
+"""Boxes and labels on a frame."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+from jaxtyping import UInt8
+
+from faceflax.faces.face import Face
+from faceflax.opencv import cv2
+
+COLORS: dict[str, tuple[int, int, int]] = {"woman": (40, 40, 220), "man": (230, 90, 20)}
+"""BGR colour of a box by perceived gender: red for woman, blue for man."""
+
+_FONT = cv2.FONT_HERSHEY_SIMPLEX
+_WHITE = (255, 255, 255)
+
+
+def draw_faces(
+    frame: UInt8[np.ndarray, "height width 3"], faces: Sequence[Face]
+) -> UInt8[np.ndarray, "height width 3"]:
+    """Returns a copy of ``frame`` with each face's box and its two labels, such as ``happy 93%`` and ``woman 88%``.
+
+    Text and lines grow with the frame, though not beyond what suits the face, so that labels hide no other faces.
+    Labels stay inside the frame: above the box, or below where there is no room above.
+
+    Args:
+        frame: uint8 ``[height, width, 3]`` BGR.
+        faces: what the analyzer found in it.
+    """
+    image = frame.copy()
+    for face in faces:
+        x, y, width, height = face.box
+        thickness = max(1, round(min(*frame.shape[:2], 4 * width) / 180))
+        color = COLORS[face.gender]
+        cv2.rectangle(image, (x, y), (x + width - 1, y + height - 1), color, thickness)
+        lines = [
+            f"{face.emotion} {face.emotion_probabilities.max():.0%}",
+            f"{face.gender} {face.gender_probabilities.max():.0%}",
+        ]
+        draw_label(image, lines, face.box, color)
+    return image
+
+
+def draw_label(
+    image: UInt8[np.ndarray, "height width 3"],
+    lines: Sequence[str],
+    box: tuple[int, int, int, int],
+    color: tuple[int, int, int],
+) -> None:
+    """Writes white ``lines`` on a ``color`` background beside ``box``, into ``image`` itself.
+
+    Args:
+        image: uint8 ``[height, width, 3]`` BGR, changed in place.
+        lines: the text, one string a line.
+        box: x, y, width, height of what the text is about.
+        color: BGR of the background.
+    """
+    frame_height, frame_width = image.shape[:2]
+    x, y, width, height = box
+    text_height = max(9, round(min(frame_height, frame_width, 4 * width) / 26))
+    thickness = max(1, round(text_height / 8))
+    scale = cv2.getFontScaleFromHeight(_FONT, text_height, thickness)
+    gap = text_height // 3
+    text_width = max(cv2.getTextSize(line, _FONT, scale, thickness)[0][0] for line in lines)
+    shrink = min(1.0, (frame_width - 2 * gap) / text_width)  # a narrow frame: smaller letters rather than cut ones
+    scale, text_width = scale * max(shrink, 0), round(text_width * max(shrink, 0))
+    line_height = text_height + 2 * gap
+    label_width, label_height = text_width + 2 * gap, line_height * len(lines)
+    top = y - label_height if y >= label_height else min(y + height, frame_height - label_height)
+    left = max(0, min(x, frame_width - label_width))
+    cv2.rectangle(image, (left, top), (left + label_width - 1, top + label_height - 1), color, cv2.FILLED)
+    for row, line in enumerate(lines):
+        origin = left + gap, top + row * line_height + gap + text_height
+        cv2.putText(image, line, origin, _FONT, scale, _WHITE, thickness, cv2.LINE_AA)
+
+
+def draw_status(image: UInt8[np.ndarray, "height width 3"], text: str) -> None:
+    """Writes a line of text along the lower edge, into ``image`` itself; smaller where it would not fit.
+
+    Args:
+        image: uint8 ``[height, width, 3]`` BGR, changed in place.
+        text: one line.
+    """
+    height, width = image.shape[:2]
+    scale = max(0.4, min(height, width) / 800)
+    scale *= min(1.0, (width - 16) / cv2.getTextSize(text, _FONT, scale, 1)[0][0])
+    for color, thickness in (((0, 0, 0), 4), (_WHITE, 1)):
+        cv2.putText(image, text, (8, height - 8), _FONT, max(scale, 0), color, thickness, cv2.LINE_AA)

@@ -1,0 +1,261 @@
+"""Faces followed through frames: the demo's film, stills with noise, crowds, and frames of every size."""
+
+import threading
+from pathlib import Path
+from queue import Queue
+
+import cv2
+import jax
+import numpy as np
+import pytest
+
+from faceflax.errors import FaceflaxError
+from faceflax.faces.analyzer import FaceAnalyzer
+from faceflax.faces.detection import HaarDetector, iou
+from faceflax.faces.tracking import Track
+from faceflax.faces.video import VideoAnalyzer
+from faceflax.media import demo
+from faceflax.media.sources import open_source
+
+CLIPS = Path(__file__).resolve().parents[2].parent / "shared/data/video"
+
+
+@pytest.fixture(scope="module")
+def analyzer(weights):
+    return FaceAnalyzer(*weights)
+
+
+@pytest.fixture(scope="module")
+def film():
+    return list(demo.video())
+
+
+@pytest.fixture
+def video(analyzer):
+    return VideoAnalyzer(analyzer)
+
+
+class Counting(HaarDetector):
+    """Counts how often it searches a whole frame."""
+
+    searches = 0
+
+    def __call__(self, frame):
+        self.searches += 1
+        return super().__call__(frame)
+
+
+def noisy(picture, seed, sigma=10):
+    return np.clip(picture + np.random.default_rng(seed).normal(0, sigma, picture.shape), 0, 255).astype(np.uint8)
+
+
+def test_one_face_keeps_its_number_and_its_box_is_the_detectors(video, film):
+    detector = HaarDetector()
+    for index, frame in enumerate(film):
+        faces = video(frame)
+        assert [face.track_id for face in faces] == ([] if index == 0 else [0])
+        if index and index % 8 == 0:
+            box, found = np.array([faces[0].box], float), detector(frame).astype(float)
+            assert iou(box, found).max() > 0.7
+
+
+def test_locate_and_read_in_two_threads_are_one_call(analyzer, film):
+    one, two = VideoAnalyzer(analyzer), VideoAnalyzer(analyzer)
+    located, faces = Queue(), []
+
+    def read():
+        while (item := located.get()) is not None:
+            faces.append(one.read(*item))
+
+    reader = threading.Thread(target=read)
+    reader.start()
+    for frame in film[:30]:
+        located.put((frame, one.locate(frame)))
+    located.put(None)
+    reader.join()
+    for frame, found in zip(film[:30], faces, strict=True):
+        for face, other in zip(found, two(frame), strict=True):
+            assert (face.track_id, face.box) == (other.track_id, other.box)
+            np.testing.assert_array_equal(face.emotion_probabilities, other.emotion_probabilities)
+            np.testing.assert_array_equal(face.gender_probabilities, other.gender_probabilities)
+
+
+@pytest.mark.parametrize("smoothing", [0.0, 0.8])
+def test_probabilities_are_averaged_by_the_formula(analyzer, film, smoothing):
+    tracks = [[Track(7, (260 + index, 80, 150, 150), True)] for index in range(12)]
+    raw = [
+        np.float64(analyzer.probabilities(frame, np.array([track.box]))[0][0])
+        for frame, (track,) in zip(film, tracks, strict=False)
+    ]
+    video = VideoAnalyzer(analyzer, smoothing=smoothing)
+    expected = raw[0]
+    for index, (frame, located) in enumerate(zip(film, tracks, strict=False)):
+        weight = max(1 - smoothing, 1 / (index + 1))
+        expected = (1 - weight) * expected + weight * raw[index]
+        (face,) = video.read(frame, located)
+        np.testing.assert_allclose(face.emotion_probabilities, expected, atol=1e-5)
+        assert face.emotion_probabilities.dtype == np.float32
+        assert (face.track_id, face.box) == (7, located[0].box)
+
+
+def test_frames_read_together_are_those_read_one_by_one(analyzer, film):
+    """With a face that comes, is missed, and goes, and a frame without any."""
+    one, two = (Track(number, (260 + number, 80, 150, 150), True) for number in (0, 1))
+    located = [[one], [one, two], [], [one, Track(1, two.box, False)], [two], [Track(2, one.box, False)], [one]]
+    together, apart = VideoAnalyzer(analyzer), VideoAnalyzer(analyzer)
+    batched = together.read_batch(film[:3], located[:3]) + together.read_batch(film[3:7], located[3:])
+    assert together.read_batch([], []) == []
+    for frame, tracks, faces in zip(film, located, batched, strict=False):
+        for face, other in zip(faces, apart.read(frame, tracks), strict=True):
+            assert (face.track_id, face.box) == (other.track_id, other.box)
+            np.testing.assert_allclose(face.emotion_probabilities, other.emotion_probabilities, atol=1e-5)
+            np.testing.assert_allclose(face.gender_probabilities, other.gender_probabilities, atol=1e-5)
+    assert [len(faces) for faces in batched] == [1, 2, 0, 2, 1, 1, 1]
+
+
+def test_a_face_that_is_not_seen_keeps_its_labels(video, film):
+    box = (260, 80, 150, 150)
+    (before,) = video.read(film[0], [Track(3, box, True)])
+    (after,) = video.read(np.zeros_like(film[0]), [Track(3, box, False)])
+    np.testing.assert_array_equal(before.emotion_probabilities, after.emotion_probabilities)
+    (unread,) = video.read(film[0], [Track(4, box, False)])  # its first frames were dropped on the way
+    np.testing.assert_allclose(unread.emotion_probabilities, before.emotion_probabilities, atol=1e-6)
+
+
+def test_faces_that_are_gone_take_no_memory(video, film):
+    for number in range(60):
+        video.read(film[0], [Track(number, (260, 80, 150, 150), True)])
+    assert len(video._averages) <= video.finder.tracker.memory + 1
+
+
+def test_labels_and_boxes_of_a_still_face_are_steady(film):
+    """With the shipped weights, on stills over the whole film: on some the noise alone changes a frame's label."""
+    analyzer = FaceAnalyzer()
+    flickers = {"each frame alone": 0, "over time": 0}
+    for still in film[1::10]:
+        plain, steady = VideoAnalyzer(analyzer, smoothing=0), VideoAnalyzer(analyzer)
+        faces = []
+        for index in range(40):
+            frame = noisy(still, index)
+            if located := steady.locate(frame):
+                faces.append((plain.read(frame, located)[0], steady.read(frame, located)[0]))
+        later = faces[6:]  # before that the average is of a few frames
+        assert len(later) == 33
+        assert {face.track_id for _, face in later} == {0}
+        assert np.std([face.box for _, face in later], axis=0).max() < 0.01 * later[0][1].box[2]
+        for way, shown in zip(flickers, zip(*later, strict=True), strict=True):
+            labels = np.array([(face.emotion, face.gender) for face in shown])
+            flickers[way] += np.sum(labels[1:] != labels[:-1])
+    assert flickers["each frame alone"] > 20
+    assert flickers["over time"] < flickers["each frame alone"] / 5
+
+
+@pytest.mark.parametrize("every", [1, 7])
+def test_the_whole_frame_is_searched_every_so_often(analyzer, film, every):
+    detector = Counting()
+    video = VideoAnalyzer(analyzer, detector=detector, full_search_every=every)
+    for index, frame in enumerate(film[:15]):
+        video.locate(frame)
+        assert detector.searches == index // every + 1
+
+
+def test_a_new_scene_is_searched_at_once(analyzer, film):
+    video = VideoAnalyzer(analyzer, full_search_every=1000)
+    dark = np.zeros_like(film[0])
+    found = [len(video.locate(frame)) for frame in [dark] * 3 + film[:3] + [dark] * 2]
+    assert found == [0, 0, 0, 0, 1, 1, 0, 0]
+
+
+def test_a_flash_does_not_change_the_face(video, film):
+    bright = cv2.convertScaleAbs(film[0], alpha=1.5, beta=40)
+    ids = {track.id for frame in [film[0]] * 5 + [bright] * 5 + [film[0]] * 5 for track in video.locate(frame)}
+    assert ids == {0}
+
+
+def test_frames_of_changing_size(video, film):
+    ids = []
+    for scale in (1, 1, 1, 2, 2, 0.7, 0.7, 1, 1):
+        frame = cv2.resize(film[0], None, fx=scale, fy=scale)
+        for face in video(frame):
+            ids.append(face.track_id)
+            x, y, width, height = np.array(face.box) / scale
+            assert x < 290 < 365 < x + width
+            assert y < 140 < 210 < y + height
+    assert ids == [0, 0, 1, 2, 3]
+
+
+@pytest.mark.parametrize("shape", [(1, 1), (1, 700), (360, 640), (4320, 7680)])
+def test_no_face_in_frames_of_any_size(video, shape):
+    for level in (0, 0, 255):
+        assert video(np.full((*shape, 3), level, np.uint8)) == []
+
+
+def test_a_face_in_an_8k_frame(video, film):
+    frame = cv2.resize(film[0], (7680, 4320))
+    video.locate(frame)
+    (face,) = video(frame)
+    x, y, width, height = np.array(face.box) / 12
+    assert x < 290 < 365 < x + width
+    assert y < 140 < 210 < y + height
+
+
+def test_fifty_faces_and_nothing_compiles(analyzer):
+    head = cv2.resize(demo.photograph()[80:380, 117:417], (100, 100), interpolation=cv2.INTER_AREA)
+    frame = np.tile(head, (5, 10, 1))
+    video = VideoAnalyzer(analyzer, full_search_every=2)
+    compiled = []
+    jax.monitoring.register_event_duration_secs_listener(lambda name, *_, **__: compiled.append(name))
+    try:
+        tracks = [{face.track_id: face.box for face in video(noisy(frame, seed, 3))} for seed in range(8)]
+    finally:
+        jax.monitoring.clear_event_listeners()
+    places = {(int(x + width / 2) // 100, int(y + height / 2) // 100) for x, y, width, height in tracks[-1].values()}
+    assert len(tracks[-1]) == len(places) == 50
+    assert set(tracks[1]) <= set(tracks[-1])
+    assert not [name for name in compiled if "compile" in name]
+
+
+def test_reset_begins_another_video(video, film):
+    for frame in film[:3]:
+        video(frame)
+    video.reset()
+    assert video(film[0]) == []
+    assert [face.track_id for face in video(film[0])] == [1]
+
+
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="needs ../shared/data/video")
+def test_a_face_that_is_cut_away_is_gone(analyzer):
+    """Frame 71 is the last with the face; from 72 on the clip shows a title."""
+    video = VideoAnalyzer(analyzer)
+    frames = [frame.image for frame in open_source(str(CLIPS / "pyfeat_face_noface.mov")).frames][50:120]
+    assert [len(video.locate(frame)) for frame in frames] == [0] + [1] * 21 + [0] * 48
+
+
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="needs ../shared/data/video")
+def test_a_head_that_tilts_is_followed(analyzer):
+    """In its last second the clip's face is tilted further than Haar's cascade finds by itself."""
+    video = VideoAnalyzer(analyzer)
+    frames = [frame.image for frame in open_source(str(CLIPS / "pyfeat_WolfgangLanger_Pexels.mp4")).frames][432:]
+    tracks = [video.locate(frame) for frame in frames][1:]
+    assert {len(found) for found in tracks} == {1}
+    assert {track.id for found in tracks for track in found} == {0}
+    x, y, width, height = tracks[-1][0].box
+    assert x < 427 < 522 < x + width  # the eyes, read off by eye
+    assert y < 172 < 213 < y + height
+    assert y < 282 < y + height  # the mouth
+
+
+@pytest.mark.parametrize(
+    ("argument", "value"), [("full_search_every", 0), ("smoothing", 1.0), ("smoothing", -0.1), ("smoothing", np.nan)]
+)
+def test_bad_argument_is_named(analyzer, argument, value):
+    with pytest.raises(FaceflaxError, match=f"{argument}: {value}"):
+        VideoAnalyzer(analyzer, **{argument: value})
+
+
+@pytest.mark.parametrize("frame", [None, np.zeros((9, 9), np.uint8), np.zeros((9, 9, 3), np.uint16)])
+def test_bad_frame_is_named(video, frame):
+    with pytest.raises(FaceflaxError, match="frame: "):
+        video.locate(frame)
+    with pytest.raises(FaceflaxError, match="frame: "):
+        video.read(frame, [])

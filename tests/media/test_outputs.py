@@ -1,0 +1,106 @@
+import json
+import subprocess
+import sys
+
+import numpy as np
+import pytest
+
+from faceflax.errors import FaceflaxError
+from faceflax.faces.face import Face
+from faceflax.media import outputs
+from faceflax.media.sources import Frame, Source
+
+PICTURE = np.full((48, 64, 3), 100, np.uint8)
+FACE = Face((1, 2, 30, 40), "happy", np.eye(7, dtype=np.float32)[3], "man", np.float32([0.25, 0.75]), track_id=4)
+
+
+def frame(name="film", index=0, time=0.0):
+    return Frame(PICTURE, name, index, time)
+
+
+def test_a_device_that_takes_nothing_is_named():
+    with open("/dev/full", "wb", buffering=0) as file:
+        lines = outputs.Lines("--csv", file)
+        with pytest.raises(FaceflaxError, match=r"^--csv: cannot write more \(No space left on device\); make room"):
+            lines.write("a,b\n")
+
+
+def test_what_does_not_fit_is_taken_back_whole(tmp_path):
+    """A limit on the size of files lets some of the last write through."""
+    script = """
+import resource, sys
+from faceflax.media.outputs import Lines
+resource.setrlimit(resource.RLIMIT_FSIZE, (1000, 1000))
+with open(sys.argv[1], "wb", buffering=0) as file:
+    lines = Lines("--csv", file)
+    for _ in range(100):
+        lines.write("0123456\\n" * 3)
+"""
+    path = tmp_path / "o.csv"
+    done = subprocess.run(
+        [sys.executable, "-c", script, path],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert "FaceflaxError: --csv: cannot write more (File too large)" in done.stderr
+    assert path.read_bytes() == b"0123456\n" * 3 * (1000 // 24)
+
+
+def test_names_with_commas_and_quotes_stay_one_field():
+    text = outputs.csv_lines(frame(name='a, "b".mp4'), [FACE])
+    assert text.startswith('"a, ""b"".mp4",0,0.000,0,4,1,2,30,40,happy,')
+    assert json.loads(outputs.json_lines(frame(name='a, "b".mp4'), [FACE]))["name"] == 'a, "b".mp4'
+
+
+def test_a_frame_without_faces_has_no_line():
+    assert outputs.csv_lines(frame(), []) == outputs.json_lines(frame(), []) == ""
+
+
+def test_a_video_that_could_not_be_finished_is_named(tmp_path):
+    video = outputs.VideoFile(tmp_path / "o.mp4", 10.0)
+    video.write(frame(), PICTURE)
+    (tmp_path / "o.mp4").unlink()
+    with pytest.raises(FaceflaxError, match="--output: the video could not be finished and does not play"):
+        video.close()
+
+
+def test_pictures_of_an_image_and_of_a_folder(tmp_path):
+    image, folder = (Source(kind, (f for f in ())) for kind in ("image", "folder"))
+    with outputs.pictures(image, tmp_path / "o.png") as write:
+        write(frame(), PICTURE)
+    with outputs.pictures(folder, tmp_path) as write:
+        write(frame(name="a.bmp"), PICTURE)
+    assert sorted(file.name for file in tmp_path.iterdir()) == ["a.bmp", "o.png"]
+
+
+def test_an_image_that_cannot_be_written_is_named(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.raises(FaceflaxError, match=r"--snapshots: cannot write .*o\.png' \(Not a directory\)"):
+        outputs.write_image(tmp_path / "file" / "o.png", PICTURE, "--snapshots")
+    with pytest.raises(FaceflaxError, match=r"--output: cannot write .*o\.xyz'"):
+        outputs.write_image(tmp_path / "o.xyz", PICTURE)
+    assert [file.name for file in tmp_path.iterdir()] == ["file"]
+
+
+@pytest.mark.parametrize(
+    ("source", "kind", "output", "message"),
+    [
+        ("demo", "video", "o.png", r"o\.png' is not .*a video.*\.mp4 or \.avi"),
+        ("0", "camera", "o", r"not .*a video"),
+        ("a.png", "image", "o.mp4", r"o\.mp4' is not .*an image.*\.png"),
+        ("faces", "folder", "file", "for a folder of images name a folder"),
+        ("file", "video", "file", "the --source itself"),
+        ("demo", "video", "file/o.mp4", "cannot write"),
+    ],
+)
+def test_bad_output_is_named_before_the_work(tmp_path, monkeypatch, source, kind, output, message):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "file").touch()
+    with pytest.raises(FaceflaxError, match=f"--output: .*{message}"):
+        outputs.check_output(source, kind, tmp_path / output)
+
+
+def test_bad_table_is_named_before_the_work(tmp_path):
+    with pytest.raises(FaceflaxError, match=r"--jsonl: .*o\.csv' does not end in \.jsonl"):
+        outputs.check_table("--jsonl", tmp_path / "o.csv", ".jsonl")

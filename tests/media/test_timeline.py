@@ -1,0 +1,141 @@
+import re
+from pathlib import Path
+
+import cv2
+import numpy as np
+import pytest
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.colors import to_rgb
+
+from faceflax.faces.face import Face
+from faceflax.labels import EMOTIONS
+from faceflax.media import timeline
+from faceflax.media.outputs import CSV_COLUMNS, csv_lines
+from faceflax.media.sources import Frame, open_source
+
+PICTURE = np.zeros((48, 64, 3), np.uint8)
+
+
+def face(emotion, track, box=(10, 10, 20, 20), share=1.0):
+    probabilities = np.full(7, (1 - share) / 6, np.float32)
+    probabilities[EMOTIONS.index(emotion)] = share
+    return Face(box, emotion, probabilities, "woman", np.float32([0.75, 0.25]), track)
+
+
+def write_table(path, rows):
+    """Rows are (name, frame, faces), ten frames a second."""
+    lines = [csv_lines(Frame(PICTURE, name, frame, frame / 10), faces) for name, frame, faces in rows]
+    path.write_text(",".join(CSV_COLUMNS) + "\n" + "".join(lines))
+    return path
+
+
+def film(name="v.avi"):
+    """Face 3 is happy for five seconds and sad for five; face 7 is there from second 6 to 8 and angry."""
+    for frame in range(100):
+        faces = [face("happy" if frame < 50 else "sad", 3, (frame // 4, 10, 20, 20), 0.7)]
+        if 60 <= frame < 80:
+            faces.append(face("angry", 7))
+        yield name, frame, faces
+
+
+@pytest.fixture
+def table(tmp_path):
+    return write_table(tmp_path / "o.csv", film())
+
+
+def test_tracks_are_what_was_written(tmp_path):
+    others = [("w.avi", 0, [face("fear", 3)]), ("i.png", 0, [face("fear", None)])]
+    table = write_table(tmp_path / "o.csv", [*others, *film(), *others])
+    first, second = timeline.read_tracks(table, "v.avi")
+    assert (first.id, second.id) == (3, 7)
+    np.testing.assert_array_equal(first.frames, np.arange(100))
+    np.testing.assert_allclose(first.times, np.arange(100) / 10, atol=1e-6)
+    np.testing.assert_array_equal(first.boxes[9], [2, 10, 20, 20])
+    np.testing.assert_array_equal(second.frames, np.arange(60, 80))
+    np.testing.assert_allclose(first.emotions.sum(1), 1, atol=1e-3)
+    np.testing.assert_allclose(first.shares, 0.5 * (np.eye(7)[3] + np.eye(7)[4]))
+    np.testing.assert_allclose(second.shares, np.eye(7)[0])
+    np.testing.assert_allclose(second.genders, [[0.75, 0.25]] * 20)
+    assert timeline.read_tracks(table, "i.png") == timeline.read_tracks(table, "none") == []
+
+
+def pixel(figure, axes, seconds, height):
+    """The drawn colour at a point of a panel."""
+    canvas = FigureCanvasAgg(figure)
+    canvas.draw()
+    picture = np.asarray(canvas.buffer_rgba())
+    x, y = axes.transData.transform((seconds, height))
+    return picture[picture.shape[0] - 1 - round(y), round(x), :3] / 255
+
+
+def test_timeline_shows_each_emotion_when_it_was(table):
+    figure = timeline.timeline(timeline.read_tracks(table, "v.avi"), seconds=12.0)
+    upper, lower = figure.axes
+    assert (upper.get_ylabel(), lower.get_ylabel()) == ("face 3", "face 7")
+    white = (1, 1, 1)
+    for axes, seconds, height, expected in (
+        (upper, 2.5, 0.5, to_rgb(timeline.COLORS["happy"])),
+        (upper, 7.5, 0.5, to_rgb(timeline.COLORS["sad"])),
+        (upper, 2.5, 0.02, to_rgb(timeline.COLORS["angry"])),  # 5% of what is not happy
+        (upper, 2.5, 0.98, to_rgb(timeline.COLORS["neutral"])),
+        (upper, 11.0, 0.5, white),
+        (lower, 3.0, 0.5, white),
+        (lower, 7.0, 0.5, to_rgb(timeline.COLORS["angry"])),
+        (lower, 9.0, 0.5, white),
+    ):
+        np.testing.assert_allclose(pixel(figure, axes, seconds, height), expected, atol=0.02)
+
+
+@pytest.mark.parametrize("frames", [[0], [5], [0, 1], range(5000)])
+def test_timeline_of_any_length_has_no_holes(tmp_path, frames):
+    table = write_table(tmp_path / "o.csv", [("v", frame, [face("happy", 0)]) for frame in frames])
+    (track,) = timeline.read_tracks(table, "v")
+    figure = timeline.timeline([track])
+    (axes,) = figure.axes
+    for share in (0.1, 0.37, 0.5, 0.93):
+        seconds = track.times[0] + share * (track.times[-1] - track.times[0] + 0.05)
+        np.testing.assert_allclose(pixel(figure, axes, seconds, 0.5), to_rgb(timeline.COLORS["happy"]), atol=0.02)
+
+
+def write_film(path, frames=100):
+    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
+    for index in range(frames):
+        writer.write(np.full((48, 64, 3), 2 * index, np.uint8))
+    writer.release()
+    return path
+
+
+def test_thumbnails_are_of_their_frames(table, tmp_path):
+    tracks = timeline.read_tracks(table, "v.avi")
+    samples = timeline.thumbnails(open_source(str(write_film(tmp_path / "v.avi"))).frames, tracks)
+    for track in tracks:
+        rows = [row for row, _ in samples[track.id]]
+        assert (rows[0], rows[-1], len(rows)) == (0, len(track.frames) - 1, 6)
+        for row, picture in samples[track.id]:
+            assert picture.shape == (160, 160, 3)
+            np.testing.assert_allclose(picture, 2 * track.frames[row], atol=4)
+
+
+def test_page_needs_no_other_file(table, tmp_path):
+    rows = [*film("<b>&.avi"), *[("short.avi", frame, [face("sad", 0)]) for frame in range(5)]]
+    table = write_table(tmp_path / "o.csv", rows)
+    videos = {name: write_film(tmp_path / file) for name, file in (("<b>&.avi", "1.avi"), ("short.avi", "2.avi"))}
+    timeline.write_page(tmp_path / "o.html", table, videos)
+    page = (tmp_path / "o.html").read_text()
+    assert "&lt;b&gt;&amp;.avi" in page
+    assert "<b>&" not in page
+    assert set(re.findall(r'(?:src|href)="([^,]*)', page)) == {"data:image/png;base64", "data:image/jpeg;base64"}
+    assert page.count("data:image/png") == 1
+    assert page.count("data:image/jpeg") == 12
+    assert "<td>face 3</td><td>100 frames</td><td>0%</td><td>0%</td><td>0%</td><td>50%</td><td>50%</td>" in page
+    assert "0:06 to 0:07.9; perceived as a woman (75%)" in page
+    assert "No face was found in 10 frames or more" in page
+    assert list(Path(tmp_path).glob(".o.*")) == []
+
+
+def test_of_many_faces_those_seen_longest_are_shown(tmp_path):
+    rows = [("v", frame, [face("sad", n) for n in range(20) if frame < 20 + n]) for frame in range(40)]
+    tracks = timeline.read_tracks(write_table(tmp_path / "o.csv", rows), "v")
+    section = timeline.section("v", write_film(tmp_path / "v.avi"), tracks)
+    assert re.findall(r"<h3>Face (\d+)</h3>", section) == [str(n) for n in range(8, 20)]
+    assert "8 that were seen more briefly are left out" in section
