@@ -1,72 +1,7 @@
-"""Gives trained weights a name to ship under: ``python scripts/export.py runs/RUN/weights.safetensors NAME``.
-
-Fits the temperature on the validation split, measures validation and test accuracy, and writes the pair
-``NAME.safetensors`` and ``NAME.json`` that ``faceflax.load(NAME)`` reads.
-"""
-
-from __future__ import annotations
-
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Annotated
-
-import tyro
+"""The command ``faceflax export``, run from a clone."""
 
 from faceflax.cli import run
-from faceflax.files import writable_file
-
-
-@dataclass(frozen=True)
-class Options:
-    """Measure trained weights on their dataset and write them under a name."""
-
-    weights: Annotated[str, tyro.conf.Positional]
-    """A .safetensors file that scripts/train.py wrote."""
-    name: Annotated[str, tyro.conf.Positional]
-    """The name to load them by, ARCH-DATASET."""
-    half: bool = False
-    """Round the numbers to float16, for half the file, before they are measured."""
-    output_dir: Path = Path("faceflax/pretrained/weights")
-    """Folder of the named weights."""
-    data_dir: Path | None = None
-    """Where prepared datasets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
-
-
-def main(options: Options) -> None:
-    """Fits the temperature, measures, saves."""
-    import jax
-    import jax.numpy as jnp
-
-    from faceflax import data, pretrained
-    from faceflax.evaluation import metrics as evaluation
-
-    file = writable_file("--output-dir", options.output_dir / f"{options.name}.safetensors")
-    info = pretrained.weights_info(options.weights)
-    model, variables = pretrained.load(options.weights)
-    if options.half:
-        variables = jax.tree.map(lambda values: values.astype(jnp.float16).astype(jnp.float32), variables)
-    logits, labels = {}, {}
-    for split in ("validation", "test"):
-        examples = data.load(info.dataset, split, image_size=info.image_size, data_dir=options.data_dir)
-        logits[split] = evaluation.predict_logits(model, variables, examples.images)
-        labels[split] = examples.labels
-    accuracy = {split: float((logits[split].argmax(-1) == labels[split]).mean()) for split in logits}
-    temperature = evaluation.fit_temperature(logits["validation"], labels["validation"])
-    info = pretrained.save(
-        file,
-        variables,
-        arch=info.arch,
-        dataset=info.dataset,
-        labels=info.labels,
-        image_size=info.image_size,
-        crop_margin=data.crop_margin(info.dataset),
-        temperature=temperature,
-        accuracy=accuracy,
-        half=options.half,
-    )
-    print(f"{file}  sha256 {info.sha256}")
-    print("  ".join(f"{split} {value:.2%}" for split, value in accuracy.items()), f" temperature {temperature:.3f}")
-
+from faceflax.cli.export import Options, main
 
 if __name__ == "__main__":
     run(main, Options)

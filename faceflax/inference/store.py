@@ -25,6 +25,8 @@ _log = logging.getLogger("faceflax")
 def load(key: str) -> jax.stages.Compiled | None:
     """Returns the program saved under ``key``, or None where there is none that can be loaded."""
     file = _file(key)
+    if file is None:
+        return None
     try:
         parts = pickle.loads(file.read_bytes())
         return serialize_executable.deserialize_and_load(*parts)
@@ -38,6 +40,8 @@ def load(key: str) -> jax.stages.Compiled | None:
 def save(key: str, program: jax.stages.Compiled) -> None:
     """Keeps ``program`` under ``key``; where it cannot be kept, the next process compiles it again."""
     file = _file(key)
+    if file is None:
+        return
     try:
         content = pickle.dumps(serialize_executable.serialize(program))
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -50,9 +54,12 @@ def save(key: str, program: jax.stages.Compiled) -> None:
         _log.info("faceflax: a compiled program cannot be cached in %s (%s)", file.parent, error)
 
 
-def _file(key: str) -> Path:
+def _file(key: str) -> Path | None:
+    root = files.cache_folder()
+    if root is None:
+        return None
     digest = hashlib.sha256(f"{_environment()} {key}".encode()).hexdigest()
-    return files.cache_folder() / "programs" / f"{digest[:32]}.program"
+    return root / "programs" / f"{digest[:32]}.program"
 
 
 @functools.cache

@@ -8,7 +8,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import os
 import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
@@ -20,9 +19,9 @@ from jaxtyping import UInt8
 
 from faceflax.errors import FaceflaxError
 from faceflax.faces.face import Face
-from faceflax.files import writable_file, writable_folder
+from faceflax.files import recording, replacing, writable_file, writable_folder
 from faceflax.labels import EMOTIONS, GENDERS
-from faceflax.media.sources import IMAGE_SUFFIXES, Frame, Source, warn
+from faceflax.media.sources import IMAGE_SUFFIXES, Frame, Source
 from faceflax.opencv import cv2
 
 Image = UInt8[np.ndarray, "height width 3"]
@@ -79,55 +78,6 @@ def check_table(argument: str, file: Path, suffix: str) -> None:
     if file.suffix.lower() != suffix:
         raise FaceflaxError(f"{argument}: {str(file)!r} does not end in {suffix}; name a file that does")
     writable_file(argument, file)
-
-
-@contextmanager
-def replacing(path: Path) -> Iterator[Path]:
-    """Yields a temporary name beside ``path`` which becomes ``path`` at the end of the block.
-
-    If the block fails, what was at ``path`` stays and the temporary file goes.
-
-    Example:
-        >>> import tempfile
-        >>> with tempfile.TemporaryDirectory() as folder:
-        ...     with replacing(Path(folder) / "rows.csv") as temporary:
-        ...         size = temporary.write_text("a,b")
-        ...     print([file.name for file in Path(folder).iterdir()])
-        ['rows.csv']
-    """
-    temporary = _temporary(path)
-    try:
-        yield temporary
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-
-
-@contextmanager
-def recording(path: Path) -> Iterator[Path]:
-    """Like :func:`replacing`, for what is written bit by bit and worth having even when the block fails.
-
-    After a failure it becomes ``path`` if nothing is there; an older file there stays, and this one is kept beside it
-    as ``NAME.partial.SUFFIX``. After Ctrl-C it becomes ``path``. An empty file is not kept.
-    """
-    temporary = _temporary(path)
-    place = path
-    try:
-        yield temporary
-    except Exception:
-        if path.exists():
-            place = path.with_name(f"{path.stem}.partial{path.suffix}")
-        raise
-    finally:
-        if temporary.exists() and temporary.stat().st_size:
-            temporary.replace(place)
-            if place != path:
-                warn(f"{str(path)!r} is as it was before; what was written until now is {str(place)!r}")
-        temporary.unlink(missing_ok=True)
-
-
-def _temporary(path: Path) -> Path:
-    return path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
 
 
 def write_image(file: Path, picture: Image, argument: str = "--output") -> None:

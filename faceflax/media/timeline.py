@@ -20,8 +20,8 @@ from matplotlib.patches import Patch
 
 from faceflax import html as pages
 from faceflax.faces.crop import crop_face
+from faceflax.files import replacing
 from faceflax.labels import EMOTIONS, GENDERS
-from faceflax.media.outputs import replacing
 from faceflax.media.sources import Frame, open_file
 from faceflax.opencv import cv2
 

@@ -111,7 +111,10 @@ def _build(dtype: str) -> Path:
     flags = (*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", "")))
     key = hashlib.sha256(SOURCE.read_bytes())
     key.update(repr((dtype, flags, compiler, jaxlib.__version__, platform.machine(), processor())).encode())
-    file = files.cache_folder() / f"kernels-{dtype}-{key.hexdigest()[:16]}.so"
+    root = files.cache_folder()
+    if root is None:
+        raise _BuildError("there is no home folder to keep them in; set FACEFLAX_CACHE_DIR")
+    file = root / f"kernels-{dtype}-{key.hexdigest()[:16]}.so"
     if file.exists():
         return file
     _log.info("faceflax: compiling the CPU kernels for this machine, once (a few seconds)")

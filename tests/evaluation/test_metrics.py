@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
-from pathlib import Path
 
 import cv2
 import flax.linen as nn
@@ -13,6 +11,7 @@ import numpy as np
 import pytest
 
 from faceflax import data, models, pretrained
+from faceflax.cli import evaluate as command
 from faceflax.data.loading import make_builder
 from faceflax.errors import FaceflaxError
 from faceflax.evaluation.metrics import (
@@ -26,7 +25,6 @@ from faceflax.evaluation.metrics import (
 )
 from faceflax.preprocessing import normalize
 
-COMMAND = runpy.run_path(str(Path(__file__).resolve().parents[2] / "scripts/evaluate.py"))
 NAMES = ("angry", "happy", "sad")
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 2])
 PREDICTED = np.array([0, 0, 0, 1, 1, 0, 1, 1])
@@ -193,7 +191,7 @@ def run(tmp_path, network, data_dir):
     def call(labels, **options):
         pretrained.save(weights, network[1], arch="mini_xception", dataset="folder", labels=labels, image_size=32)
         defaults = {"data_dir": data_dir, "output": tmp_path / "out" / "confusion.png"}
-        COMMAND["main"](COMMAND["Options"](str(weights), "folder", **defaults | options))
+        command.main(command.Options(str(weights), "folder", **defaults | options))
 
     return call
 
@@ -272,8 +270,8 @@ def test_a_list_of_rows_that_does_not_fit_is_refused(content, message, tmp_path,
 def test_a_report_that_cannot_be_written_is_refused_before_the_work(tmp_path):
     (tmp_path / "occupied").write_text("")
     with pytest.raises(FaceflaxError, match=r"^--report: .*cannot write into"):
-        COMMAND["main"](
-            COMMAND["Options"](
+        command.main(
+            command.Options(
                 "no such weights", "folder", output=tmp_path / "x.png", report=tmp_path / "occupied" / "report"
             )
         )
@@ -293,4 +291,4 @@ def test_a_picture_that_cannot_be_written_is_refused_before_the_work(tmp_path, o
     (tmp_path / "occupied").write_text("")
     (tmp_path / "folder.png").mkdir()
     with pytest.raises(FaceflaxError, match=f"^--output: .*{message}"):
-        COMMAND["main"](COMMAND["Options"]("no such weights", "folder", output=tmp_path / output))
+        command.main(command.Options("no such weights", "folder", output=tmp_path / output))

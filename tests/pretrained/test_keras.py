@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import runpy
 import shutil
 from pathlib import Path
 
@@ -13,6 +12,7 @@ import numpy as np
 import pytest
 
 from faceflax import models, pretrained
+from faceflax.cli import convert_keras
 from faceflax.errors import FaceflaxError
 from faceflax.labels import EMOTIONS, GENDERS
 from faceflax.preprocessing import normalize
@@ -66,8 +66,7 @@ def test_names_and_numbers_of_layers_play_no_part(tmp_path):
 @pytest.mark.parametrize(("source", "labels", "dataset"), [(EMOTION, EMOTIONS, "fer2013"), (GENDER, GENDERS, "imdb")])
 def test_the_command_writes_weights_that_load(tmp_path, source, labels, dataset):
     out = tmp_path / "weights.safetensors"
-    command = runpy.run_path(str(ROOT / "scripts/convert_keras.py"))
-    command["main"](command["Options"](source, out))
+    convert_keras.main(convert_keras.Options(source, out))
     info = pretrained.weights_info(out)
     assert (info.arch, info.labels, info.dataset, info.image_size) == ("mini_xception", labels, dataset, 64)
     jax.tree.map(np.testing.assert_array_equal, pretrained.load(out)[1], keras.read(source).variables)

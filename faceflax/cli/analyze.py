@@ -1,0 +1,90 @@
+"""Analyses images, folders, archives and videos into one table: ``python scripts/analyze.py PATH... --csv out.csv``."""
+
+from __future__ import annotations
+
+import sys
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+from faceflax.cli.detection import DetectionOptions
+from faceflax.errors import FaceflaxError
+
+
+@dataclass(frozen=True)
+class Options:
+    """Find the faces of images and videos and write perceived emotion and perceived gender of each into a table.
+
+    After a stop, whatever stopped it, the same command goes on where it was: a video that was not finished begins
+    again, nothing is in the table twice. A complete table is never written to. Exit status: 0; 1 if files had to be
+    skipped, which are listed at the end; 2 after bad input; 130 after Ctrl-C.
+    """
+
+    paths: tyro.conf.Positional[tuple[Path, ...]]
+    """Images, videos, folders with both, zip archives of images."""
+    csv: Path
+    """The table (.csv): a row per face and frame with name, time, track, box, labels and all probabilities."""
+    report: Path | None = None
+    """Also write a page (.html) that shows the emotions of each video's faces over time."""
+    emotion_weights: str = "mini_xception-fer2013"
+    """Weights for perceived emotion: a shipped name or a .safetensors file."""
+    gender_weights: str = "mini_xception-fairface"
+    """Weights for perceived gender: a shipped name or a .safetensors file."""
+    detection: Annotated[DetectionOptions, tyro.conf.arg(name="")] = field(default_factory=DetectionOptions)
+
+
+def main(options: Options) -> None:
+    """Analyses what ``options`` name and lists what had to be skipped."""
+    from faceflax.batch import analysis as batch
+    from faceflax.media import outputs
+
+    if not options.paths:
+        raise FaceflaxError("PATH: there is none; give images, videos, folders or zip archives")
+    options.detection.check()
+    outputs.check_table("--csv", options.csv, ".csv")
+    if options.report is not None:
+        outputs.check_table("--report", options.report, ".html")
+    inputs, bad = batch.find_inputs(options.paths)
+    videos = [item for item in inputs if item.kind == "video"]
+    if options.report is not None and not videos:
+        raise FaceflaxError("--report: there is no video among the paths, and it shows videos; leave it out")
+
+    import faceflax
+    from faceflax.faces.analyzer import FaceAnalyzer
+    from faceflax.faces.video import VideoAnalyzer
+
+    weights = options.emotion_weights, options.gender_weights
+    still, moving = options.detection.for_images(), options.detection.for_videos()
+    settings = {"weights": [faceflax.weights_info(name).sha256 for name in weights]} | options.detection.record()
+    with batch.open_table(options.csv, settings) as table:
+        analyzer = FaceAnalyzer(*weights, still)
+
+        def video() -> VideoAnalyzer:
+            return VideoAnalyzer(analyzer, detector=moving, full_search_every=options.detection.search_every)
+
+        try:
+            result = batch.analyze(inputs, table, analyzer.analyze_batch, video)
+        except KeyboardInterrupt:
+            print("the same command goes on from here", file=sys.stderr)
+            raise
+    if options.report is not None:
+        from faceflax.media import timeline
+
+        timeline.write_page(options.report, options.csv, {item.name: item.path for item in videos})
+    batch.journal_of(options.csv).unlink()
+    earlier = f", {result.before} more by an earlier run" if result.before else ""
+    print(f"{result.images} images and {result.videos} videos{earlier}; {result.frames} frames, {result.faces} faces")
+    print(f"wrote {options.csv}")
+    if options.report is not None:
+        print(f"wrote {options.report}")
+    bad += result.bad
+    if bad:
+        print(
+            f"{len(bad)} could not be read, or not whole:",
+            *(f"  {name}: {why}" for name, why in bad),
+            sep="\n",
+            file=sys.stderr,
+        )
+        sys.exit(1)

@@ -1,0 +1,103 @@
+"""Analyses the photograph and the film that come with the package: ``python scripts/demo.py``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from faceflax import files
+
+if TYPE_CHECKING:
+    from matplotlib.figure import Figure
+
+    from faceflax.faces.face import Face
+
+
+@dataclass(frozen=True)
+class Options:
+    """Find the face of a real photograph and of a film made of it, label both, and show what the networks look at."""
+
+    output_dir: Path = Path("out")
+    """Folder for demo.png and demo.mp4."""
+    emotion_weights: str = "mini_xception-fer2013"
+    """Weights for perceived emotion: a shipped name or a .safetensors file."""
+    gender_weights: str = "mini_xception-fairface"
+    """Weights for perceived gender: a shipped name or a .safetensors file."""
+
+
+def main(options: Options) -> None:
+    """Writes the picture and the film into the folder and prints what was found."""
+    files.writable_folder("--output-dir", options.output_dir)
+    picture, film = options.output_dir / "demo.png", options.output_dir / "demo.mp4"
+    files.writable_file("--output-dir", picture)
+    files.writable_file("--output-dir", film)
+
+    from faceflax.faces.analyzer import FaceAnalyzer
+    from faceflax.faces.video import VideoAnalyzer
+    from faceflax.labels import EMOTIONS, GENDERS
+    from faceflax.live import loop
+    from faceflax.media import demo
+    from faceflax.media.sources import open_source
+
+    analyzer = FaceAnalyzer(options.emotion_weights, options.gender_weights)
+    (face, *_) = analyzer(demo.photograph())
+    print(f"photograph: a face at x, y, width, height = {face.box}")
+    for what, labels, probabilities in (
+        ("emotion", EMOTIONS, face.emotion_probabilities),
+        ("gender", GENDERS, face.gender_probabilities),
+    ):
+        shares = ", ".join(f"{label} {p:.0%}" for label, p in zip(labels, probabilities, strict=True))
+        print(f"  perceived {what}: {shares}")
+    _figure(face, options).savefig(picture, dpi=150)
+
+    summary = loop.run(open_source("demo"), VideoAnalyzer(analyzer), output=film)
+    print(
+        f"film: a face in {summary.frames_with_face} of {summary.frames} frames, "
+        f"{summary.frames / summary.seconds:.0f} frames a second, detection, both networks and drawing included"
+    )
+    print(f"wrote {picture} and {film}")
+
+
+def _figure(face: Face, options: Options) -> Figure:
+    """The labelled photograph; beside it, for each network, the crop that it sees and guided backprop of its answer."""
+    import jax.numpy as jnp
+    import numpy as np
+    from matplotlib.figure import Figure
+
+    import faceflax
+    import interpret
+    from faceflax.faces.crop import crop_face
+    from faceflax.media import demo
+    from faceflax.media.drawing import draw_faces
+    from faceflax.opencv import cv2
+    from faceflax.preprocessing import normalize
+    from interpret.figures import COLORS
+
+    photo = demo.photograph()
+    figure = Figure(figsize=(11, 5.6), layout="constrained")
+    left, right = figure.subfigures(1, 2, width_ratios=[1, 1.25], squeeze=False)[0]
+    axes = left.subplots()
+    axes.imshow(cv2.cvtColor(draw_faces(photo, [face]), cv2.COLOR_BGR2RGB))
+    axes.set_title("perceived emotion and perceived gender")
+    axes.axis("off")
+    grid = right.subplots(2, 2)
+    answers = ((options.emotion_weights, face.emotion), (options.gender_weights, face.gender))
+    for (seen, attributed), (weights, label) in zip(grid, answers, strict=True):
+        info = faceflax.weights_info(weights)
+        model, variables = faceflax.load(weights)
+        grey = cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY)
+        crop = crop_face(grey, face.box, info.crop_margin, info.image_size)
+        images = normalize(jnp.asarray(crop[None, ..., None]))
+        target = info.labels.index(label)
+        signed = np.asarray(interpret.guided_backprop(model, variables, images, target=target))[0, ..., 0]
+        seen.imshow(crop, cmap="gray", vmin=0, vmax=255)
+        seen.set_title(f"what {info.name} sees", fontsize=9)
+        limit = np.abs(signed).max()
+        image = attributed.imshow(signed, cmap=COLORS, vmin=-limit, vmax=limit)
+        attributed.set_title(f"guided backprop of {label!r}", fontsize=9)
+        bar = right.colorbar(image, ax=attributed, shrink=0.75, ticks=[-limit, 0, limit])
+        bar.ax.set_yticklabels(["-max", "0", "+max"], fontsize=7)
+        for panel in (seen, attributed):
+            panel.axis("off")
+    return figure

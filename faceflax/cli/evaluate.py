@@ -1,0 +1,221 @@
+"""Evaluates weights on a split: ``python scripts/evaluate.py --weights mini_xception-fer2013 --dataset fer2013``."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from faceflax import files
+from faceflax.errors import FaceflaxError
+
+if TYPE_CHECKING:
+    import numpy as np
+
+    from faceflax.data import Examples
+    from faceflax.evaluation.metrics import Share
+    from faceflax.pretrained import WeightsInfo
+
+PICTURES = (".png", ".pdf", ".svg")
+ROLES = {
+    "train": "the weights were fitted to it, so these numbers say nothing about other faces",
+    "validation": "the weights' epoch and temperature were chosen on it, so these numbers are a little too good",
+    "test": "training fits nothing to it and chooses nothing on it",
+}
+
+WAYS = {False: "single crop", True: "flip averaged"}
+"""What an accuracy is called, by whether the mirror image is averaged in."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Print accuracy on a split, by class and group, with 95% intervals, and calibration; draw the confusion matrix.
+
+    --report writes all of it, with pictures, as one web page.
+    """
+
+    weights: str
+    """Shipped name (faceflax.list_weights()) or path of a .safetensors file."""
+    dataset: str
+    """Dataset, prepared with scripts/prepare_data.py; synthetic needs no preparation."""
+    split: str = "test"
+    """train, validation or test; for fer2013 also PublicTest (validation) and PrivateTest (test)."""
+    data_dir: Path | None = None
+    """Where prepared datasets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
+    flip: bool = False
+    """Average the logits of each image and of its mirror image; accuracy is always printed for both ways."""
+    detector: bool = False
+    """Also find and cut out each face as the live path does, and print accuracy there."""
+    without: Path | None = None
+    """Also print accuracy without these rows: a JSON list of ids, as experiments/near_duplicates.py writes it."""
+    report: Path | None = None
+    """Folder for index.html, one page with all numbers and pictures in it, and metrics.json."""
+    output: Path = Path("out/confusion.png")
+    """Picture of the confusion matrix to write."""
+
+
+def main(options: Options) -> None:
+    """Loads weights and split, evaluates, prints and draws."""
+    if options.output.suffix not in PICTURES:
+        raise FaceflaxError(f"--output: {str(options.output)!r} is not a picture; end it in {' or '.join(PICTURES)}")
+    files.writable_file("--output", options.output)
+    if options.report:
+        for name in ("index.html", "metrics.json"):
+            files.writable_file("--report", options.report / name)
+    removed = _read_ids(options.without) if options.without else frozenset()
+
+    from scipy.special import softmax
+
+    from faceflax import data, pretrained
+    from faceflax.evaluation import metrics as evaluation
+    from faceflax.evaluation import report
+
+    model, variables = pretrained.load(options.weights)
+    info = pretrained.weights_info(options.weights)
+    examples = data.load(options.dataset, options.split, image_size=info.image_size, data_dir=options.data_dir)
+    if examples.names != info.labels:
+        raise FaceflaxError(
+            f"--dataset: {options.dataset} has the classes {', '.join(examples.names)}, but --weights "
+            f"{options.weights} has {', '.join(info.labels)}; choose a dataset with the weights' classes"
+        )
+
+    def predict(images: np.ndarray, flip: bool) -> np.ndarray:
+        return evaluation.predict_logits(model, variables, images, flip=flip)
+
+    views = {flip: predict(examples.images, flip) for flip in (False, True)}
+    right = {flip: logits.argmax(-1) == examples.labels for flip, logits in views.items()}
+    accuracy = {WAYS[flip]: evaluation.Share.of(right[flip]) for flip in views}
+    if removed:
+        keep = _keep(options, examples, removed)
+        rest = f"without {(~keep).sum():,} rows"
+        accuracy |= {f"{WAYS[flip]}, {rest}": evaluation.Share.of(right[flip][keep]) for flip in views}
+    if options.detector:
+        accuracy |= _through_detector(options, info, examples, right[options.flip], predict)
+
+    logits = views[options.flip]
+    result = evaluation.evaluate(logits, examples.labels, info.labels)
+    members = {examples.label: (examples.names, examples.labels), **examples.attributes}
+    groups = {kind: evaluation.group_shares(right[options.flip], *of) for kind, of in members.items()}
+    calibration = {
+        name: evaluation.calibrate(logits, examples.labels, temperature)
+        for name, temperature in (("softmax", 1.0), (f"with temperature {info.temperature:.3f}", info.temperature))
+    }
+
+    what = f"{options.weights} on {options.dataset} {options.split}{' with flip averaging' if options.flip else ''}"
+    remarks = list(_remarks(options, info, examples))
+    print(f"{what}: accuracy {result.accuracy:.2%} of {len(logits):,} images\n")
+    print(*remarks, "", sep="\n")
+    print(_lines("share [95% interval]", accuracy), f"\n{result.table()}", sep="\n")
+    for kind, shares in groups.items():
+        name, gap = evaluation.worst(shares)
+        print(f"\n{_lines(f'{kind} [95% interval]', shares)}")
+        print(f"worst: {name}, {100 * gap:.1f} percentage points below all images together")
+    for name, bins in calibration.items():
+        print(f"\nexpected calibration error, {name}: {bins.error:.2%}", end="")
+    title = f"{what}\naccuracy {result.accuracy:.2%}, n = {len(logits):,}"
+    report.confusion_figure(result, title).savefig(options.output, dpi=150, bbox_inches="tight")
+    print(f"\n\nconfusion matrix: {options.output}")
+    if options.report:
+        probabilities = softmax(logits / info.temperature, axis=1)
+        mistakes = report.most_confident_mistakes(probabilities, examples)
+        facts = {
+            "weights": options.weights,
+            "sha256": info.sha256,
+            "dataset": options.dataset,
+            "split": options.split,
+            "images": len(logits),
+            "skipped": examples.skipped,
+            "flip": options.flip,
+            "temperature": info.temperature,
+        }
+        file = report.write(
+            options.report,
+            report.Report(what, remarks, accuracy, result, groups, calibration, mistakes, facts),
+        )
+        print(f"report: {file}")
+
+
+def _read_ids(file: Path) -> frozenset[str]:
+    try:
+        content = json.loads(file.read_bytes())
+    except (OSError, ValueError) as error:
+        raise FaceflaxError(f"--without: cannot read {str(file)!r} ({error}); name a JSON list of ids") from None
+    if not isinstance(content, list) or not all(type(item) in (int, str) for item in content):
+        raise FaceflaxError(f"--without: {str(file)!r} is not a JSON list of row numbers or names; name such a file")
+    return frozenset(map(str, content))
+
+
+def _keep(options: Options, examples: Examples, removed: frozenset[str]) -> np.ndarray:
+    """Which examples remain; a list that names none or all of them is for another dataset, and is said so."""
+    import numpy as np
+
+    keep = np.array([identity not in removed for identity in examples.ids])
+    if keep.all() or not keep.any():
+        named = "none" if keep.all() else "all"
+        raise FaceflaxError(
+            f"--without: {str(options.without)!r} names {named} of the rows of {options.dataset} {options.split}, such "
+            f"as {examples.ids[0]!r}; name a list that was made for this dataset"
+        )
+    return keep
+
+
+def _through_detector(
+    options: Options,
+    info: WeightsInfo,
+    examples: Examples,
+    right: np.ndarray,
+    predict: Callable[[np.ndarray, bool], np.ndarray],
+) -> dict[str, Share]:
+    """Accuracy where the detector finds and cuts out the faces, the surest one of each picture."""
+    import numpy as np
+
+    from faceflax import data
+    from faceflax.evaluation.detected import SIDE, crop_faces, find_faces
+    from faceflax.evaluation.metrics import Share
+    from faceflax.faces.detection import HaarDetector
+
+    pictures = data.load(options.dataset, options.split, image_size=SIDE, data_dir=options.data_dir).images
+    boxes = find_faces(pictures, HaarDetector())
+    found = np.array([len(faces) > 0 for faces in boxes])
+    shares = {"detector: face found": Share.of(found)}
+    if found.any():
+        crops = crop_faces(pictures[found], [b[0] for b in boxes if len(b)], info.crop_margin, info.image_size)
+        right_there = predict(crops, options.flip).argmax(-1) == examples.labels[found]
+        shares["detector: cut-out of the faces found"] = Share.of(right_there)
+        shares["the same faces as the dataset has them"] = Share.of(right[found])
+        shares["detector: a face not found counted as wrong"] = Share(int(right_there.sum()), len(found))
+    return shares
+
+
+def _remarks(options: Options, info: WeightsInfo, examples: Examples) -> Iterator[str]:
+    """What a reader has to know of the numbers."""
+    yield (
+        "The labels are what annotators perceived in a picture; they say nothing sure about what a person feels or is. "
+        "Do not use predictions to judge people."
+    )
+    if info.dataset == options.dataset:
+        yield f"This is the {examples.split} split: {ROLES[examples.split]}."
+    else:
+        yield f"The weights were trained on {info.dataset}, not on {options.dataset}."
+    yield (
+        "Intervals are 95% percentile bootstrap intervals over the images; they do not cover errors in the labels or "
+        "what another training run would give."
+    )
+    if examples.skipped:
+        yield f"{examples.skipped:,} damaged rows of the split were left out when it was prepared (--skip-corrupt)."
+    if options.without:
+        yield f"Where it says so, the split's rows that {options.without.name} lists are left out."
+    if options.detector:
+        yield (
+            "Through the detector: each picture is resized to 192x192 pixels in the middle of a 384x384 frame that "
+            "repeats its border pixels; of the Haar boxes found there, the surest is cut out as in live use."
+        )
+
+
+def _lines(title: str, shares: dict[str, Share]) -> str:
+    width = max(map(len, (title, *shares)))
+    return "\n".join(
+        [title, *(f"{name:<{width}}  {share}  {share.count:6,d} images" for name, share in shares.items())]
+    )

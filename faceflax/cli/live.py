@@ -1,0 +1,133 @@
+"""Finds faces live and labels perceived emotion and perceived gender."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Literal
+
+import tyro
+
+from faceflax import files
+from faceflax.cli.detection import DetectionOptions
+from faceflax.errors import FaceflaxError
+
+if TYPE_CHECKING:
+    from faceflax.live.overlay import SaliencyOverlay
+
+
+@dataclass(frozen=True)
+class Options:
+    """Find faces in a camera, video, image or folder and label perceived emotion and perceived gender.
+
+    A blue box is perceived as a man, a red one as a woman. Keys: q quits, p pauses, s saves the picture, o switches
+    the overlay (labels, saliency beside or over the faces, plain), e the emotion that the saliency is of.
+    """
+
+    source: str = "0"
+    """A camera's index or a stream's address (rtsp://, http://), a video, an image, a folder of images, or demo."""
+    output: Path | None = None
+    """Annotated copy: a video (.mp4, .avi) of a camera, a video or demo; an image of an image; a folder of a folder."""
+    csv: Path | None = None
+    """Table (.csv) with one row per face and frame: time, track, box, labels and all probabilities."""
+    jsonl: Path | None = None
+    """The same as JSON (.jsonl), a line per face and frame."""
+    headless: bool = False
+    """Open no window."""
+    explain: bool = False
+    """Show what each face's emotion is read from, by guided backpropagation."""
+    overlay: Literal["beside", "over"] = "beside"
+    """Where --explain shows it: beside the face or over it."""
+    emotion: Literal["current", "angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"] = "current"
+    """Which emotion --explain is about: the one each face shows, or always this one."""
+    emotion_weights: str = "mini_xception-fer2013"
+    """Weights for perceived emotion: a shipped name or a .safetensors file."""
+    gender_weights: str = "mini_xception-fairface"
+    """Weights for perceived gender: a shipped name or a .safetensors file."""
+    max_frames: int | None = None
+    """Stop after so many frames."""
+    snapshots: Path = Path()
+    """Folder for the pictures that the key s saves."""
+    detection: Annotated[DetectionOptions, tyro.conf.arg(name="")] = field(default_factory=DetectionOptions)
+
+
+def main(options: Options) -> None:
+    """Runs the live loop as ``options`` say and prints a summary."""
+    if options.max_frames is not None and options.max_frames < 1:
+        raise FaceflaxError(f"--max-frames: {options.max_frames} is not a number of frames; give 1 or more")
+    options.detection.check()
+
+    from faceflax.media import outputs
+
+    for argument, file, suffix in (("--csv", options.csv, ".csv"), ("--jsonl", options.jsonl, ".jsonl")):
+        if file is not None:
+            outputs.check_table(argument, file, suffix)
+
+    from faceflax.live import loop
+    from faceflax.media.sources import open_source
+    from faceflax.media.window import check_window
+
+    source = open_source(options.source)
+    if options.output is not None:
+        outputs.check_output(options.source, source.kind, options.output)
+    if not options.headless:
+        files.writable_folder("--snapshots", options.snapshots)
+        check_window()
+
+    from faceflax.faces.analyzer import FaceAnalyzer
+    from faceflax.faces.video import VideoAnalyzer
+
+    still = source.kind in ("image", "folder")
+    detector = options.detection.for_images() if still else options.detection.for_videos()
+    images = FaceAnalyzer(options.emotion_weights, options.gender_weights, detector)
+    every = options.detection.search_every
+    overlay = _overlay(options)
+    summary = loop.run(
+        source,
+        images if still else VideoAnalyzer(images, detector=detector, full_search_every=every),
+        overlay=overlay,
+        output=options.output,
+        csv_file=options.csv,
+        json_file=options.jsonl,
+        window=not options.headless,
+        keys={
+            "o": ("overlay", lambda: f"overlay: {overlay.next_mode()}"),
+            "e": ("emotion", lambda: f"emotion: {overlay.next_emotion()}"),
+        },
+        snapshots=options.snapshots,
+        max_frames=options.max_frames,
+    )
+    dropped = f", {summary.dropped} dropped" if source.kind == "camera" else ""
+    print(
+        f"{summary.frames} frames, {summary.frames_with_face} with a face{dropped}, "
+        f"{summary.frames / summary.seconds:.1f} frames a second, latency {1000 * summary.latency:.0f} ms "
+        f"(95%: {1000 * summary.latency_95:.0f} ms)"
+    )
+    for place in (options.output, options.csv, options.jsonl):
+        if place is not None:
+            print(f"wrote {place}")
+
+
+def _overlay(options: Options) -> SaliencyOverlay:
+    """Labels, and guided backpropagation through the emotion network, which is compiled when it is first shown."""
+    import functools
+
+    import numpy as np
+
+    import faceflax
+    import interpret
+    from faceflax.live.overlay import SaliencyOverlay
+
+    info = faceflax.weights_info(options.emotion_weights)
+
+    @functools.cache
+    def explainer() -> interpret.Explainer:
+        return interpret.explainer(*faceflax.load(options.emotion_weights))
+
+    def explain(faces: np.ndarray, emotions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        return explainer()(faces, emotions)
+
+    if options.explain:  # no frame waits for it
+        explainer().warm_up(info.image_size)
+    mode = options.overlay if options.explain else "labels"
+    return SaliencyOverlay(explain, info.crop_margin, info.image_size, mode=mode, emotion=options.emotion)

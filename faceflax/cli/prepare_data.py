@@ -1,0 +1,75 @@
+"""Prepares a dataset from the publisher's files; see ``python scripts/prepare_data.py --help``."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Annotated
+
+import tyro
+
+SHOWN = 20
+"""Damaged rows named, at most."""
+
+
+@dataclass(frozen=True)
+class Options:
+    """Turn the files that a publisher gives into a dataset that training and evaluation read.
+
+    Nothing is downloaded. A run without --source says where the files of a dataset are given.
+    """
+
+    dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
+    """fer2013, ferplus, fairface, imdb, wiki, folder (your own, one folder a class) or synthetic (no source)."""
+
+    source: Path | None = None
+    """The publisher's files: a file or a folder."""
+
+    data_dir: Path | None = None
+    """Where prepared datasets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
+
+    name: str | None = None
+    """What to call your own set of pictures: train on it with --dataset folder/NAME. Only for folder."""
+
+    skip_corrupt: bool = False
+    """Leave damaged rows and pictures out and count them, instead of stopping at the first."""
+
+    overwrite: bool = False
+    """Prepare it again; the older one is replaced when the new one is complete."""
+
+
+def main(options: Options) -> None:
+    """Prepares the dataset, unless it is there already, and prints what is in it."""
+    from faceflax.data import loading
+    from faceflax.errors import FaceflaxError
+
+    dataset = options.dataset
+    if options.name is not None:
+        if dataset != "folder":
+            raise FaceflaxError(f"--name: {options.name!r} is for your own pictures only; leave it out for {dataset!r}")
+        dataset = f"folder/{options.name}"
+    builder = loading.make_builder(
+        dataset, source=options.source, data_dir=options.data_dir, skip_corrupt=options.skip_corrupt
+    )
+    if builder.is_prepared and not options.overwrite:
+        print(f"{dataset} is already prepared in {builder.data_dir} (--overwrite prepares it again)")
+    else:
+        builder.prepare()
+        print(f"{dataset} is prepared in {builder.data_dir}")
+    for note in builder.notes:
+        print(f"note: {note}")
+
+    for split, skipped in builder.skipped.items():
+        shown = ", ".join(skipped[:SHOWN]) + (", ..." if len(skipped) > SHOWN else "")
+        print(f"note: damaged rows left out of the {split} split ({len(skipped)}): {shown}")
+
+    names, counts = loading.count_classes(builder)
+    width = max(map(len, (*names, "skipped")))
+    print(f"\n{'class':<{width}}", *(f"{split:>10}" for split in counts))
+    for label, name in enumerate(names):
+        print(f"{name:<{width}}", *(f"{counts[split][label]:>10}" for split in counts))
+    print(f"{'total':<{width}}", *(f"{counts[split].sum():>10}" for split in counts))
+    if builder.skipped:
+        print(f"{'skipped':<{width}}", *(f"{len(builder.skipped.get(split, ())):>10}" for split in counts))
+    data_dir = f" --data-dir {options.data_dir}" if options.data_dir else ""
+    print(f"\nnext: python scripts/train.py --arch mini_xception --dataset {dataset}{data_dir}")
