@@ -43,7 +43,7 @@ CHOSEN = {
 }
 MEASURED = {
     "fer2013": "PrivateTest, 3,589 faces",
-    "ferplus": "FER+'s PrivateTest, 3,136 faces. 16 more were voted contempt, which is none of this network's classes: with "
+    "ferplus": "FER+'s PrivateTest, 3,136 faces. 16 more were voted contempt, which is not one of its classes: with "
     "them counted as wrong, multiply by 0.995",
     "fairface": "5,000 faces of FairFace's 10,954 published validation faces",
 }

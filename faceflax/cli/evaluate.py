@@ -206,8 +206,8 @@ def _remarks(options: Options, info: WeightsInfo, examples: Examples) -> Iterato
     if options.detector:
         yield (
             "Through the detector: each image is resized to 192x192 pixels in the middle of a 384x384 frame that "
-            "repeats its border pixels; of the Haar boxes found there, the highest-confidence one is cut out as in live "
-            "use."
+            "repeats its border pixels; of the Haar boxes found there, the highest-confidence one is cut out as in "
+            "live use."
         )
 
 
