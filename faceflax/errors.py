@@ -73,7 +73,7 @@ class MissingExtraError(FaceflaxError):
         self.args = (extra, subject)  # what copies and pickles are made from
 
     def __str__(self) -> str:
-        return f"{self.subject} needs the extra \"{self.extra}\": {self.remedy}"
+        return f'{self.subject} needs the extra "{self.extra}": {self.remedy}'
 
 
 EXTRAS = {

@@ -81,7 +81,9 @@ def registry() -> Any:
             metavar=f"[{inner.metavar} ...]",
             instance_from_str=lambda words: tuple(inner.instance_from_str([word]) for word in words),
             is_instance=lambda value: isinstance(value, tuple) and all(map(inner.is_instance, value)),
-            str_from_instance=lambda value: [word for each in value for word in inner.str_from_instance(each)] or ["none"],
+            str_from_instance=lambda value: (
+                [word for each in value for word in inner.str_from_instance(each)] or ["none"]
+            ),
         )
 
     return rules
