@@ -46,10 +46,14 @@ def main(options: Options) -> None:
     try:
         reference = dict(np.load(options.reference))
     except (OSError, ValueError) as error:
-        raise FaceflaxError(f"--reference: cannot read {str(options.reference)!r} ({error})") from None
+        raise FaceflaxError(
+            "reference", options.reference, f"cannot read {{}} ({error})", "name an .npz file"
+        ) from None
     missing = {"images_uint8", "target", "neuron_row_col_channel", *KEYS.values()} - set(reference)
     if missing:
-        raise FaceflaxError(f"--reference: {str(options.reference)!r} holds no {', '.join(sorted(missing))}")
+        raise FaceflaxError(
+            "reference", options.reference, f"holds no {', '.join(sorted(missing))}", "name another file"
+        )
     explained = explain(*_load(options.weights), reference)
     print("| method | relative error | median face |\n| --- | --- | --- |")
     for name, attribution in explained.items():
