@@ -2,13 +2,13 @@
 
 Command: ``python -m experiments.detection_recall --clips ../shared/data/video --output recall.md``
 
-The clips are four short films with one face or none, 640x360 or 960x540. Where the face is was read off by eye in
+The clips are four short videos with one face or none, 640x360 or 960x540. Where the face is was read off by eye in
 every 6th to 30th frame (:data:`TRUTH`), with lines between; a box that overlaps it by 0.4 or more (intersection over
 union) has found it, any other is false. The baseline is Haar on the whole of every frame, factor 1.1, 5 neighbours, as
 ``faceflax.FaceAnalyzer`` uses it on single images. Milliseconds are the processor's, of finding alone, on one thread.
 
 Result, on an Intel Xeon (two minutes): whatever the interval, 613 of 616 faces, no false box, one track a face; the
-three are in the films' first frames, where a face is not yet shown. The baseline finds 606, with 19 false boxes.
+three are in the videos' first frames, where a face is not yet shown. The baseline finds 606, with 19 false boxes.
 
 | whole frame searched | found | false boxes | ms median | ms 95% |
 | --- | --- | --- | --- | --- |

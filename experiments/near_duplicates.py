@@ -70,9 +70,7 @@ def main(options: Options) -> None:
     )
     if not all(identity.isdigit() for test in tests for identity in test.ids):
         problem = "holds a fer2013 without row numbers"
-        raise FaceflaxError(
-            "data_dir", options.data_dir or "the default folder", problem, "prepare it from fer2013.csv"
-        )
+        raise FaceflaxError("data_dir", options.data_dir or "the default", problem, "prepare it from fer2013.csv")
     rows: list[int] = []
     for name, test in zip(("PublicTest", "PrivateTest"), tests, strict=True):
         score, partner = best_match(test.images[..., 0], train.images[..., 0])

@@ -95,7 +95,7 @@ def main(options: Options) -> None:
     print(f"compilations after the first frame: {compiled}")
     print(f"frames without the face, but for the first: {lost}; tracks: {len(ids)}")
     if end - settled > SLACK or compiled or lost or len(ids) != 1:
-        raise FaceflaxError("frames", options.frames, "something changed over {} frames that must not, see above")
+        raise FaceflaxError("frames", options.frames, "in the course of {} something changed that must not, see above")
 
 
 def still_video(count: int, noise: float, seed: int) -> Generator[Frame, None, None]:

@@ -18,6 +18,7 @@ from experiments.benchmarks import plot, report
 from experiments.benchmarks.cases import ARCHS, ONNX, REQUIRED, Process, Setting, cases, missing
 from experiments.benchmarks.measure import Workers, cores, measure, run_process
 from experiments.benchmarks.shared import CLASSES
+from faceflax import files
 from faceflax.errors import FaceflaxError
 
 
@@ -75,7 +76,7 @@ def run(
         finally:
             bar.close()
             if results and output:
-                write(output, json.dumps(header | {"results": results}, indent=2) + "\n")
+                files.write(output, json.dumps(header | {"results": results}, indent=2) + "\n")
             if results and picture:
                 plot.draw(results, picture)
 
@@ -110,10 +111,3 @@ def pinning(threads: Sequence[int]) -> str:
         f"{count} thread{'s' if count > 1 else ''} on {', '.join(f'core {core}' for core in chosen[count])}"
         for count in threads
     )
-
-
-def write(file: Path, text: str) -> None:
-    """Replaces ``file`` in one step."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, file)

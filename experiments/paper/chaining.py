@@ -1,4 +1,4 @@
-"""Does it help to tell the emotion network the perceived gender?
+"""Does it help to give the emotion network the perceived gender?
 
 Command: ``python -m experiments.paper --only chaining`` (nine trainings of 8 epochs, about 28 minutes).
 

@@ -1,4 +1,4 @@
-"""What a claim's experiment leaves: numbers with intervals, verdicts that follow from them, tables and pictures.
+"""What a claim's experiment leaves: numbers with intervals, verdicts that follow from them, tables and figures.
 
 A verdict is decided by :func:`above`, :func:`below` or :func:`equal` and by nothing else.
 """

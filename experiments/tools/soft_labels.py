@@ -52,7 +52,7 @@ def main(options: Options) -> None:
         raise FaceflaxError("output", options.output, "is not an .npy file", "name it so")
     if (options.ferplus is None) == (not options.teachers):
         given = "both" if options.teachers else "neither"
-        raise FaceflaxError("teachers", given, "of ferplus and teachers is given", "give one of the two")
+        raise FaceflaxError("teachers", None, f"{given} of ferplus and teachers is given", "give one of the two")
     if not 0 < options.temperature < float("inf"):
         raise FaceflaxError("temperature", options.temperature, "is not usable", "give a number above 0")
     files.writable_file("output", options.output)

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from faceflax.errors import needing_extras
+
 if TYPE_CHECKING:
     from faceflax.data.augment import Augmentation
     from faceflax.data.loading import DATASETS, SPLITS, Examples, crop_margin, load
@@ -32,7 +34,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     for module, names in _HOMES.items():
         if name in names:
-            return getattr(import_module(module), name)
+            with needing_extras():
+                return getattr(import_module(module), name)
     raise AttributeError(f"module 'faceflax.data' has no attribute {name!r}")
 
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from faceflax.errors import needing_extras
+
 if TYPE_CHECKING:
     from faceflax.evaluation.calibration import Calibration, calibrate, fit_temperature
     from faceflax.evaluation.metrics import Evaluation, evaluate, predict_logits
@@ -32,7 +34,8 @@ _HOMES = {
 def __getattr__(name: str) -> Any:
     for module, names in _HOMES.items():
         if name in names:
-            return getattr(import_module(module), name)
+            with needing_extras():
+                return getattr(import_module(module), name)
     raise AttributeError(f"module 'faceflax.evaluation' has no attribute {name!r}")
 
 

@@ -75,7 +75,7 @@ def predict_logits(
     from faceflax.inference import compile
 
     if len(images) == 0:
-        raise FaceflaxError("images", len(images), "is not a number of images to evaluate", "check the split")
+        raise FaceflaxError("images", images.shape, "shape {} holds none to evaluate", "check the split")
     predict = compile(model, variables)
     parts = []
     with tqdm(total=len(images), unit=" images", leave=False, disable=None) as bar:
