@@ -24,7 +24,11 @@ _log = logging.getLogger("faceflax")
 
 def load(key: str) -> jax.stages.Compiled | None:
     """Returns the program saved under ``key``, or None where there is none that can be loaded."""
-    file = _file(key)
+    try:
+        file = _file(key)
+    except RuntimeError as error:  # no home
+        _log.info("faceflax: there is no folder for compiled programs (%s)", error)
+        return None
     try:
         parts = pickle.loads(file.read_bytes())
         return serialize_executable.deserialize_and_load(*parts)
@@ -37,7 +41,10 @@ def load(key: str) -> jax.stages.Compiled | None:
 
 def save(key: str, program: jax.stages.Compiled) -> None:
     """Keeps ``program`` under ``key``; where it cannot be kept, the next process compiles it again."""
-    file = _file(key)
+    try:
+        file = _file(key)
+    except RuntimeError:
+        return
     try:
         content = pickle.dumps(serialize_executable.serialize(program))
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
@@ -60,9 +67,11 @@ def _environment() -> str:
     """All that a program depends on beside its own key: this package's code, JAX, the device and the processor."""
     package = hashlib.sha256()
     root = Path(__file__).parents[1]
-    for file in sorted([*root.rglob("*.py"), *root.rglob("*.cc")]):
+    for file in sorted([*root.rglob("*.py"), *root.rglob("*.cc"), *root.rglob("*.h")]):
         package.update(file.read_bytes())
     device = jax.devices()[0]
+    if native.available():
+        native.register("float32")  # a stored program may call the kernels
     flags = os.environ.get("XLA_FLAGS", "")
     return repr(
         (

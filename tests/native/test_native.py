@@ -17,7 +17,7 @@ from jax import lax
 
 from faceflax import models, native
 from faceflax.models import blocks
-from faceflax.native import build
+from faceflax.native import library
 
 LAYOUT = ("NHWC", "HWIO", "NHWC")
 ROOT = Path(__file__).resolve().parents[2]
@@ -287,8 +287,8 @@ def test_narrower_vectors(instructions):
 
 def test_a_library_is_built_once(tmp_path, monkeypatch):
     monkeypatch.setenv("FACEFLAX_CACHE_DIR", str(tmp_path))
-    first = build._build("float32")
+    first = library._x("float32")
     made = first.stat().st_mtime_ns
-    assert build._build("float32") == first
+    assert library._x("float32") == first
     assert first.stat().st_mtime_ns == made
     assert [f.name for f in tmp_path.iterdir()] == [first.name]
