@@ -66,8 +66,9 @@ class Explainer:
         """
         if self._network is None:
             self._explain.warm_up(
-            jax.ShapeDtypeStruct((image_size, image_size, channels), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
-        )
+                jax.ShapeDtypeStruct((image_size, image_size, channels), jnp.float32),
+                jax.ShapeDtypeStruct((), jnp.int32),
+            )
 
     def __call__(
         self, faces: Faces, target: int | Int[np.ndarray, " batch"] | None = None

@@ -199,7 +199,9 @@ def _describe(index: int, layer: Layer) -> tuple[_Layer, list[np.ndarray]]:
         raise unknown(f"{where}.padding", layer.padding, ("SAME", "VALID"))
     axes = _WEIGHTS[layer.kind]
     if len(layer.weights) != len(axes):
-        raise FaceflaxError(f"{where}.weights: {len(layer.weights)} arrays; give {len(axes)}: {', '.join(axes) or 'none'}")
+        raise FaceflaxError(
+            f"{where}.weights: {len(layer.weights)} arrays; give {len(axes)}: {', '.join(axes) or 'none'}"
+        )
     arrays = {}
     for (name, ndim), weights in zip(axes.items(), layer.weights, strict=True):
         if weights.dtype != np.float32 or weights.ndim != ndim:

@@ -119,7 +119,9 @@ def _packaged() -> ctypes.CDLL | None:
         library.faceflax_sources.restype = ctypes.c_char_p
         if library.faceflax_sources() == digest().encode():
             return library
-        _log.info("faceflax: %s is of other sources than this package's and is left alone; reinstall faceflax", PACKAGED)
+        _log.info(
+            "faceflax: %s is of other sources than this package's and is left alone; reinstall faceflax", PACKAGED
+        )
     except (OSError, AttributeError) as error:
         _log.info("faceflax: the packaged kernels cannot be loaded (%s); compiling them on this machine", error)
     return None
@@ -191,7 +193,15 @@ def build(folder: Path, dtype: str = "float32", extra: tuple[str, ...] = ()) -> 
         source = SOURCES / f"{name}.cc"
         first = source.read_text().partition("\n// FLAGS:")[2].partition("\n")[0]  # of an instruction set
         headers = ["-isystem", str(Path(spec.submodule_search_locations[0]) / "include")] if name == "ffi" else []
-        command = [compiler, *options, *first.split(), *define_type, define, f'-DFACEFLAX_SOURCES="{digest()}"', *headers]
+        command = [
+            compiler,
+            *options,
+            *first.split(),
+            *define_type,
+            define,
+            f'-DFACEFLAX_SOURCES="{digest()}"',
+            *headers,
+        ]
         command += ["-c", str(source), "-o", str(folder / f"{name}.o")]
         jobs.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
     answers = [(job.communicate()[1], job.returncode) for job in jobs]
@@ -208,7 +218,9 @@ def build(folder: Path, dtype: str = "float32", extra: tuple[str, ...] = ()) -> 
 
 def _check(compiler: str, code: int, errors: str) -> None:
     if code != 0:
-        first = next((line for line in errors.splitlines() if "error" in line), errors[:200].strip())
+        first = next(
+            (line for line in errors.splitlines() if "error" in line), errors[:200].strip() or f"exit status {code}"
+        )
         raise Unavailable(f"{compiler} could not compile the kernels: {first}")
 
 
