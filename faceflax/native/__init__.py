@@ -10,8 +10,8 @@ XLA's CPU backend runs these small networks at half to a third of the speed that
 A wheel brings the library, compiled for several instruction sets, and the processor chooses. ``FACEFLAX_ISA`` (sse4.2,
 avx2, avx512, amx, neon) asks for a lower one. Where there is no such library, the machine's own C++ compiler makes one
 for its own processor, once, in the user's cache (:func:`faceflax.cache.folder`); ``CXX`` and ``CXXFLAGS`` are
-respected, and ``python -m faceflax.native`` does it ahead of time and says what is in use. ``FACEFLAX_NATIVE=build`` prefers that
-to the package's own library.
+respected, and ``python -m faceflax.native`` does it ahead of time and says what is in use. ``FACEFLAX_NATIVE=build``
+prefers that to the package's own library.
 
 Without either, one line is logged and everything runs in its pure-JAX form, slower and otherwise alike.
 ``FACEFLAX_NATIVE=0`` asks for the pure-JAX form, and ``FACEFLAX_NATIVE=1`` makes a missing library an error.

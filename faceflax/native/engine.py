@@ -155,8 +155,8 @@ class Network:
         images = np.asarray(images)
         if images.ndim != 4 or images.dtype != np.float32 or images.shape[3] != self.channels:
             raise FaceflaxError(
-                f"images: {images.dtype} of shape {images.shape} is not float32 [batch, height, width, {self.channels}]; "
-                "convert them"
+                f"images: {images.dtype} of shape {images.shape} is not float32 "
+                f"[batch, height, width, {self.channels}]; convert them"
             )
         images = np.ascontiguousarray(images)
         logits = np.empty((images.shape[0], self.classes), np.float32)
@@ -199,9 +199,8 @@ def _describe(index: int, layer: Layer) -> tuple[_Layer, list[np.ndarray]]:
         raise unknown(f"{where}.padding", layer.padding, ("SAME", "VALID"))
     axes = _WEIGHTS[layer.kind]
     if len(layer.weights) != len(axes):
-        raise FaceflaxError(
-            f"{where}.weights: {len(layer.weights)} arrays; give {len(axes)}: {', '.join(axes) or 'none'}"
-        )
+        wanted = ", ".join(axes) or "none"
+        raise FaceflaxError(f"{where}.weights: {len(layer.weights)} arrays; give {len(axes)}: {wanted}")
     arrays = {}
     for (name, ndim), weights in zip(axes.items(), layer.weights, strict=True):
         if weights.dtype != np.float32 or weights.ndim != ndim:

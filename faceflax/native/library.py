@@ -65,7 +65,7 @@ def problem(dtype: str) -> str | None:
     wanted = os.environ.get("FACEFLAX_NATIVE", "")
     if wanted not in ("", "0", "1", "build"):
         raise FaceflaxError(
-            f"FACEFLAX_NATIVE: {wanted!r} is unknown; give 0 (never), 1 (always), build (compile them on this machine), "
+            f"FACEFLAX_NATIVE: {wanted!r} is unknown; give 0 (never), 1 (always), build (compile them here), "
             "or leave it unset"
         )
     if wanted == "0":
@@ -119,9 +119,7 @@ def _packaged() -> ctypes.CDLL | None:
         library.faceflax_sources.restype = ctypes.c_char_p
         if library.faceflax_sources() == digest().encode():
             return library
-        _log.info(
-            "faceflax: %s is of other sources than this package's and is left alone; reinstall faceflax", PACKAGED
-        )
+        _log.info("faceflax: %s is not of this package's sources and is left alone; reinstall faceflax", PACKAGED)
     except (OSError, AttributeError) as error:
         _log.info("faceflax: the packaged kernels cannot be loaded (%s); compiling them on this machine", error)
     return None
@@ -148,7 +146,7 @@ def _files(dtype: str) -> list[Path]:
 
 
 def _compiled(dtype: str) -> ctypes.CDLL:
-    """Compiles the library and keeps it in the cache, its hash in its name; where that fails, for this process alone."""
+    """Compiles the library and keeps it in the cache, its hash in its name; else uses it in this process alone."""
     _log.info("faceflax: compiling the CPU kernels for this machine, once (a few seconds)")
     try:
         with tempfile.TemporaryDirectory(prefix="faceflax-") as scratch:  # the user's alone
@@ -169,13 +167,12 @@ def _compiled(dtype: str) -> ctypes.CDLL:
         raise Unavailable(f"the kernels cannot be built or loaded: {error}") from None
 
 
-def build(folder: Path, dtype: str = "float32", extra: tuple[str, ...] = ()) -> Path:
+def build(folder: Path, dtype: str) -> Path:
     """Compiles the library for this machine into ``folder`` and returns it.
 
     Args:
         folder: where the object files go too.
         dtype: float32 or float64.
-        extra: more of the compiler's options.
 
     Raises:
         Unavailable: there is no compiler, or it fails.
@@ -184,24 +181,16 @@ def build(folder: Path, dtype: str = "float32", extra: tuple[str, ...] = ()) -> 
     spec = importlib.util.find_spec("jaxlib")
     if spec is None or not spec.submodule_search_locations:
         raise Unavailable("jaxlib, which has the headers to compile with, is not installed")
-    options = [*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", "")), *extra]
+    options = [*FLAGS, *shlex.split(os.environ.get("CXXFLAGS", ""))]
     isa = _translation_unit()
-    define = f"-DFACEFLAX_HAS_{isa.removeprefix('isa_').upper()}"
-    define_type = ["-DDOUBLE"] if dtype == "float64" else []
+    options += [f"-DFACEFLAX_HAS_{isa.removeprefix('isa_').upper()}", f'-DFACEFLAX_SOURCES="{digest()}"']
+    options += ["-DDOUBLE"] if dtype == "float64" else []
     jobs = []
     for name in (*COMMON[dtype], isa):
         source = SOURCES / f"{name}.cc"
         first = source.read_text().partition("\n// FLAGS:")[2].partition("\n")[0]  # of an instruction set
         headers = ["-isystem", str(Path(spec.submodule_search_locations[0]) / "include")] if name == "ffi" else []
-        command = [
-            compiler,
-            *options,
-            *first.split(),
-            *define_type,
-            define,
-            f'-DFACEFLAX_SOURCES="{digest()}"',
-            *headers,
-        ]
+        command = [compiler, *options, *first.split(), *headers]
         command += ["-c", str(source), "-o", str(folder / f"{name}.o")]
         jobs.append(subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True))
     answers = [(job.communicate()[1], job.returncode) for job in jobs]
@@ -218,9 +207,8 @@ def build(folder: Path, dtype: str = "float32", extra: tuple[str, ...] = ()) -> 
 
 def _check(compiler: str, code: int, errors: str) -> None:
     if code != 0:
-        first = next(
-            (line for line in errors.splitlines() if "error" in line), errors[:200].strip() or f"exit status {code}"
-        )
+        lines = [line for line in errors.splitlines() if "error" in line]
+        first = lines[0] if lines else errors[:200].strip() or f"exit status {code}"
         raise Unavailable(f"{compiler} could not compile the kernels: {first}")
 
 

@@ -21,7 +21,14 @@ from faceflax.native.library import available, load, problem, tiles
 
 Images = Float[Array, "batch height width channels"]
 
-_TARGETS = ("convolve", "convolve_gradient", "depthwise", "depthwise_gradient", "max_pool", "max_pool_gradient")
+_TARGETS: tuple[str, ...] = (
+    "convolve",
+    "convolve_gradient",
+    "depthwise",
+    "depthwise_gradient",
+    "max_pool",
+    "max_pool_gradient",
+)
 _TARGETS += ("batch_norm", "batch_norm_gradient")
 _NARROW = ("convolve_narrow", "convolve_gradient_narrow")  # float32 alone
 

@@ -1,4 +1,4 @@
-"""What test_sanitizers.py runs in a library compiled with AddressSanitizer; without JAX, which need not be part of it."""
+"""What test_sanitizers.py runs in a library compiled with sanitizers; without JAX, which need not be part of it."""
 
 import ctypes
 import itertools

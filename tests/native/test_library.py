@@ -121,9 +121,9 @@ def test_an_instruction_set_computes_the_same(name):
         done = run(STATUS, FACEFLAX_ISA=name, FACEFLAX_NATIVE="", CXXFLAGS=None)
         assert f"FaceflaxError: FACEFLAX_ISA: '{name}' is not in this processor" in done.stderr
         return
+    files = [str(HERE / "test_native.py"), str(HERE / "test_engine.py")]
     done = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow"]
-        + [str(HERE / "test_native.py"), str(HERE / "test_engine.py")],
+        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "-m", "not slow", *files],
         cwd=ROOT,
         env={**os.environ, "FACEFLAX_ISA": name},
         capture_output=True,
