@@ -10,7 +10,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int, UInt8
 
-from faceflax import pretrained
+from faceflax import native, pretrained
 from faceflax.errors import FaceflaxError
 from faceflax.faces.crop import crop_face
 from faceflax.faces.detection import Detector, HaarDetector
@@ -29,8 +29,9 @@ _BATCH_SIZES = (1, 4, 16)  # a frame holds few faces, and each size adds to the 
 class FaceAnalyzer:
     """Finds the faces of a frame and estimates perceived emotion and perceived gender of each.
 
-    Both networks run in one compiled call for all faces. Everything is compiled in the constructor, or loaded where an
-    earlier process has compiled it, so that the first frame is as fast as the others.
+    Both networks run in one call for all faces. Where the C++ kernels do not compute them (:mod:`faceflax.native`),
+    everything is compiled in the constructor, or loaded where an earlier process has compiled it, so that the first
+    frame is as fast as the others.
 
     Args:
         emotion: shipped weights or the path of a weights file, with the labels ``faceflax.labels.EMOTIONS``.
@@ -51,10 +52,16 @@ class FaceAnalyzer:
         self.detector = HaarDetector() if detector is None else detector
         self._infos = [info for _, info in networks]
         programs = [folded for folded, _ in networks]
+        made = [program.network(folded) for folded in programs]
+        self._networks = [network for network in made if network is not None]
+        if self._networks:
+            return
 
         def probabilities(*crops: jax.Array) -> list[jax.Array]:
-            logits = program.logits(programs, [normalize(faces[..., None]) for faces in crops])
-            return [jax.nn.softmax(x / info.temperature) for x, info in zip(logits, self._infos, strict=True)]
+            return [
+                jax.nn.softmax(program.evaluate(folded, normalize(faces[..., None])) / info.temperature)
+                for folded, faces, info in zip(programs, crops, self._infos, strict=True)
+            ]
 
         key = f"probabilities {[(program.digest(folded), info.temperature) for folded, info in networks]}"
         self._compiled = BatchFunction(probabilities, _BATCH_SIZES, key)
@@ -122,8 +129,20 @@ class FaceAnalyzer:
             np.stack([crop_face(grey, box, info.crop_margin, info.image_size) for grey, box in faces])
             for info in self._infos
         ]
-        emotions, genders = self._compiled(*crops)
+        if self._networks:
+            images = [normalize(each[..., None]) for each in crops]
+            logits = native.run(list(zip(self._networks, images, strict=True)))
+            emotions, genders = (
+                _softmax(x / np.float32(info.temperature)) for x, info in zip(logits, self._infos, strict=True)
+            )
+        else:
+            emotions, genders = self._compiled(*crops)
         return emotions, genders
+
+
+def _softmax(x: Float32[np.ndarray, "faces classes"]) -> Float32[np.ndarray, "faces classes"]:
+    powers = np.exp(x - x.max(-1, keepdims=True))
+    return powers / powers.sum(-1, keepdims=True)
 
 
 def make_face(

@@ -1,47 +1,25 @@
 """A trained network as a short list of layers: BatchNorm folded into the weights before it, nothing left but inference.
 
-The list is what both engines run: :func:`evaluate` in plain JAX, and the C++ kernels through :func:`encode`.
+The list is what both engines run: :func:`evaluate` in plain JAX, and the C++ kernels as a :func:`network`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int
+from jaxtyping import Array, Float
 
 from faceflax import native
 from faceflax.models.blocks import EPSILON, conv, depthwise_conv, max_pool
 from faceflax.models.mini_xception import MiniXception
 from faceflax.models.sequential_cnn import STAGES, SequentialCNN
-
-Kind = Literal["convolution", "separable", "shortcut", "max_pool", "average_pool", "head"]
-_CODES = {"convolution": 0, "separable": 1, "shortcut": 2, "max_pool": 3, "average_pool": 4, "head": 5}  # as kernels.cc
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer; ``weights`` by ``kind``.
-
-    * ``convolution``: kernel ``[size, size, inputs, outputs]`` and bias; stride 1.
-    * ``separable``: depthwise kernel ``[3, 3, 1, inputs]``, pointwise ``[inputs, outputs]`` and bias.
-    * ``shortcut``: kernel ``[inputs, outputs]`` and bias, of every second pixel both ways; kept for the next max-pool.
-    * ``max_pool``: none; 3x3, stride 2, SAME, plus the shortcut.
-    * ``average_pool``: none; 2x2, stride 2, SAME.
-    * ``head``: kernel ``[3, 3, inputs, classes]`` and bias of the last convolution, then the mean over pixels.
-    """
-
-    kind: Kind
-    weights: tuple[Float32[np.ndarray, "..."], ...] = ()
-    relu: bool = False
-    padding: str = "SAME"
-
+from faceflax.native import Layer
 
 Program = tuple[Layer, ...]
 
@@ -134,98 +112,6 @@ def evaluate(program: Program, images: Float[Array, "batch height width channels
     return x
 
 
-def encode(program: Program, size: tuple[int, int]) -> tuple[list[int], list[np.ndarray]]:
-    """Writes a program as the C++ kernels read it: each layer's code and numbers, and the weights in packed order.
-
-    Args:
-        program: the layers.
-        size: height and width of the images.
-    """
-    numbers, arrays = [], []
-    width = size[1]
-    for layer in program:
-        numbers.append(_CODES[layer.kind])
-        weights = list(layer.weights)
-        match layer.kind:
-            case "convolution":
-                kernel, bias = weights
-                side = kernel.shape[0]
-                low = 0 if layer.padding == "VALID" else side // 2
-                width += 2 * low - side + 1
-                pixels = native.pixels_folded(kernel.shape[-1], width)
-                kernel = native.fold(kernel, pixels)
-                weights = [native.panels(kernel), np.tile(bias, pixels)]
-                numbers += [side, kernel.shape[1], pixels, low, kernel.shape[-1], int(layer.relu)]
-            case "separable":
-                weights[1] = native.panels(weights[1])
-                numbers += [weights[2].size, int(layer.relu)]
-            case "shortcut":
-                weights[0] = native.panels(weights[0])
-                numbers.append(weights[1].size)
-            case "max_pool" | "average_pool":
-                width = -(-width // 2)
-            case "head":
-                weights[0] = weights[0].reshape(-1, weights[0].shape[-1]).T
-        arrays += [np.ascontiguousarray(w) for w in weights]
-    return numbers, arrays
-
-
-def logits(
-    programs: Sequence[Program], images: Sequence[Float[Array, "batch height width channels"]]
-) -> list[Float[Array, "batch classes"]]:
-    """Evaluates several networks, each on its own images, in the fastest way the platform has."""
-
-    def plain(*images: Array) -> list[Array]:
-        return [evaluate(program, x) for program, x in zip(programs, images, strict=True)]
-
-    def kernels(*images: Array) -> list[Array]:
-        encoded = [encode(program, (x.shape[1], x.shape[2])) for program, x in zip(programs, images, strict=True)]
-        return list(native.networks(encoded, images))
-
-    cpu = kernels if native.available() else plain
-    return jax.lax.platform_dependent(*images, cpu=cpu, default=plain)
-
-
-def explains(program: Program) -> bool:
-    """Whether the C++ kernels can run a program backwards: where they are there and take images of its channels."""
-    channels = program[0].weights[0].shape[2]
-    return native.available() and (channels in (1, 8, 16) or channels % 32 == 0)
-
-
-def guided(
-    program: Program, images: Float[Array, "batch height width channels"], targets: Int[Array, " batch"]
-) -> tuple[Float[Array, "batch classes"], Float[Array, "batch height width channels"]]:
-    """Logits, and guided backpropagation of a class of each image, in the C++ kernels; ask :func:`explains` first.
-
-    Springenberg et al., "Striving for Simplicity: The All Convolutional Net", ICLR workshop 2015.
-
-    Args:
-        program: the layers.
-        images: float32, on a CPU.
-        targets: int32; -1 is the class with the highest logit.
-    """
-    size = images.shape[1], images.shape[2]
-    return native.guided(encode(program, size), _backward(program, size), images, targets)
-
-
-def _backward(program: Program, size: tuple[int, int]) -> list[np.ndarray]:
-    """The weights of the way back, layer by layer, as the C++ kernels read them."""
-    arrays = []
-    width = size[1]
-    for layer in program:
-        match layer.kind:
-            case "convolution":
-                kernel = layer.weights[0]
-                turned = kernel[::-1, ::-1].swapaxes(2, 3)
-                inputs = kernel.shape[2]
-                # Eight pixels of a grey image make a vector, whatever its width: the kernel drops what is too much.
-                pixels = 8 if inputs == 1 else native.pixels_folded(inputs, width)
-                arrays.append(native.panels(native.fold(turned, pixels)))
-                width -= 0 if layer.padding == "SAME" else kernel.shape[1] - 1
-            case "separable":
-                arrays += [layer.weights[0][::-1, ::-1], native.panels(layer.weights[1].T)]
-            case "shortcut":
-                arrays.append(native.panels(layer.weights[0].T))
-            case "max_pool" | "average_pool":
-                width = -(-width // 2)
-    return [np.ascontiguousarray(a) for a in arrays]
+def network(program: Program) -> native.Network | None:
+    """The program in the C++ kernels, where they can be used and JAX would compute on the CPU; else None."""
+    return native.Network(program) if native.available() and jax.default_backend() == "cpu" else None

@@ -166,7 +166,7 @@ def _input_gradient(x: Images, kernel: Array, g: Images, stride: int, padding: s
     height, width = x.shape[1:3]
     low = size - 1 - _padding(height, size, stride, padding)[0]
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    grey = inputs == 1 and width % 8 == 0  # eight pixels make a vector where one pixel is a single number
+    grey = inputs == 1 and stride == 1  # eight pixels make a vector where one pixel is a single number
     if not (native.supports(g, outputs) and (grey or native.supports(g, inputs))):
         return _conv_bwd_plain(x, kernel, g, stride, padding)[0]
     if stride == 1:
