@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faceflax.cli import run
+from faceflax.cli import Weights, run
 from faceflax.errors import unknown
 from faceflax.files import replacing, writable_file, writable_folder
 
@@ -25,7 +25,7 @@ DPI = 120
 class Options:
     """Draw what each attribution method makes of three faces: a photograph (matplotlib's) and two synthetic ones."""
 
-    weights: str = "mini_xception-fer2013"
+    weights: Weights = "mini_xception-fer2013"
     """Name or .safetensors file of the network's weights."""
     methods: tuple[str, ...] = ()
     """The methods; all if not given."""
