@@ -118,19 +118,25 @@ class CompiledModel:
         """
         images = np.asarray(images)
         if images.ndim != 4:
-            raise FaceflaxError(f"images: shape {images.shape} is not [batch, height, width, channels]; give 4 axes")
+            raise FaceflaxError(
+                "images", images.shape, "shape {} is not [batch, height, width, channels]", "give 4 axes"
+            )
         if images.dtype != np.float32:
             raise FaceflaxError(
-                f"images: type {images.dtype} is not float32; "
-                "turn uint8 pixels into it with faceflax.preprocessing.normalize"
+                "images",
+                images.dtype,
+                "type {} is not float32",
+                "turn uint8 pixels into it with faceflax.preprocessing.normalize",
             )
         if min(images.shape[1:3]) < MIN_IMAGE_SIZE:
-            raise FaceflaxError(f"images: shape {images.shape} is under {MIN_IMAGE_SIZE} pixels a side; enlarge them")
+            raise FaceflaxError(
+                "images", images.shape, f"shape {{}} is under {MIN_IMAGE_SIZE} pixels a side", "enlarge them"
+            )
         if self._channels is not None and images.shape[3] != self._channels:
             raise _channels_error(images)
         if not np.isfinite(images).all():
             bad = tuple(int(i) for i in np.argwhere(~np.isfinite(images))[0])
-            raise FaceflaxError(f"images: the value at {bad} is {images[bad]}; give finite numbers in [-1, 1]")
+            raise FaceflaxError("images", images[bad], f"the value at {bad} is {{}}", "give finite numbers in [-1, 1]")
         if self._network is not None:
             return native.run([(self._network, images)])[0]
         try:
@@ -141,8 +147,10 @@ class CompiledModel:
 
 def _channels_error(images: np.ndarray) -> FaceflaxError:
     return FaceflaxError(
-        f"images: shape {images.shape} has {images.shape[3]} channels, for which the variables were not made; "
-        "grey images have 1"
+        "images",
+        images.shape,
+        f"shape {{}} has {images.shape[3]} channels, for which the variables were not made",
+        "grey images have 1",
     )
 
 

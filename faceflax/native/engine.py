@@ -104,7 +104,7 @@ class Network:
         try:
             self._library = library.load("float32")
         except library.Unavailable as error:
-            raise FaceflaxError(f"native kernels: {error}") from None
+            raise FaceflaxError("kernels", None, str(error), "give faceflax.compile the network instead") from None
         described = [_describe(index, layer) for index, layer in enumerate(layers)]
         array = (_Layer * len(described))(*(layer for layer, _ in described))
         handle = ctypes.c_void_p()
@@ -137,11 +137,13 @@ class Network:
         targets = np.asarray(targets)
         if targets.shape != images.shape[:1] or targets.dtype.kind not in "iu":
             raise FaceflaxError(
-                f"targets: {targets.dtype} of shape {targets.shape} is not one integer for each of {len(images)} images"
+                "targets",
+                targets.shape,
+                f"{targets.dtype} of shape {{}} is not one integer for each of {len(images)} images",
             )
         wanted = targets.astype(np.int32)
         if (wanted != targets).any():
-            raise FaceflaxError(f"targets: {targets.max()} is no class; give 0 to {self.classes - 1}")
+            raise FaceflaxError("targets", targets.max(), "is no class", f"give 0 to {self.classes - 1}")
         maps = np.empty_like(images)
         self._check(
             self._library.faceflax_guided(
@@ -155,8 +157,10 @@ class Network:
         images = np.asarray(images)
         if images.ndim != 4 or images.dtype != np.float32 or images.shape[3] != self.channels:
             raise FaceflaxError(
-                f"images: {images.dtype} of shape {images.shape} is not float32 "
-                f"[batch, height, width, {self.channels}]; convert them"
+                "images",
+                images.shape,
+                f"{images.dtype} of shape {{}} is not float32 [batch, height, width, {self.channels}]",
+                "convert them",
             )
         images = np.ascontiguousarray(images)
         logits = np.empty((images.shape[0], self.classes), np.float32)
@@ -165,7 +169,7 @@ class Network:
 
     def _check(self, status: int) -> None:
         if status != 0:
-            raise FaceflaxError(self._library.faceflax_problem().decode())
+            raise library.problem_of(self._library)
 
 
 def run(batches: Sequence[tuple[Network, Images]]) -> list[Logits]:
@@ -200,12 +204,15 @@ def _describe(index: int, layer: Layer) -> tuple[_Layer, list[np.ndarray]]:
     axes = _WEIGHTS[layer.kind]
     if len(layer.weights) != len(axes):
         wanted = ", ".join(axes) or "none"
-        raise FaceflaxError(f"{where}.weights: {len(layer.weights)} arrays; give {len(axes)}: {wanted}")
+        raise FaceflaxError(f"{where}.weights", len(layer.weights), "{} arrays", f"give {len(axes)}: {wanted}")
     arrays = {}
     for (name, ndim), weights in zip(axes.items(), layer.weights, strict=True):
         if weights.dtype != np.float32 or weights.ndim != ndim:
             raise FaceflaxError(
-                f"{where}.{name}: {weights.dtype} of shape {weights.shape} is not float32 of {ndim} axes; convert it"
+                f"{where}.{name}",
+                weights.shape,
+                f"{weights.dtype} of shape {{}} is not float32 of {ndim} axes",
+                "convert it",
             )
         arrays[name] = np.ascontiguousarray(weights)
     description = _Layer(_CODES[layer.kind], int(layer.relu), int(layer.padding == "SAME"))
@@ -215,10 +222,10 @@ def _describe(index: int, layer: Layer) -> tuple[_Layer, list[np.ndarray]]:
     if arrays:
         shape = arrays["kernel"].shape
         if len(shape) == 4 and shape[0] != shape[1]:
-            raise FaceflaxError(f"{where}.kernel: shape {shape} is not square; give as many rows as columns")
+            raise FaceflaxError(f"{where}.kernel", shape, "shape {} is not square", "give as many rows as columns")
         if layer.kind == "separable":
             if shape[2] != 1:
-                raise FaceflaxError(f"{where}.kernel: shape {shape} is not [3, 3, 1, inputs]; reshape it")
+                raise FaceflaxError(f"{where}.kernel", shape, "shape {} is not [3, 3, 1, inputs]", "reshape it")
             description.inputs, description.outputs = arrays["pointwise"].shape
         else:
             description.inputs, description.outputs = shape[-2:]

@@ -65,8 +65,10 @@ def problem(dtype: str) -> str | None:
     wanted = os.environ.get("FACEFLAX_NATIVE", "")
     if wanted not in ("", "0", "1", "build"):
         raise FaceflaxError(
-            f"FACEFLAX_NATIVE: {wanted!r} is unknown; give 0 (never), 1 (always), build (compile them here), "
-            "or leave it unset"
+            "FACEFLAX_NATIVE",
+            wanted,
+            "is unknown",
+            "give 0 (never), 1 (always), build (compile them here), or unset it",
         )
     if wanted == "0":
         return "FACEFLAX_NATIVE=0"
@@ -74,7 +76,7 @@ def problem(dtype: str) -> str | None:
         load(dtype)
     except Unavailable as error:
         if wanted == "1":
-            raise FaceflaxError(f"FACEFLAX_NATIVE: 1 demands the native kernels, but {error}") from None
+            raise FaceflaxError("FACEFLAX_NATIVE", None, f"1 demands the native kernels, but {error}") from None
         _log.warning("faceflax: the networks run in their XLA form, two to three times slower on a CPU: %s", error)
         return str(error)
     return None
@@ -95,9 +97,15 @@ def load(dtype: str) -> ctypes.CDLL:
             getattr(library, name).restype = ctypes.c_char_p
         isa = os.environ.get("FACEFLAX_ISA", "")
         if library.faceflax_select(isa.encode()) != 0:
-            why = library.faceflax_problem().decode()
-            raise FaceflaxError(why) if isa else Unavailable(why)
+            error = problem_of(library)
+            raise error if isa else Unavailable(str(error))
     return library
+
+
+def problem_of(library: ctypes.CDLL) -> FaceflaxError:
+    """Returns the error of the calling thread's last call, whose text in C++ is ``field: problem; remedy``."""
+    field, _, problem = library.faceflax_problem().decode().partition(": ")
+    return FaceflaxError(field, None, problem)
 
 
 @functools.cache

@@ -47,7 +47,7 @@ def register(dtype: str) -> None:
     """
     why = problem(dtype)
     if why is not None:
-        raise FaceflaxError(f"native kernels for {dtype}: {why}")
+        raise FaceflaxError("kernels", None, f"{dtype}: {why}")
     library = load(dtype)
     for name in _TARGETS + (_NARROW if dtype == "float32" else ()):
         jax.ffi.register_ffi_target(_target(name, dtype), jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
