@@ -155,7 +155,7 @@ def test_scripts_are_the_commands(name):
     assert len(shim.read_text().splitlines()) <= 12
     done = start(shim, "--help")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.startswith(f"usage: {shim} [-h] [OPTIONS]")
+    assert done.stdout.startswith(f"usage: {shim} [-h] ")
 
 
 @pytest.fixture
