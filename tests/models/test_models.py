@@ -195,7 +195,7 @@ def test_dropout_follows_its_rate_and_key():
 
 
 def test_an_unknown_network_is_told_the_valid_names():
-    with pytest.raises(FaceflaxError, match=r"'resnet'.*mini_xception, mini_xception_antialiased"):
+    with pytest.raises(FaceflaxError, match=r"'resnet'.*mini_xception, sequential_cnn, vgg"):
         models.create("resnet", 7)
 
 

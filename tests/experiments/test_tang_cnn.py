@@ -9,6 +9,7 @@ import optax
 import pytest
 from jax import lax
 
+import experiments.architectures  # noqa: F401 (registers tang_cnn)
 import faceflax
 from faceflax import models, pretrained
 from faceflax.errors import FaceflaxError

@@ -8,10 +8,11 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+import experiments.architectures  # noqa: F401 (registers the variants)
+from experiments.architectures.variants import AntialiasedModule
 from faceflax import models
 from faceflax.inference import program
 from faceflax.models.blocks import EPSILON
-from faceflax.models.variants import AntialiasedModule
 
 
 def drawn(model, size=48):
