@@ -63,10 +63,10 @@ def register(name: str, network: str | type[nn.Module]) -> None:
 
     Example:
         >>> from faceflax.models.mini_xception import MiniXception
-        >>> class Mine(MiniXception): ...
-        >>> register("mine", Mine)
-        >>> type(create("mine", 7)).__name__
-        'Mine'
+        >>> class Deeper(MiniXception): ...
+        >>> register("deeper", Deeper)
+        >>> type(create("deeper", 7)).__name__
+        'Deeper'
     """
     if name in _NETWORKS and _place(_NETWORKS[name]) != _place(network):
         raise FaceflaxError("name", name, f"{{}} is the name of {_place(_NETWORKS[name])}", "choose another one")

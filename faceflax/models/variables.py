@@ -30,8 +30,9 @@ def init(model: nn.Module, key: jax.Array, image_size: int | None = None, channe
 
     Example:
         >>> from faceflax import models
-        >>> variables = models.init(models.create("mini_xception", 7), jax.random.key(0))
-        >>> sum(array.size for array in jax.tree.leaves(variables))
+        >>> model = models.create("mini_xception", 7)
+        >>> shapes = jax.eval_shape(lambda: init(model, jax.random.key(0)))
+        >>> sum(array.size for array in jax.tree.leaves(shapes))
         58423
     """
     size = usual_image_size(model) if image_size is None else image_size

@@ -1,4 +1,4 @@
-"""A larger plain network, the teacher that the two small ones can be distilled from (``TrainConfig.teachers``)."""
+"""A larger plain network, from which the two small ones can be distilled (``TrainConfig.teachers``)."""
 
 from __future__ import annotations
 

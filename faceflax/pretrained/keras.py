@@ -18,7 +18,8 @@ if TYPE_CHECKING:
 
 _EXPECTED = "expected a mini-Xception saved whole by Keras 2 (model.save), with channels last"
 
-# Keras numbers its layers by when a session made them, so numbers differ from file to file; these follow the graph.
+# Keras numbers layers in the order in which a session made them, which differs from file to file; these lists follow
+# the graph.
 _BLOCKS = [f"block{index}" for index in range(1, 5)]
 _LAYERS = {
     "Conv2D": ["stem1", "stem2", *(f"{block}/shortcut" for block in _BLOCKS), "last_conv"],
@@ -46,7 +47,7 @@ def read(path: str | Path) -> KerasModel:
     """Reads a mini-Xception from a Keras 2 HDF5 file, such as the reference implementation's published weights.
 
     A convolution is identified by its kind and its order along the graph, and a BatchNorm by the convolution that
-    feeds it; layers' names and numbers play no part.
+    feeds it; layers' names do not matter.
 
     Args:
         path: the ``.hdf5`` file.
