@@ -21,6 +21,7 @@ from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int, UInt8
 from tqdm import tqdm
 
+import experiments.architectures  # noqa: F401 (registers tang_cnn)
 from faceflax import data, models, pretrained
 from faceflax.data.augment import Augmentation
 from faceflax.data.synthetic import render_faces

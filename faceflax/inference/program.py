@@ -1,4 +1,4 @@
-"""A trained network as a short list of layers: BatchNorm folded into the weights before it, nothing left but inference.
+"""Runs the layers that :mod:`~faceflax.inference.folding` makes of a network.
 
 The list is what both engines run: :func:`evaluate` in plain JAX, and the C++ kernels as a :func:`network`.
 """
@@ -13,28 +13,32 @@ import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
+from flax.traverse_util import flatten_dict
 from jaxtyping import Array, Float
 
 from faceflax import native
-from faceflax.models.blocks import EPSILON, conv, depthwise_conv, max_pool
+from faceflax.errors import FaceflaxError
+from faceflax.inference import folding
+from faceflax.inference.folding import Program
+from faceflax.models.blocks import conv, depthwise_conv, max_pool
 from faceflax.models.mini_xception import MiniXception
-from faceflax.models.sequential_cnn import STAGES, SequentialCNN
-from faceflax.native import Layer
-
-Program = tuple[Layer, ...]
+from faceflax.models.sequential_cnn import SequentialCNN
 
 
 def fold(model: nn.Module, variables: Mapping[str, Any]) -> Program | None:
-    """Writes a network as layers, or returns None for one that is not of the two architectures with their own ReLU."""
-    makers = {MiniXception: _mini_xception, SequentialCNN: _sequential_cnn}
-    if type(model) not in makers or getattr(model, "activation", None) is not nn.relu:
+    """Writes a network as layers, or returns None for one that is not of the two architectures with their own ReLU.
+
+    Raises:
+        FaceflaxError: ``variables`` are not the network's.
+    """
+    arch = {MiniXception: "mini_xception", SequentialCNN: "sequential_cnn"}.get(type(model))
+    if arch is None or model.activation is not nn.relu:
         return None
-    arrays = jax.tree.map(lambda a: np.asarray(a, np.float64), dict(variables))
-    layers = makers[type(model)](arrays["params"], arrays["batch_stats"])
-    return tuple(
-        Layer(layer.kind, tuple(w.astype(np.float32) for w in layer.weights), layer.relu, layer.padding)
-        for layer in layers
-    )
+    tensors = flatten_dict({name: variables.get(name, {}) for name in ("params", "batch_stats")}, sep="/")
+    try:
+        return folding.fold(arch, tensors, num_classes=model.num_classes)
+    except FaceflaxError as error:
+        raise error.renamed("variables") from None
 
 
 def digest(program: Program) -> str:
@@ -45,43 +49,6 @@ def digest(program: Program) -> str:
         for weights in layer.weights:
             total.update(np.ascontiguousarray(weights).tobytes())
     return total.hexdigest()
-
-
-def _affine(params: Mapping[str, Any], stats: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """BatchNorm with running statistics as factor and offset."""
-    factor = params[name]["scale"] / np.sqrt(stats[name]["var"] + EPSILON)
-    return factor, params[name]["bias"] - stats[name]["mean"] * factor
-
-
-def _mini_xception(params: Mapping[str, Any], stats: Mapping[str, Any]) -> list[Layer]:
-    layers = []
-    for name in ("stem1", "stem2"):
-        factor, offset = _affine(params, stats, f"{name}_bn")
-        layers.append(Layer("convolution", (params[name]["kernel"] * factor, offset), relu=True, padding="VALID"))
-    for block in ("block1", "block2", "block3", "block4"):
-        p, s = params[block], stats[block]
-        factor, offset = _affine(p, s, "shortcut_bn")
-        layers.append(Layer("shortcut", (p["shortcut"]["kernel"][0, 0] * factor, offset)))
-        for half, relu in (("1", True), ("2", False)):
-            factor, offset = _affine(p, s, f"bn{half}")
-            separable = p[f"conv{half}"]
-            layers.append(
-                Layer("separable", (separable["depthwise"], separable["pointwise"] * factor, offset), relu=relu)
-            )
-        layers.append(Layer("max_pool"))
-    return [*layers, Layer("head", (params["last_conv"]["kernel"], params["last_conv"]["bias"]))]
-
-
-def _sequential_cnn(params: Mapping[str, Any], stats: Mapping[str, Any]) -> list[Layer]:
-    def convolution(name: str, relu: bool) -> Layer:
-        factor, offset = _affine(params, stats, f"{name}_bn")
-        return Layer("convolution", (params[name]["kernel"] * factor, params[name]["bias"] * factor + offset), relu)
-
-    layers = []
-    for stage in range(1, len(STAGES) + 1):
-        layers += [convolution(f"stage{stage}a", False), convolution(f"stage{stage}b", True), Layer("average_pool")]
-    head = Layer("head", (params["last_conv"]["kernel"], params["last_conv"]["bias"]))
-    return [*layers, convolution("stage5a", False), head]
 
 
 def evaluate(program: Program, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:

@@ -1,4 +1,4 @@
-"""Layers both networks share, each in the form that is fast on its platform.
+"""Layers that the networks share, each in the form that is fast on its platform.
 
 XLA's CPU backend runs grouped convolutions, strided pooling gradients and small-channel kernel gradients far below
 what the processor can do. There each layer takes the C++ kernels of :mod:`faceflax.native` or, where these cannot be
@@ -22,6 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from faceflax import native
+from faceflax.models.architectures import EPSILON, MOMENTUM
 
 Activation = Callable[[Array], Array]
 Images = Float[Array, "batch height width channels"]
@@ -280,12 +281,6 @@ max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
 
 
 # Batch normalisation by the batch's own moments, and the ReLU behind it in the same pass over memory.
-
-EPSILON = 1e-3
-"""What batch normalisation adds to a variance. As MOMENTUM it is Keras's, which imported weights were trained with."""
-
-MOMENTUM = 0.99
-"""Of the running statistics."""
 
 
 def _row(values: Float[Array, " channels"]) -> Float[Array, "1 1 1 channels"]:

@@ -24,7 +24,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
-from faceflax.native.engine import Layer, Network, run
+from faceflax.native.engine import Kind, Layer, Network, run
 from faceflax.native.library import available, processor, status, tiles
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "Kind",
     "Layer",
     "Network",
     "available",

@@ -204,7 +204,7 @@ def test_export_names_a_run_with_its_accuracies_and_the_best_temperature(run, da
     [
         ({}, "--output: .* holds an earlier run; go on with it with --resume"),
         ({"resume": True, "learning_rate": 0.5}, "--learning-rate: 0.5 differs from the run's 0.003"),
-        ({"arch": "resnet"}, "--arch: unknown 'resnet'; choose one of: mini_xception, mini_xception_antialiased"),
+        ({"arch": "resnet"}, "--arch: unknown 'resnet'; choose one of: mini_xception, sequential_cnn, vgg"),
     ],
 )
 def test_refuses_to_disturb_a_run(run, changes, message):
