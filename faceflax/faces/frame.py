@@ -81,12 +81,8 @@ def as_frame(frame: object) -> Frame:
         FaceflaxError: it is not such an array.
     """
     if frame is None:
-        raise FaceflaxError(
-            "frame",
-            None,
-            "{} is not an image: it could not be read",
-            "check its path; cv2.imread gives None if it fails",
-        )
+        remedy = "check its path; cv2.imread returns None if it fails"
+        raise FaceflaxError("frame", None, "{} is not an image: it could not be read", remedy)
     if not isinstance(frame, np.ndarray):
         raise FaceflaxError("frame", type(frame).__name__, "a {} is not a NumPy array", "read it with cv2.imread")
     if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:

@@ -148,9 +148,9 @@ def test_inputs_are_listed_once_in_order_and_hidden_ones_not_at_all(tmp_path, mo
 
 
 def test_nothing_to_analyse_is_named(tmp_path):
-    with pytest.raises(FaceflaxError, match="^paths: there is no 'no/such'; give images, videos, folders or zip"):
+    with pytest.raises(FaceflaxError, match=r"^paths: there is no 'no/such'; give images, videos, folders or zip"):
         batch.find_inputs([Path("no/such")])
-    with pytest.raises(FaceflaxError, match="^paths: no images, videos or zip archives in "):
+    with pytest.raises(FaceflaxError, match=r"^paths: no images, videos or zip archives in "):
         batch.find_inputs([tmp_path])
 
 

@@ -46,7 +46,7 @@ def test_the_record_tells_apart_what_gives_other_boxes(tmp_path):
     ("options", "message"),
     [
         (DetectionOptions(search_every=0), "^search_every: 0 is not a number of frames"),
-        (DetectionOptions(equalization="clahe", yunet="m.onnx"), "^equalization: clahe is for Haar, not for YuNet"),
+        (DetectionOptions(equalization="clahe", yunet="m.onnx"), "^equalization: 'clahe' is for Haar, not for YuNet"),
     ],
 )
 def test_bad_options_are_named(options, message):

@@ -190,7 +190,7 @@ def test_an_error_anywhere_ends_it_and_keeps_what_was_written(tmp_path, where):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["o.csv", "o.mp4"]
 
 
-def test_an_error_does_not_touch_an_older_file(tmp_path, capsys):
+def test_an_error_does_not_touch_an_older_file(tmp_path, caplog):
     output, table = tmp_path / "o.mp4", tmp_path / "o.csv"
     output.write_text("older video")
     table.write_text("older table")
@@ -201,8 +201,7 @@ def test_an_error_does_not_touch_an_older_file(tmp_path, capsys):
     assert len(read_video(tmp_path / "o.partial.mp4")) == 6
     assert len(read_rows(tmp_path / "o.partial.csv")) == 3
     assert sorted(file.name for file in tmp_path.iterdir()) == ["o.csv", "o.mp4", "o.partial.csv", "o.partial.mp4"]
-    said = capsys.readouterr().err
-    assert "o.mp4' is as it was before; what was written until now is" in said
+    assert "o.mp4' is as it was before; what was written until now is" in caplog.text
 
 
 def test_a_source_without_frames_leaves_nothing(tmp_path):

@@ -152,7 +152,7 @@ def test_a_camera_that_stops_is_opened_again_and_given_up_when_gone(camera, tmp_
 def test_a_camera_that_never_gives_a_frame_is_named(monkeypatch):
     monkeypatch.setattr(sources, "RETRIES", 1)
     frames = sources.camera_frames(cv2.VideoCapture(), cv2.VideoCapture, 0)
-    with pytest.raises(FaceflaxError, match="^source: camera 0 can be opened but gives no frame"):
+    with pytest.raises(FaceflaxError, match=r"^source: camera 0 can be opened but gives no frame"):
         list(frames)
 
 
@@ -226,7 +226,7 @@ def test_folder_without_images(tmp_path):
     with pytest.raises(FaceflaxError, match=r"^source: no images .*\.png"):
         open_source(str(tmp_path))
     (tmp_path / "bad.png").write_bytes(b"")
-    with pytest.raises(FaceflaxError, match="^source: none of the 1 images"):
+    with pytest.raises(FaceflaxError, match=r"^source: none of the 1 images"):
         list(open_source(str(tmp_path)).frames)
 
 
