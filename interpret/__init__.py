@@ -6,7 +6,9 @@ use, so that the commands answer ``--help`` at once.
 
 from __future__ import annotations
 
+import warnings
 from importlib import import_module
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,6 +21,8 @@ if TYPE_CHECKING:
     from interpret.overlay import Explainer, explainer
     from interpret.perturbation import occlusion, rise
     from interpret.targets import Channel, Difference, Layer, Neuron
+
+__faceflax__ = True  # tells this package from InterpretML, which has the same import name
 
 _HOMES = {
     "interpret.cam": ("grad_cam", "grad_cam_plus_plus", "guided_grad_cam", "layer_cam"),
@@ -63,6 +67,31 @@ __all__ = [
     "smooth_grad",
     "var_grad",
 ]
+
+
+def _check_files(names: set[str]) -> None:
+    """Says so where InterpretML, which is installed into the same folder, or its removal has changed what is in it.
+
+    Args:
+        names: of the files and folders beside this one.
+
+    Raises:
+        ImportError: files of this package are missing.
+    """
+    remedy = "keep them in separate environments: pip uninstall interpret interpret-core, then "
+    remedy += "pip install --force-reinstall --no-deps faceflax"
+    missing = [file for home in _HOMES if (file := f"{home.removeprefix('interpret.')}.py") not in names]
+    if missing:
+        raise ImportError(f"faceflax's package interpret has lost {', '.join(missing)}; {remedy}")
+    if "glassbox" in names:
+        warnings.warn(
+            "InterpretML is installed in the folder of faceflax's package interpret, so that import interpret is "
+            f"faceflax's and InterpretML cannot be used here; {remedy}",
+            stacklevel=2,
+        )
+
+
+_check_files({path.name for path in Path(__file__).parent.iterdir()})
 
 
 def __getattr__(name: str) -> Any:

@@ -76,7 +76,7 @@ def from_linen(module: nn.Module, **options: Any) -> Linen:
         (2, 8, 8, 1)
     """
     if not isinstance(module, nn.Module):
-        raise FaceflaxError(f"module: a {type(module).__name__} is no Linen module; give an instance of one")
+        raise FaceflaxError("module", None, f"a {type(module).__name__} is no Linen module", "give an instance of one")
     return Linen(module, tuple(sorted(options.items())))
 
 
@@ -129,7 +129,7 @@ def from_nnx(module: nnx.Module, **options: Any) -> tuple[Nnx, Any]:
         (2, 8, 8, 1)
     """
     if not isinstance(module, nnx.Module):
-        raise FaceflaxError(f"module: a {type(module).__name__} is no NNX module; give an instance of one")
+        raise FaceflaxError("module", None, f"a {type(module).__name__} is no NNX module", "give an instance of one")
     structure, state = nnx.split(module)
     return Nnx(structure, tuple(sorted(options.items()))), state
 

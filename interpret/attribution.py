@@ -86,23 +86,30 @@ def answer_shapes(model: Model, variables: Any, images: Any) -> tuple[Any, Any]:
         hash(model)
     except TypeError as error:
         raise FaceflaxError(
-            f"model: {type(model).__name__} cannot be hashed ({error}); make its fields tuples"
+            "model", None, f"{type(model).__name__} cannot be hashed ({error})", "make its fields tuples"
         ) from None
     try:
         answer = apply.eval_shape(model, variables, images)
     except ScopeParamShapeError as error:
-        raise FaceflaxError(f"images: shape {images.shape} does not fit the model's variables: {error}") from error
+        raise FaceflaxError(
+            "images", images.shape, f"shape {{}} does not fit the model's variables: {error}"
+        ) from error
     except (TypeError, ValueError) as error:
         raise FaceflaxError(
-            f"model: {type(model).__name__} cannot be applied as model.apply(variables, images, train=False) to images "
-            f"of shape {images.shape} ({error}); see interpret.adapters"
+            "model",
+            None,
+            f"{type(model).__name__} cannot be applied as model.apply(variables, images, train=False) to images "
+            f"of shape {images.shape} ({error})",
+            "see interpret.adapters",
         ) from error
     match answer:
         case (logits, dict() as features) if getattr(logits, "ndim", None) == 2:
             return logits, features
     raise FaceflaxError(
-        f"model: {type(model).__name__} does not return (logits [batch, classes], features by name); "
-        "see interpret.adapters"
+        "model",
+        None,
+        f"{type(model).__name__} does not return (logits [batch, classes], features by name)",
+        "see interpret.adapters",
     )
 
 
@@ -116,13 +123,13 @@ def checked_images(images: Any) -> Images:
 def check_images(images: jax.Array | np.ndarray) -> None:
     """Raises what is wrong with images; only values that are known are looked at."""
     if images.ndim != 4 or 0 in images.shape:
-        raise FaceflaxError(f"images: shape {images.shape} is not [batch, height, width, channels]")
+        raise FaceflaxError("images", images.shape, "shape {} is not [batch, height, width, channels]")
     if not jnp.issubdtype(images.dtype, jnp.floating):
-        raise FaceflaxError(f"images: {images.dtype} is not floating point; scale them with preprocessing.normalize")
+        raise FaceflaxError("images", images.dtype, "is not floating point", "scale them with preprocessing.normalize")
     if not isinstance(images, jax.core.Tracer):
         bad = np.flatnonzero(~np.isfinite(images).all((1, 2, 3)))
         if bad.size:
-            raise FaceflaxError(f"images: image {bad[0]} holds NaN or infinity")
+            raise FaceflaxError("images", bad[0], "image {} holds NaN or infinity")
 
 
 def total(function: Callable[[Array], Any], count: int, batch: int) -> Any:
@@ -149,8 +156,8 @@ def total(function: Callable[[Array], Any], count: int, batch: int) -> Any:
     return jax.lax.scan(add, zeros, jnp.arange(0, count, together))[0]
 
 
-def at_least(argument: str, value: float, low: float, high: float = float("inf")) -> None:
-    """Raises if an argument is out of its range."""
+def at_least(field: str, value: float, low: float, high: float = float("inf")) -> None:
+    """Raises if an argument, called ``field``, is out of its range."""
     if not low <= value <= high:
         limits = f"{low} to {high}" if high < float("inf") else f"{low} or more"
-        raise FaceflaxError(f"{argument}: {value} is out of range; give {limits}")
+        raise FaceflaxError(field, value, "is out of range", f"give {limits}")

@@ -16,9 +16,9 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faceflax.cli import run
-from faceflax.errors import FaceflaxError, unknown
-from faceflax.files import writable_file
+from faceflax import files
+from faceflax.cli import Weights, run
+from faceflax.errors import FaceflaxError, needing_extras, unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -55,14 +55,14 @@ class Options:
     """Make the table of attribution methods and metrics for a network, of the class it perceives in each face.
 
     Lower is better for deletion, infidelity, max-sensitivity and the cascade of randomised layers (how alike the map
-    stays, mean over the layers); higher for insertion and, on drawn faces, whose expression-carrying pixels are known,
-    for the pointing game and the energy inside them. The Gini index is sparseness and no merit of its own.
+    stays, mean over the layers); higher for insertion and, on synthetic faces, whose expression-carrying pixels are
+    known, for the pointing game and the energy inside them. The Gini index is sparseness and no merit of its own.
     """
 
-    weights: str = "mini_xception-fer2013"
+    weights: Weights = "mini_xception-fer2013"
     """Name or .safetensors file of the network's weights."""
     dataset: str = "synthetic"
-    """The faces: drawn ones (synthetic), or a prepared dataset (fer2013, fairface, ...)."""
+    """The faces: synthetic ones, or a prepared dataset (fer2013, fairface, ...)."""
     split: str = "test"
     """Split of a prepared dataset."""
     data_dir: Path | None = None
@@ -105,7 +105,7 @@ class Table:
         return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else math.nan
 
     def text(self, suffix: str) -> str:
-        """The table as Markdown (means, and in the last row the column's largest standard error), CSV or JSON."""
+        """The table as Markdown (means; the last row has each column's largest standard error), CSV or JSON."""
         columns = [column for column in self.better if all(column in row for row in self.rows.values())]
         if suffix == ".md":
             arrows = {"lower": " \N{DOWNWARDS ARROW}", "higher": " \N{UPWARDS ARROW}", "": ""}
@@ -139,9 +139,9 @@ class Table:
 def main(options: Options) -> None:
     """Checks the options, makes the table, writes and prints it."""
     if options.samples < 2:
-        raise FaceflaxError(f"--samples: {options.samples} is too few; give 2 or more")
+        raise FaceflaxError("samples", options.samples, "is too few", "give 2 or more")
     if options.seed < 0:
-        raise FaceflaxError(f"--seed: {options.seed} is negative; give 0 or more")
+        raise FaceflaxError("seed", options.seed, "is negative", "give 0 or more")
     write_table([options.output], lambda: make_table(options))
 
 
@@ -153,13 +153,11 @@ def write_table(outputs: Sequence[Path], make: Callable[[], Table]) -> None:
     """
     for output in outputs:
         if output.suffix.lower() not in FORMATS:
-            raise FaceflaxError(f"--output: {str(output)!r} is none of {', '.join(FORMATS)}; name the file so")
-        writable_file("--output", output)
+            raise FaceflaxError("output", output, f"is none of {', '.join(FORMATS)}", "name the file so")
+        files.writable_file("output", output)
     table = make()
     for output in outputs:
-        part = output.with_name(f".{output.name}.part")
-        part.write_text(table.text(output.suffix.lower()), encoding="utf-8")
-        part.replace(output)
+        files.write(output, table.text(output.suffix.lower()))
     print(table.text(".md"))
     print(f"table: {', '.join(map(str, outputs))}")
 
@@ -181,8 +179,8 @@ def make_table(options: Options) -> Table:
 
     model, variables = pretrained.load(options.weights)
     info = pretrained.weights_info(options.weights)
-    pictures, masks = _load_faces(options, info.image_size)
-    images = jnp.asarray(normalize(pictures))
+    faces, masks = _load_faces(options, info.image_size)
+    images = jnp.asarray(normalize(faces))
 
     def measure(name: str, method: Method, batch: Int[np.ndarray, " batch"]) -> dict[str, np.ndarray]:
         return evaluate(
@@ -197,7 +195,7 @@ def make_table(options: Options) -> Table:
         )
 
     rows = measure_all(chosen, len(images), measure, METRICS)
-    area = "" if masks is None else f"; the masks cover {masks.mean():.3f} of the pictures"
+    area = "" if masks is None else f"; the masks cover {masks.mean():.3f} of the images"
     caption = (
         f"{info.name} on {len(images)} faces of {options.dataset}, each for the class the network perceives{area}. "
         f"Made with `{command('interpret.benchmark', options)}`."
@@ -324,7 +322,7 @@ def choose_methods(names: tuple[str, ...]) -> dict[str, Method]:
 
     for name in names:
         if name not in METHODS:
-            raise unknown("--methods", name, METHODS)
+            raise unknown("methods", name, METHODS)
     return {name: METHODS[name] for name in names or METHODS} | {"edges": edges, "random": random}
 
 
@@ -344,7 +342,7 @@ def edges(model: Model, variables: Any, images: Images, target: Any) -> Images:
 
 
 def _load_faces(options: Options, size: int) -> tuple[np.ndarray, Bool[np.ndarray, "n size size"] | None]:
-    """The faces, uint8, and, where they are drawn, the masks of their expression-carrying pixels."""
+    """The faces, uint8, and, where they are synthetic, the masks of their expression-carrying pixels."""
     import numpy as np
 
     if options.dataset == "synthetic":
@@ -352,13 +350,16 @@ def _load_faces(options: Options, size: int) -> tuple[np.ndarray, Bool[np.ndarra
 
         faces = render_faces(options.samples, seed=2 + options.seed, image_size=size)  # 2: the dataset's test split
         return faces.images, faces.expression_masks
-    from faceflax import data
+    with needing_extras():
+        from faceflax import data
 
-    examples = data.load(options.dataset, options.split, image_size=size, data_dir=options.data_dir)
+        examples = data.load(options.dataset, options.split, image_size=size, data_dir=options.data_dir)
     if options.samples > len(examples.images):
         raise FaceflaxError(
-            f"--samples: {options.samples} is more than the {len(examples.images)} faces of {options.dataset} "
-            f"{options.split}; give a smaller number"
+            "samples",
+            options.samples,
+            f"is more than the {len(examples.images)} faces of {options.dataset} {options.split}",
+            "give a smaller number",
         )
     chosen = np.random.default_rng(options.seed).permutation(len(examples.images))[: options.samples]
     return examples.images[chosen], None

@@ -49,7 +49,7 @@ def grad_cam(
         A map of the shape of ``images``, zero or positive, or as ``relu`` and ``enlarge`` say.
 
     Raises:
-        FaceflaxError: as in :func:`~interpret.gradients.gradient`, or a layer that is no picture.
+        FaceflaxError: as in :func:`~interpret.gradients.gradient`, or a layer without rows and columns.
     """
     activations, gradients = _activations_and_gradients(model, variables, images, target, layer)
     weights = gradients.mean((1, 2), keepdims=True)
@@ -150,7 +150,9 @@ def _activations_and_gradients(
     """A layer's activations, and the gradient of each image's score by them."""
     shape = checked_layer(layer, jax.eval_shape(apply, model, variables, images)[1])
     if len(shape.shape) != 4:
-        raise FaceflaxError(f"layer: {layer!r} has shape {shape.shape}; a map needs [batch, height, width, channels]")
+        raise FaceflaxError(
+            "layer", layer, f"{{}} has shape {shape.shape}", "a map needs [batch, height, width, channels]"
+        )
 
     def score(shift: Maps) -> tuple[Float[Array, ""], Maps]:
         logits, features = with_shift(model, variables, images, layer, shift)

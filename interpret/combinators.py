@@ -22,7 +22,9 @@ def _once(make: Callable[..., Method]) -> Callable[..., Method]:
     @functools.wraps(make)
     def call(of: Method, *, samples: int = 25, noise: float = 0.15, seed: int = 0) -> Method:
         if not isinstance(of, Hashable) or not callable(of):
-            raise FaceflaxError(f"of: {type(of).__name__} is not a method; give one, such as interpret.gradient")
+            raise FaceflaxError(
+                "of", None, f"{type(of).__name__} is not a method", "give one, such as interpret.gradient"
+            )
         return made(of, samples=samples, noise=noise, seed=seed)
 
     return call

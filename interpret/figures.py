@@ -14,7 +14,7 @@ from matplotlib.cm import ScalarMappable
 from matplotlib.figure import Figure
 
 CELL = 1.05
-"""Side of one picture, in inches."""
+"""Side of one image or map, in inches."""
 
 PERCENTILE = 99.5
 
@@ -101,7 +101,7 @@ def attribution_grid(
                     axes.imshow(images[index], cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0))
                 if x > 0:
                     _draw_map(axes, panels[x - 1].maps[index], limits[x - 1][index], signed, overlay)
-                if all(len(above) <= s for above in list(rows.values())[:y]):  # the column's first picture
+                if all(len(above) <= s for above in list(rows.values())[:y]):  # the column's first image
                     axes.set_title(column, fontsize=7.5, pad=4)
                 if s == x == 0:
                     axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)

@@ -1,4 +1,4 @@
-"""Draws a picture for each method, for ``interpret/README.md``: ``python -m interpret.gallery``."""
+"""Draws a figure for each method, for ``interpret/README.md``: ``python -m interpret.gallery``."""
 
 from __future__ import annotations
 
@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faceflax.cli import run
+from faceflax.cli import Weights, run
 from faceflax.errors import unknown
-from faceflax.files import writable_file, writable_folder
+from faceflax.files import replacing, writable_file, writable_folder
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,9 +23,9 @@ DPI = 120
 
 @dataclass(frozen=True)
 class Options:
-    """Draw what each attribution method makes of three faces: a photograph (matplotlib's sample) and two drawn ones."""
+    """Draw what each attribution method makes of three faces: a photograph (matplotlib's) and two synthetic ones."""
 
-    weights: str = "mini_xception-fer2013"
+    weights: Weights = "mini_xception-fer2013"
     """Name or .safetensors file of the network's weights."""
     methods: tuple[str, ...] = ()
     """The methods; all if not given."""
@@ -34,7 +34,7 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Writes the pictures."""
+    """Writes the figures."""
     from tqdm import tqdm
 
     from interpret.methods import METHODS
@@ -42,19 +42,18 @@ def main(options: Options) -> None:
     names = (*METHODS, MAXIMISED)
     for name in options.methods:
         if name not in names:
-            raise unknown("--methods", name, names)
-    folder = writable_folder("--output", options.output)
-    files = {name: writable_file("--output", folder / f"{name}.png") for name in options.methods or names}
-    draw = _pictures(options.weights)
-    for name, file in tqdm(files.items(), "pictures", leave=False):
-        temporary = file.with_name(f".{file.name}.part")
-        draw(name).savefig(temporary, dpi=DPI, format="png", pil_kwargs={"optimize": True})
-        temporary.replace(file)
-    print(f"pictures: {len(files)} in {folder}")
+            raise unknown("methods", name, names)
+    folder = writable_folder("output", options.output)
+    files = {name: writable_file("output", folder / f"{name}.png") for name in options.methods or names}
+    draw = _figures(options.weights)
+    for name, file in tqdm(files.items(), "figures", leave=False):
+        with replacing(file) as temporary:
+            draw(name).savefig(temporary, dpi=DPI, format="png", pil_kwargs={"optimize": True})
+    print(f"figures: {len(files)} in {folder}")
 
 
-def _pictures(weights: str) -> Callable[[str], Figure]:
-    """Returns what draws the picture of a method."""
+def _figures(weights: str) -> Callable[[str], Figure]:
+    """Returns what draws the figure of a method."""
     import jax.numpy as jnp
     import numpy as np
     from matplotlib.figure import Figure
@@ -113,9 +112,9 @@ def _faces(size: int, margin: float) -> UInt8[np.ndarray, "3 size size"]:
 
     photo = photograph()
     portrait = crop_face(cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY), HaarDetector()(photo)[0], margin, size)
-    drawn = render_faces(14, seed=0, image_size=size)
-    shown = [int(np.flatnonzero(drawn.emotions == EMOTIONS.index(name))[0]) for name in ("happy", "surprise")]
-    return np.stack([portrait, *drawn.images[shown, ..., 0]])
+    synthetic = render_faces(14, seed=0, image_size=size)
+    shown = [int(np.flatnonzero(synthetic.emotions == EMOTIONS.index(name))[0]) for name in ("happy", "surprise")]
+    return np.stack([portrait, *synthetic.images[shown, ..., 0]])
 
 
 if __name__ == "__main__":

@@ -171,13 +171,17 @@ def with_relu(model: Model, variables: Any, images: Images, rule: Callable[[Arra
     for operation in graph.operations:
         if not is_relu(operation) and any(map(_is_relu, _equations(operation.equation))):
             raise FaceflaxError(
-                f"model: {type(model).__name__} applies a ReLU inside {operation.name!r}, where it cannot be replaced; "
-                "write the loop or the custom gradient without it, or use gradient"
+                "model",
+                None,
+                f"{type(model).__name__} applies a ReLU inside {operation.name!r}, where it cannot be replaced",
+                "write the loop or the custom gradient without it, or use gradient",
             )
     if not found:
         raise FaceflaxError(
-            f"model: {type(model).__name__} applies no ReLU that could be replaced; this method is defined by ReLUs "
-            "(jax.nn.relu), so use gradient"
+            "model",
+            None,
+            f"{type(model).__name__} applies no ReLU that could be replaced",
+            "this method is defined by ReLUs (jax.nn.relu), so use gradient",
         )
     return graph.run(lambda operation: (lambda x: [rule(x)]) if is_relu(operation) else None)
 

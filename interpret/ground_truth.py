@@ -1,9 +1,9 @@
 """Do attributions land where the truth is known to be? ``python -m interpret.ground_truth``.
 
-A network learns to tell the expressions of drawn faces (:mod:`faceflax.data.synthetic`). Two expressions of one face
-differ in known pixels alone: those drawn for either, brows, eyes, mouth and the skin's folds. The table says for each
-method how often the highest point of its map lies among the pixels drawn for the face's own expression (the pointing
-game), and what share of its importance does. A random map scores the mask's share of the picture.
+A network learns the expressions of synthetic faces (:mod:`faceflax.data.synthetic`). Two expressions of one face
+differ in known pixels alone: those rendered for either, brows, eyes, mouth and the skin's folds. The table says for
+each method how often the highest point of its map lies among the pixels rendered for the face's own expression (the
+pointing game), and what share of its importance does. A random map scores the mask's share of the image.
 
 The same command trains a network on shuffled labels, and one on the true labels from another seed. A map of what was
 learned should be another one for shuffled labels, and more so than from seed to seed (Adebayo et al., "Sanity Checks
@@ -45,7 +45,7 @@ COLUMNS = {
 
 @dataclass(frozen=True)
 class Options:
-    """Train a network on drawn faces and see whether attributions find the pixels that carry the expression.
+    """Train a network on synthetic faces and see whether attributions find the pixels that carry the expression.
 
     Higher is better for the pointing game (how often the highest point of the map of the face's class lies in these
     pixels), the energy inside them (the share of the positive importance), and the likeness to the maps of a network
@@ -74,10 +74,8 @@ def main(options: Options) -> None:
     """Checks the options, trains what is not there yet, makes the table, writes and prints it."""
     for name, low in {"samples": 2, "train_faces": TRAIN_BATCH, "epochs": 1, "image_size": 32, "seed": 0}.items():
         if getattr(options, name) < low:
-            raise FaceflaxError(
-                f"--{name.replace('_', '-')}: {getattr(options, name)} is too small; give {low} or more"
-            )
-    writable_folder("--output", options.output)
+            raise FaceflaxError(name, getattr(options, name), "is too small", f"give {low} or more")
+    writable_folder("output", options.output)
     write_table([options.output / f"table{suffix}" for suffix in (".md", ".csv", ".json")], lambda: make_table(options))
 
 
@@ -97,7 +95,7 @@ def make_table(options: Options) -> Table:
     from faceflax.training.memory import keep_freed_memory
 
     if options.arch not in models.list_models():
-        raise unknown("--arch", options.arch, models.list_models())
+        raise unknown("arch", options.arch, models.list_models())
     keep_freed_memory()
     faces = render_faces(options.samples, TEST_SEED, options.image_size)
     model, (learned, again, shuffled), said = _networks(options, faces)
@@ -118,8 +116,8 @@ def make_table(options: Options) -> Table:
 
     rows = measure_all(methods, len(images), measure, COLUMNS)
     caption = (
-        f"{options.arch} on {len(images)} drawn faces that it was not trained on, each for its own class; the masks "
-        f"cover {faces.expression_masks.mean():.3f} of the pictures. {said} "
+        f"{options.arch} on {len(images)} synthetic faces that it was not trained on, each for its own class; the "
+        f"masks cover {faces.expression_masks.mean():.3f} of the images. {said} "
         f"Made with `{command('interpret.ground_truth', options)}`."
     )
     return Table(COLUMNS, rows, caption)
@@ -171,14 +169,14 @@ def evaluate(
 def trainer(
     model: nn.Module, faces: SyntheticFaces, *, epochs: int
 ) -> Callable[[Int[np.ndarray, " n"], int], dict[str, Any]]:
-    """Builds ``fit(labels, seed) -> variables``, a short training on drawn faces; compiled once for all its calls.
+    """Builds ``fit(labels, seed) -> variables``, a short training on synthetic faces; compiled once for all its calls.
 
     Adam with a cosine schedule on batches of 32, mirrored and slightly moved; BatchNorm's statistics are measured at
     the end.
 
     Args:
         model: a Linen module with ``params`` and ``batch_stats`` and the (logits, features) contract.
-        faces: the pictures; the labels are given to each call.
+        faces: the images; the labels are given to each call.
         epochs: passes over them.
     """
     import jax

@@ -288,8 +288,10 @@ def _moving(operation: Operation, operands: list[Array], places: list[int]) -> C
     def back(received: list[Array]) -> list[Array]:
         if operation.name not in _MOVES:
             raise FaceflaxError(
-                f"model: its operation {operation.name!r} on activations has no rule of relevance propagation; "
-                "use another method, such as integrated_gradients"
+                "model",
+                operation.name,
+                "its operation {} on activations has no rule of relevance propagation",
+                "use another method, such as integrated_gradients",
             )
 
         def function(*moving: Array) -> list[Array]:

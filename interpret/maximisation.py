@@ -27,7 +27,7 @@ def activation_maximisation(
     jitter: int = 4,
     seed: int = 0,
 ) -> Images:
-    """Changes images until the target is as high as it gets, held back from noise that no picture has.
+    """Changes images until the target is as high as it gets, held back from noise that no photograph has.
 
     ``x* = argmax over x in [-1, 1] of s(x) - smoothness * TV(x)``, where ``TV`` sums the squared steps from each pixel
     to its neighbours, by Adam on images that are moved at random in each step. Erhan, Bengio, Courville and Vincent,

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from faceflax.errors import unknown
 from interpret.attribution import Method
 from interpret.cam import grad_cam, grad_cam_plus_plus, guided_grad_cam, layer_cam
 from interpret.combinators import smooth_grad, var_grad
@@ -31,18 +30,3 @@ METHODS: dict[str, Method] = {
 
 UNSIGNED = frozenset({"grad_cam", "grad_cam_plus_plus", "layer_cam", "var_grad"})
 """The methods whose maps are zero or positive."""
-
-
-def get(name: str) -> Method:
-    """Returns the method of that name.
-
-    Raises:
-        FaceflaxError: there is none; the message lists all.
-
-    Example:
-        >>> get("grad_cam").__name__
-        'grad_cam'
-    """
-    if name not in METHODS:
-        raise unknown("method", name, METHODS)
-    return METHODS[name]

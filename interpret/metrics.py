@@ -243,7 +243,7 @@ def infidelity(
     samples: int = 64,
     normalized: bool = False,
 ) -> Each:
-    """How badly an attribution foretells what perturbations do to the score: 0 or more; lower is better.
+    """How badly an attribution predicts what perturbations do to the score: 0 or more; lower is better.
 
     ``E_I[(I . A - (s(x) - s(x - I)))^2]`` over random perturbations ``I``, with ``s`` the logit. Yeh, Hsieh, Suggala,
     Inouye and Ravikumar, "On the (In)fidelity and Sensitivity of Explanations", NeurIPS 2019 (arXiv:1901.09392).
@@ -279,14 +279,14 @@ def infidelity(
     """
     images, score = _checked(model, variables, images, target)
     if attribution.shape != images.shape:
-        raise FaceflaxError(f"attribution: shape {attribution.shape} is not the images' {images.shape}")
+        raise FaceflaxError("attribution", attribution.shape, f"shape {{}} is not the images' {images.shape}")
     at_least("samples", samples, 1)
     if isinstance(perturb, SquareRemoval):
         at_least("perturb.size", perturb.size, 1, min(images.shape[1:3]))
-    error, product, foretold, change = _foretelling(model, variables, images, score, attribution, key, perturb, samples)
+    error, product, predicted, change = _predicting(model, variables, images, score, attribution, key, perturb, samples)
     if not normalized:
         return error
-    both = foretold * change
+    both = predicted * change
     return jnp.where(both > 0, jnp.maximum(1 - product**2 / jnp.where(both > 0, both, 1), 0), change > 0)
 
 
@@ -360,7 +360,7 @@ def gini(attribution: Float[Array, "batch ..."]) -> Each:
 def pointing_game(importance: Importance, mask: Mask) -> Each:
     """Whether a map's highest point lies where it should: 1 or 0; higher is better.
 
-    Averaged over images it is the pointing game's accuracy; a random map's is the mask's share of the picture. Where
+    Averaged over images it is the pointing game's accuracy; a random map's is the mask's share of the image. Where
     several points are equally high, the share of them inside the mask. Zhang, Lin, Brandt, Shen and Sclaroff, "Top-down
     Neural Attention by Excitation Backprop", ECCV 2016 (arXiv:1608.00507); here without their 15 pixels of tolerance.
 
@@ -382,7 +382,7 @@ def energy_inside(importance: Importance, mask: Mask) -> Each:
     """The share of a map's positive importance that lies where it should, in [0, 1]; higher is better.
 
     ``sum_mask relu(m) / sum relu(m)``: the energy-based pointing game of Wang et al., "Score-CAM", CVPR workshops 2020
-    (arXiv:1910.01279). An even map scores the mask's share of the picture, and so does one that is positive nowhere.
+    (arXiv:1910.01279). An even map scores the mask's share of the image, and so does one that is positive nowhere.
 
     Args:
         importance: how much each pixel matters (:func:`importance`).
@@ -402,8 +402,10 @@ def _checked(model: Model, variables: Any, images: Any, target: Target, importan
     images = checked_images(images)
     if importance is not None and importance.shape != images.shape[:3]:
         raise FaceflaxError(
-            f"importance: shape {importance.shape} is not the images' {images.shape[:3]} [batch, height, width]; "
-            "metrics.importance makes one of an attribution"
+            "importance",
+            importance.shape,
+            f"shape {{}} is not the images' {images.shape[:3]} [batch, height, width]",
+            "metrics.importance makes one of an attribution",
         )
     return images, as_score(target, "last_conv", *answer_shapes(model, variables, images))
 
@@ -427,7 +429,7 @@ def _replacement_curve(
 
 
 @partial(jax.jit, static_argnames=("model", "perturb", "samples"))
-def _foretelling(
+def _predicting(
     model: Model,
     variables: Any,
     images: Images,
@@ -437,14 +439,14 @@ def _foretelling(
     perturb: Callable[[PRNGKeyArray, Images], Images],
     samples: int,
 ) -> tuple[Each, Each, Each, Each]:
-    """The means of ``(f - c)^2``, ``f c``, ``f^2`` and ``c^2``: ``f`` is the foretold change, ``c`` the true one."""
+    """The means of ``(f - c)^2``, ``f c``, ``f^2`` and ``c^2``: ``f`` is the predicted change, ``c`` the true one."""
     whole = score.of(*apply(model, variables, images))
 
     def one(i: Array) -> tuple[Each, Each, Each, Each]:
         perturbed = perturb(jax.random.fold_in(key, i), images)
-        foretold = ((images - perturbed) * attribution).sum((1, 2, 3))
+        predicted = ((images - perturbed) * attribution).sum((1, 2, 3))
         change = whole - score.of(*apply(model, variables, perturbed))
-        return (foretold - change) ** 2, foretold * change, foretold**2, change**2
+        return (predicted - change) ** 2, predicted * change, predicted**2, change**2
 
     return jax.tree.map(lambda value: value / samples, total(one, samples, images.shape[0]))
 

@@ -23,7 +23,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32, Int
 
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, renaming
 from faceflax.inference import program
 from faceflax.inference.compiled import BatchFunction
 from interpret.attribution import answer_shapes, check_images
@@ -89,19 +89,22 @@ class Explainer:
         """
         faces = np.asarray(faces)
         if faces.dtype != np.float32:
-            raise FaceflaxError(f"images: {faces.dtype} is not float32; scale uint8 with preprocessing.normalize")
-        if len(faces):
-            check_images(faces)
+            raise FaceflaxError("faces", faces.dtype, "is not float32", "scale uint8 with preprocessing.normalize")
         shape = faces.shape[1:]
-        if shape not in self._classes:
-            logits, _ = answer_shapes(self._model, self._variables, np.zeros((1, *shape), np.float32))
-            self._classes[shape] = logits.shape[1]
+        with renaming(images="faces"):
+            if len(faces):
+                check_images(faces)
+            if shape not in self._classes:
+                logits, _ = answer_shapes(self._model, self._variables, np.zeros((1, *shape), np.float32))
+                self._classes[shape] = logits.shape[1]
         chosen = np.asarray(_PREDICTED if target is None else target)
         classes = self._classes[shape]
         if target is not None and (chosen.dtype.kind not in "iu" or not ((chosen >= 0) & (chosen < classes)).all()):
-            raise FaceflaxError(f"target: {target!r} is no class or array of classes; give 0 to {classes - 1}")
+            raise FaceflaxError(
+                "target", None, f"{target!r} is no class or array of classes", f"give 0 to {classes - 1}"
+            )
         if chosen.shape not in ((), (len(faces),)):
-            raise FaceflaxError(f"target: {target!r} is neither one class nor {len(faces)}, one for each face")
+            raise FaceflaxError("target", None, f"{target!r} is neither one class nor {len(faces)}, one for each face")
         return self._explain(faces, np.full(len(faces), chosen, np.int32))
 
 

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faceflax.cli import run
+from faceflax.cli import Weights, run
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Options:
 
     reference: Path
     """An .npz file with faces (images_uint8), targets (target, neuron_row_col_channel) and Captum's attributions."""
-    weights: str
+    weights: Weights
     """The weights that Captum was given: a name, a .safetensors file or a Keras .hdf5 file."""
 
 
@@ -46,10 +46,14 @@ def main(options: Options) -> None:
     try:
         reference = dict(np.load(options.reference))
     except (OSError, ValueError) as error:
-        raise FaceflaxError(f"--reference: cannot read {str(options.reference)!r} ({error})") from None
+        raise FaceflaxError(
+            "reference", options.reference, f"cannot read {{}} ({error})", "name an .npz file"
+        ) from None
     missing = {"images_uint8", "target", "neuron_row_col_channel", *KEYS.values()} - set(reference)
     if missing:
-        raise FaceflaxError(f"--reference: {str(options.reference)!r} holds no {', '.join(sorted(missing))}")
+        raise FaceflaxError(
+            "reference", options.reference, f"holds no {', '.join(sorted(missing))}", "name another file"
+        )
     explained = explain(*_load(options.weights), reference)
     print("| method | relative error | median face |\n| --- | --- | --- |")
     for name, attribution in explained.items():

@@ -118,7 +118,7 @@ def rise(
     at_least("masks", masks, 1)
     at_least("cells", cells, 1, min(height, width))
     if not 0 < keep < 1:
-        raise FaceflaxError(f"keep: {keep} is out of range; give a share between 0 and 1")
+        raise FaceflaxError("keep", keep, "is out of range", "give a share between 0 and 1")
     target = target.fixed(*apply(model, variables, images))  # type: ignore[union-attr]
     whole = target.of(*apply(model, variables, images))
     down, across = -(-height // cells), -(-width // cells)

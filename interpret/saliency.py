@@ -5,11 +5,13 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from faceflax.cli import run
-from faceflax.errors import FaceflaxError, unknown
-from faceflax.files import writable_file
+from faceflax.errors import FaceflaxError, needing_extras, unknown
+from faceflax.files import replacing, writable_file
 from faceflax.labels import EMOTIONS
 
 if TYPE_CHECKING:
@@ -24,14 +26,18 @@ if TYPE_CHECKING:
     from interpret.attribution import Method
     from interpret.graph import Images
 
-BATCH = 256
 MAX_SAMPLES = 20
+SYNTHETIC_FACES = 14 * MAX_SAMPLES  # twice as many of each emotion as a row may show
+SYNTHETIC_SEED = 2  # that of the synthetic dataset's test split
 FORMATS = (".png", ".pdf", ".npz")
 
 
 @dataclass(frozen=True)
 class Options:
     """Draw faces, a row for each perceived emotion, and beside each what in it every network responds to.
+
+    Without labels the rows are what the first network perceives. Without --images the faces are those of FER-2013's
+    test split, or, if that is not prepared, synthetic ones.
 
     Each map explains the highest activation of --layer, or with --target emotion the logit of its row. What a map's
     sign means depends on the method; interpret/README.md says so for each. Gradients, guided_backprop and deconvnet are
@@ -47,17 +53,16 @@ class Options:
     """What is explained: the layer's highest activation (the paper's choice), or the emotion of the row."""
     arch: tuple[str, ...] = ("mini_xception", "sequential_cnn")
     """The networks, side by side; one without weights is left out."""
-    weights: tuple[str, ...] = ()
+    weights: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME|FILE ...]")] = ()
     """Names or .safetensors files of the weights, in place of ARCH-fer2013 for each --arch."""
     images: Path | None = None
-    """A picture of a face, a folder of them (rows are then what the first network perceives), or a folder with a folder
-    for each emotion. FER-2013's test split if not given, or drawn faces if that is not prepared."""
+    """An image, a folder of them, or a folder of folders named after emotions; else FER-2013 or synthetic faces."""
     emotions: tuple[str, ...] = EMOTIONS
     """The perceived emotions that get a row."""
     samples: int = 3
-    """Faces in each row."""
+    """Faces in each row, at most 20."""
     seed: int = 0
-    """Which faces are drawn from the many."""
+    """Seed of the choice of faces."""
     metrics: bool = False
     """Also print what interpret.metrics and interpret.sanity make of the maps."""
     overlay: bool = False
@@ -118,23 +123,22 @@ class Explained:
 def main(options: Options) -> None:
     """Checks the options, explains the faces and writes the figure or the arrays."""
     if not 1 <= options.samples <= MAX_SAMPLES:
-        raise FaceflaxError(f"--samples: {options.samples} is out of range; give 1 to {MAX_SAMPLES}")
+        raise FaceflaxError("samples", options.samples, "is out of range", f"give 1 to {MAX_SAMPLES}")
     if options.seed < 0:
-        raise FaceflaxError(f"--seed: {options.seed} is negative; give 0 or more")
+        raise FaceflaxError("seed", options.seed, "is negative", "give 0 or more")
     for emotion in options.emotions:
         if emotion not in EMOTIONS:
-            raise unknown("--emotions", emotion, EMOTIONS)
+            raise unknown("emotions", emotion, EMOTIONS)
     suffix = options.output.suffix.lower()
     if suffix not in FORMATS:
-        raise FaceflaxError(f"--output: {str(options.output)!r} is neither of {', '.join(FORMATS)}; name the file so")
-    output = writable_file("--output", options.output)
+        raise FaceflaxError("output", options.output, f"is none of {', '.join(FORMATS)}", "name the file so")
+    output = writable_file("output", options.output)
     explained = explain(options)
-    temporary = output.with_name(f".{output.name}.part")
-    if suffix == ".npz":
-        save(explained, options, temporary)
-    else:
-        draw(explained, options).savefig(temporary, dpi=160, format=suffix[1:])
-    temporary.replace(output)
+    with replacing(output) as temporary:
+        if suffix == ".npz":
+            save(explained, options, temporary)
+        else:
+            draw(explained, options).savefig(temporary, dpi=160, format=suffix[1:])
     print(f"{'arrays' if suffix == '.npz' else 'figure'}: {output}")
 
 
@@ -142,7 +146,7 @@ def explain(options: Options) -> Explained:
     """Loads the networks, chooses the faces and explains them.
 
     Raises:
-        FaceflaxError: unknown method, networks, weights, layer or pictures that cannot be used.
+        FaceflaxError: unknown method, networks, weights, layer or images that cannot be used.
     """
     import jax.numpy as jnp
     import numpy as np
@@ -152,7 +156,7 @@ def explain(options: Options) -> Explained:
     from interpret.methods import METHODS
 
     if options.method not in METHODS:
-        raise unknown("--method", options.method, METHODS)
+        raise unknown("method", options.method, METHODS)
     networks = _load_networks(options)
     sizes = [network.info.image_size for network in networks]
     faces = _load_faces(options, sizes)
@@ -161,7 +165,9 @@ def explain(options: Options) -> Explained:
     wanted = [EMOTIONS.index(emotion) for emotion in options.emotions]
     shown = _choose(labels, wanted, options.samples, options.seed)
     if not shown.size:
-        raise FaceflaxError(f"--emotions: no face of {faces.source} shows {', '.join(options.emotions)}; name others")
+        raise FaceflaxError(
+            "emotions", None, f"no face of {faces.source} shows {', '.join(options.emotions)}", "name others"
+        )
 
     maps, metrics = [], {}
     for network, size in zip(tqdm(networks, options.method, leave=False), sizes, strict=True):
@@ -175,7 +181,7 @@ def explain(options: Options) -> Explained:
         if options.metrics:
             metrics[network.info.name] = _metrics(options, method, network, images, target)
     if options.metrics:
-        print(_metrics_table(metrics, f"{options.method}, means over the {len(shown)} faces drawn"))
+        print(_metrics_table(metrics, f"{options.method}, means over the {len(shown)} faces shown"))
     chosen = {size: images[shown] for size, images in faces.images.items()}
     return Explained(faces.source, networks, chosen, labels[shown], faces.labels is not None, maps)
 
@@ -258,12 +264,12 @@ def _metrics_table(rows: Any, caption: str) -> str:
 
 
 def _load_networks(options: Options) -> list[Network]:
-    """Loads the given weights, or those that ship for each --arch, and checks that they can be drawn together."""
+    """Loads the given weights, or those that ship for each network, and checks that they can be drawn together."""
     from faceflax import models, pretrained
 
     for arch in options.arch:
         if arch not in models.list_models():
-            raise unknown("--arch", arch, models.list_models())
+            raise unknown("arch", arch, models.list_models())
     names = list(options.weights)
     for arch in () if names else options.arch:
         if f"{arch}-fer2013" in pretrained.list_weights():
@@ -272,106 +278,121 @@ def _load_networks(options: Options) -> list[Network]:
             print(f"left out: {arch}, for want of weights named '{arch}-fer2013'")
     if not names:
         raise FaceflaxError(
-            f"--arch: there are no weights of {', '.join(options.arch)}; give a file with --weights "
-            "(scripts/train.py makes one)"
+            "arch",
+            None,
+            f"there are no weights of {', '.join(options.arch)}",
+            "give a file as weights (faceflax train makes one)",
         )
     networks = []
     for name in names:
         info = pretrained.weights_info(name)
         if info.arch not in options.arch:
-            raise FaceflaxError(f"--weights: {name!r} is of {info.arch}, which is not in --arch; add it there")
+            raise FaceflaxError("weights", name, f"is of {info.arch}, which is not in arch", "add it there")
         if info.labels != EMOTIONS:
             raise FaceflaxError(
-                f"--weights: {name!r} tells {', '.join(info.labels)}; give weights that tell {', '.join(EMOTIONS)}"
+                "weights",
+                name,
+                f"predicts {', '.join(info.labels)}",
+                f"give weights that predict {', '.join(EMOTIONS)}",
             )
         model, variables = pretrained.load(name)
         layers = models.layer_names(model, info.image_size)
         if options.layer not in layers:
-            raise FaceflaxError(f"{unknown('--layer', options.layer, layers)} (of {info.arch}; --arch draws one alone)")
+            raise FaceflaxError(
+                "layer",
+                options.layer,
+                "unknown {}",
+                f"choose one of: {', '.join(layers)} (of {info.arch}; arch draws one alone)",
+            )
         networks.append(Network(info, model, variables))
     return networks
 
 
 def _load_faces(options: Options, sizes: list[int]) -> Faces:
-    """Reads --images, or else FER-2013's test split, or else the drawn faces, at each of the sizes."""
-    import numpy as np
-
-    from faceflax import data
-
+    """Reads the given images, or else FER-2013's test split, or else renders synthetic faces, at each of the sizes."""
     if options.images is not None:
-        files, labels = _find_pictures(options.images)
-        return Faces(options.images.name, _read_pictures(files, sizes), labels)
-
-    def read(dataset: str) -> Faces:
-        examples = {
-            size: data.load(dataset, "test", image_size=size, data_dir=options.data_dir) for size in sorted(set(sizes))
-        }
-        images = {size: split.images[..., 0] for size, split in examples.items()}
-        return Faces(f"{dataset} test split", images, np.asarray(examples[sizes[0]].labels))
-
+        files, labels = _find_images(options.images)
+        return Faces(options.images.name, _read_images(files, sizes), labels)
     try:
-        return read("fer2013")
+        return _load_fer2013(options.data_dir, sorted(set(sizes)))
     except FaceflaxError as error:
-        print(f"drawn faces are used, for FER-2013 cannot be: {error}")
-        return read("synthetic")
+        print(f"synthetic faces are used, because FER-2013 cannot be: {error}")
+
+    from faceflax.data.synthetic import render_faces
+
+    faces = {size: render_faces(SYNTHETIC_FACES, SYNTHETIC_SEED, size) for size in sorted(set(sizes))}
+    images = {size: rendered.images[..., 0] for size, rendered in faces.items()}
+    return Faces("synthetic faces", images, faces[sizes[0]].emotions)
 
 
-def _find_pictures(path: Path) -> tuple[list[Path], Int[np.ndarray, " n"] | None]:
-    """Lists the pictures of --images and, where they lie in one folder an emotion, their labels."""
+def _load_fer2013(data_dir: Path | None, sizes: Sequence[int]) -> Faces:
     import numpy as np
 
-    from faceflax.data.folder import SUFFIXES
+    with needing_extras():
+        from faceflax import data
 
-    def pictures(folder: Path) -> list[Path]:
-        return sorted(file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and file.is_file())
+        examples = {size: data.load("fer2013", "test", image_size=size, data_dir=data_dir) for size in sizes}
+    images = {size: split.images[..., 0] for size, split in examples.items()}
+    return Faces("fer2013 test split", images, np.asarray(examples[sizes[0]].labels))
+
+
+def _find_images(path: Path) -> tuple[list[Path], Int[np.ndarray, " n"] | None]:
+    """Lists the image files at a path and, where they lie in one folder an emotion, their labels."""
+    import numpy as np
+
+    from faceflax.media.sources import IMAGE_SUFFIXES
+
+    def images(folder: Path) -> list[Path]:
+        suffixes = (*IMAGE_SUFFIXES, ".pgm")
+        return sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes and file.is_file())
 
     if path.is_file():
         return [path], None
     if not path.is_dir():
-        raise FaceflaxError(f"--images: there is nothing at {str(path)!r}; check the path")
-    if files := pictures(path):
+        raise FaceflaxError("images", path, "there is nothing at {}", "check the path")
+    if files := images(path):
         return files, None
-    found = [(file, folder.name) for folder in sorted(path.iterdir()) if folder.is_dir() for file in pictures(folder)]
+    found = [(file, folder.name) for folder in sorted(path.iterdir()) if folder.is_dir() for file in images(folder)]
     if not found:
         raise FaceflaxError(
-            f"--images: no pictures in {str(path)!r}; expected *.jpg, *.png or the like in it, or in a folder for each "
-            "emotion in it"
+            "images",
+            path,
+            "no images in {}",
+            "expected *.jpg, *.png or the like in it, or in a folder for each emotion in it",
         )
     for _, name in found:
         if name not in EMOTIONS:
-            raise unknown(f"--images: the folders of {str(path)!r}", name, EMOTIONS)
+            raise FaceflaxError(
+                "images", path, f"the folders of {{}}: unknown {name!r}", f"choose one of: {', '.join(EMOTIONS)}"
+            )
     return [file for file, _ in found], np.array([EMOTIONS.index(name) for _, name in found])
 
 
-def _read_pictures(files: list[Path], sizes: Iterable[int]) -> dict[int, UInt8[np.ndarray, "n size size"]]:
-    """Reads pictures as grey and resizes each to a square of every size."""
+def _read_images(files: list[Path], sizes: Iterable[int]) -> dict[int, UInt8[np.ndarray, "n size size"]]:
+    """Reads images as grey and resizes each to a square of every size."""
     import numpy as np
     from tqdm import tqdm
 
     from faceflax.preprocessing import read_grey, resize
 
     images = {size: np.empty((len(files), size, size), np.uint8) for size in sizes}
-    for i, file in enumerate(tqdm(files, "reading pictures", delay=1, leave=False)):
-        picture = read_grey("--images", file)
+    for i, file in enumerate(tqdm(files, "reading images", delay=1, leave=False)):
+        image = read_grey("images", file)
         for size, stack in images.items():
-            stack[i] = resize(picture, size)
+            stack[i] = resize(image, size)
     return images
 
 
 def _predict(network: Network, images: UInt8[np.ndarray, "n size size"]) -> Int[np.ndarray, " n"]:
     """Returns the label that the network perceives in each image."""
-    import jax
-    import numpy as np
-
+    import faceflax
     from faceflax.preprocessing import normalize
 
-    classify = jax.jit(lambda batch: network.model.apply(network.variables, batch, train=False)[0].argmax(-1))
-    batches = np.array_split(images[..., None], -(-len(images) // BATCH))
-    return np.concatenate([np.asarray(classify(normalize(batch))) for batch in batches])
+    return faceflax.compile(network.model, network.variables)(normalize(images[..., None])).argmax(-1)
 
 
 def _choose(labels: Int[np.ndarray, " n"], wanted: Sequence[int], samples: int, seed: int) -> Int[np.ndarray, " m"]:
-    """Draws the indices of at most ``samples`` images of each wanted label."""
+    """Chooses the indices of at most ``samples`` images of each wanted label at random."""
     import numpy as np
 
     generator = np.random.default_rng(seed)

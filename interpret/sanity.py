@@ -19,7 +19,7 @@ import jax
 import numpy as np
 from jaxtyping import Float, PRNGKeyArray
 from scipy.ndimage import gaussian_filter
-from scipy.stats import rankdata
+from scipy.stats import spearmanr
 
 from faceflax.errors import FaceflaxError
 from interpret.attribution import Method, checked_images
@@ -86,13 +86,15 @@ def ssim(first: Maps, second: Maps) -> Each:
     """
     _check_shapes(first, second)
     if min(first.shape[1:]) < WINDOW:
-        raise FaceflaxError(f"first: maps of {first.shape[1:]} pixels are too small; give {WINDOW} a side or more")
+        raise FaceflaxError(
+            "first", first.shape[1:], "maps of {} pixels are too small", f"give {WINDOW} a side or more"
+        )
 
     def scaled(maps: Maps) -> Maps:
         highest = maps.max((1, 2), keepdims=True)
         return maps / np.where(highest > 0, highest, 1)
 
-    border = WINDOW // 2
+    border = WINDOW // 2  # scikit-image has this measure as well, but is not among faceflax's dependencies
 
     def mean(maps: Maps) -> Maps:
         smooth = gaussian_filter(maps, (0, SIGMA, SIGMA), radius=(0, border, border))
@@ -124,12 +126,13 @@ def rank_correlation(first: Maps, second: Maps) -> Each:
         [1.] [-1.]
     """
     _check_shapes(first, second)
-    one, other = (rankdata(maps.reshape(len(maps), -1), axis=1) for maps in (first, second))
-    one, other = (ranks - ranks.mean(1, keepdims=True) for ranks in (one, other))
-    lengths = [(ranks**2).sum(1) for ranks in (one, other)]
-    both = np.sqrt(lengths[0] * lengths[1])
-    constant = (lengths[0] == 0) & (lengths[1] == 0)
-    return np.where(both > 0, (one * other).sum(1) / np.where(both > 0, both, 1), constant.astype(float))
+    pairs = zip(first.reshape(len(first), -1), second.reshape(len(second), -1), strict=True)
+    return np.array([_spearman(*pair) for pair in pairs])
+
+
+def _spearman(first: Float[np.ndarray, " pixels"], second: Float[np.ndarray, " pixels"]) -> float:
+    constant = np.ptp(first) == 0, np.ptp(second) == 0
+    return float(all(constant)) if any(constant) else spearmanr(first, second).statistic
 
 
 def shuffled(variables: Any, *, key: PRNGKeyArray) -> Any:
@@ -260,4 +263,6 @@ def _layer_names(variables: Any) -> Any:
 
 def _check_shapes(first: Any, second: Any) -> None:
     if first.shape != second.shape or first.ndim != 3:
-        raise FaceflaxError(f"second: shape {second.shape} is not that of first {first.shape} [batch, height, width]")
+        raise FaceflaxError(
+            "second", second.shape, f"shape {{}} is not that of first {first.shape} [batch, height, width]"
+        )

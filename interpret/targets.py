@@ -81,7 +81,7 @@ class Neuron(_Fixed):
         shape = checked_layer(self.layer, features).shape
         if len(shape) != 4:
             raise FaceflaxError(
-                f"target: {self.layer!r} has shape {shape}; a Neuron needs [batch, height, width, channels]"
+                "target", self.layer, f"{{}} has shape {shape}", "a Neuron needs [batch, height, width, channels]"
             )
         indices = {
             axis: _checked_index(f"target.{axis}", getattr(self, axis), size, shape[0])
@@ -239,12 +239,12 @@ def checked_layer(name: str, features: Mapping[str, Any]) -> Any:
     return features[name]
 
 
-def _checked_index(argument: str, value: Any, size: int, batch: int) -> Array:
+def _checked_index(field: str, value: Any, size: int, batch: int) -> Array:
     index = value if isinstance(value, jax.Array) else np.asarray(value)
     if not jnp.issubdtype(index.dtype, jnp.integer) or index.shape not in ((), (batch,)):
-        raise FaceflaxError(f"{argument}: {value!r} is neither an integer nor an array of {batch}, one for each image")
+        raise FaceflaxError(field, None, f"{value!r} is neither an integer nor an array of {batch}, one for each image")
     if not isinstance(index, jax.core.Tracer):
         outside = index[(index < 0) | (index >= size)]
         if outside.size:
-            raise FaceflaxError(f"{argument}: {outside[0]} is out of range; give 0 to {size - 1}")
+            raise FaceflaxError(field, outside[0], "is out of range", f"give 0 to {size - 1}")
     return jnp.asarray(index)

@@ -1,5 +1,7 @@
-"""The command line: what its commands share."""
+"""The command ``faceflax``: one module a subcommand, and what they share."""
 
 from faceflax.cli.command import run
+from faceflax.cli.metavars import Weights
+from faceflax.cli.plugins import Explainer, explainer
 
-__all__ = ["run"]
+__all__ = ["Explainer", "Weights", "explainer", "run"]

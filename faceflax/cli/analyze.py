@@ -10,6 +10,7 @@ from typing import Annotated
 import tyro
 
 from faceflax.cli.detection import DetectionOptions, make_analyzer
+from faceflax.cli.metavars import Weights
 from faceflax.errors import FaceflaxError
 
 
@@ -22,15 +23,15 @@ class Options:
     skipped, which are listed at the end; 2 after bad input; 130 after Ctrl-C.
     """
 
-    paths: tyro.conf.Positional[tuple[Path, ...]]
+    paths: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PATH ...", help_behavior_hint="")]
     """Images, videos, folders with both, zip archives of images."""
     csv: Path
     """The table (.csv): a row per face and frame with name, time, track, box, labels and all probabilities."""
     report: Path | None = None
     """Also write a page (.html) that shows the emotions of each video's faces over time."""
-    emotion_weights: str = "mini_xception-fer2013"
+    emotion_weights: Weights = "mini_xception-fer2013"
     """Weights for perceived emotion: a shipped name or a .safetensors file."""
-    gender_weights: str = "mini_xception-fairface"
+    gender_weights: Weights = "mini_xception-fairface"
     """Weights for perceived gender: a shipped name or a .safetensors file."""
     detection: Annotated[DetectionOptions, tyro.conf.arg(name="")] = field(default_factory=DetectionOptions)
 

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 
 from faceflax import files
 from faceflax.cli.detection import make_analyzer
+from faceflax.cli.metavars import Weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -21,9 +22,9 @@ class Options:
 
     output_dir: Path = Path("out")
     """Folder for demo.png and demo.mp4."""
-    emotion_weights: str = "mini_xception-fer2013"
+    emotion_weights: Weights = "mini_xception-fer2013"
     """Weights for perceived emotion: a shipped name or a .safetensors file."""
-    gender_weights: str = "mini_xception-fairface"
+    gender_weights: Weights = "mini_xception-fairface"
     """Weights for perceived gender: a shipped name or a .safetensors file."""
 
 
@@ -61,17 +62,15 @@ def main(options: Options) -> None:
 
 def _figure(face: Face, options: Options) -> Figure:
     """The labelled photograph; beside it, for each network, the crop that it sees and guided backprop of its label."""
-    import jax.numpy as jnp
     import numpy as np
     from matplotlib.figure import Figure
 
     import faceflax
-    import interpret
+    from faceflax.cli.plugins import explainer
     from faceflax.media import demo
     from faceflax.media.drawing import draw_faces
     from faceflax.opencv import cv2
     from faceflax.preprocessing import normalize
-    from interpret.figures import COLORS
 
     photo = demo.photograph()
     figure = Figure(figsize=(11, 5.6), layout="constrained")
@@ -86,13 +85,12 @@ def _figure(face: Face, options: Options) -> Figure:
         info = faceflax.weights_info(weights)
         model, variables = faceflax.load(weights)
         crop = face.crop(photo, info.crop_margin, info.image_size)
-        images = normalize(jnp.asarray(crop[None, ..., None]))
-        target = info.labels.index(label)
-        signed = np.asarray(interpret.guided_backprop(model, variables, images, target=target))[0, ..., 0]
+        _, maps = explainer(model, variables)(normalize(crop[None, ..., None]), info.labels.index(label))
+        signed = maps[0, ..., 0]
         seen.imshow(crop, cmap="gray", vmin=0, vmax=255)
         seen.set_title(f"what {info.name} sees", fontsize=9)
         limit = np.abs(signed).max()
-        image = attributed.imshow(signed, cmap=COLORS, vmin=-limit, vmax=limit)
+        image = attributed.imshow(signed, cmap="RdBu_r", vmin=-limit, vmax=limit)
         attributed.set_title(f"guided backprop of {label!r}", fontsize=9)
         bar = right.colorbar(image, ax=attributed, shrink=0.75, ticks=[-limit, 0, limit])
         bar.ax.set_yticklabels(["-max", "0", "+max"], fontsize=7)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from faceflax import files
+from faceflax.cli.metavars import Weights
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Options:
     --report writes all of it, with pictures, as one web page.
     """
 
-    weights: str
+    weights: Weights
     """Shipped name (faceflax.list_weights()) or path of a .safetensors file."""
     dataset: str
     """Dataset, prepared with scripts/prepare_data.py; synthetic needs no preparation."""

@@ -10,6 +10,8 @@ import tyro
 
 from faceflax import files
 from faceflax.cli.detection import DetectionOptions, make_analyzer
+from faceflax.cli.metavars import Weights
+from faceflax.cli.plugins import Explainer, explainer
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
@@ -24,7 +26,7 @@ class Options:
     the overlay (labels, saliency beside or over the faces, plain), e the emotion that the saliency is of.
     """
 
-    source: str = "0"
+    source: Annotated[str, tyro.conf.arg(metavar="SOURCE")] = "0"
     """A camera's index or a stream's address (rtsp://, http://), a video, an image, a folder of images, or demo."""
     output: Path | None = None
     """Annotated copy: a video (.mp4, .avi) of a camera, a video or demo; an image of an image; a folder of a folder."""
@@ -40,9 +42,9 @@ class Options:
     """Where --explain shows it: beside the face or over it."""
     emotion: Literal["current", "angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"] = "current"
     """Which emotion --explain is about: the one each face shows, or always this one."""
-    emotion_weights: str = "mini_xception-fer2013"
+    emotion_weights: Weights = "mini_xception-fer2013"
     """Weights for perceived emotion: a shipped name or a .safetensors file."""
-    gender_weights: str = "mini_xception-fairface"
+    gender_weights: Weights = "mini_xception-fairface"
     """Weights for perceived gender: a shipped name or a .safetensors file."""
     max_frames: int | None = None
     """Stop after so many frames."""
@@ -118,19 +120,18 @@ def _overlay(options: Options) -> SaliencyOverlay:
     import numpy as np
 
     import faceflax
-    import interpret
     from faceflax.live.overlay import SaliencyOverlay
 
     info = faceflax.weights_info(options.emotion_weights)
 
     @functools.cache
-    def explainer() -> interpret.Explainer:
-        return interpret.explainer(*faceflax.load(options.emotion_weights))
+    def compiled() -> Explainer:
+        return explainer(*faceflax.load(options.emotion_weights))
 
     def explain(faces: np.ndarray, emotions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return explainer()(faces, emotions)
+        return compiled()(faces, emotions)
 
     if options.explain:  # no frame waits for it
-        explainer().warm_up(info.image_size)
+        compiled().warm_up(info.image_size)
     mode = options.overlay if options.explain else "labels"
     return SaliencyOverlay(explain, info.crop_margin, info.image_size, mode=mode, emotion=options.emotion)

@@ -192,7 +192,7 @@ def test_interrupt_leaves_a_playable_video_and_complete_rows(tmp_path, options, 
         ),
         (["--source", "demo", "--max-frames", "0"], "--max-frames: 0"),
         (["--source", "demo", "--search-every", "0"], "--search-every: 0"),
-        (["--source", "demo", "--yunet", "{folder}/no.onnx"], "yunet: there is no model file"),
+        (["--source", "demo", "--yunet", "{folder}/no.onnx"], "--yunet: there is no model file"),
     ],
 )
 def test_bad_input(tmp_path, arguments, message):
@@ -207,7 +207,7 @@ def test_bad_input(tmp_path, arguments, message):
 def test_unknown_weights_are_named():
     done = live("--headless", "--source", "demo", "--emotion-weights", "no-such-weights")
     assert done.returncode == 2
-    assert "emotion weights: unknown 'no-such-weights'" in done.stderr
+    assert "--emotion-weights: unknown 'no-such-weights'" in done.stderr
 
 
 @pytest.mark.parametrize("display", ["", ":98765", "no such place:0"])

@@ -78,7 +78,7 @@ def test_integrated_gradients_are_complete(captum, network, ours):
 
 @pytest.mark.parametrize(
     ("reference", "message"),
-    [("nothing.npz", "--reference: cannot read"), ("other.npz", "--reference: .* holds no deconvnet, grad_cam")],
+    [("nothing.npz", "reference: cannot read"), ("other.npz", "reference: .* holds no deconvnet, grad_cam")],
 )
 def test_wrong_reference(tmp_path, reference, message):
     np.savez(tmp_path / "other.npz", images_uint8=np.zeros((1, 8, 8), np.uint8))

@@ -1,4 +1,4 @@
-"""The pictures of ``interpret/README.md``."""
+"""The figures of ``interpret/README.md``."""
 
 from __future__ import annotations
 
@@ -16,20 +16,20 @@ pytestmark = pytest.mark.usefixtures("quick_compilation")
 ROOT = Path(__file__).resolve().parents[2]
 
 
-def test_pictures_of_named_methods(tmp_path, capsys):
+def test_figures_of_named_methods(tmp_path, capsys):
     gallery.main(gallery.Options(methods=("grad_cam",), output=tmp_path / "new"))
-    assert capsys.readouterr().out == f"pictures: 1 in {tmp_path / 'new'}\n"
+    assert capsys.readouterr().out == f"figures: 1 in {tmp_path / 'new'}\n"
     (file,) = (tmp_path / "new").iterdir()
     assert file.name == "grad_cam.png"
     assert cv2.imread(str(file)).std() > 10
 
 
 def test_unknown_method(tmp_path):
-    with pytest.raises(FaceflaxError, match=r"--methods: unknown 'shap'; choose one of: gradient, .*, activation_max"):
+    with pytest.raises(FaceflaxError, match=r"methods: unknown 'shap'; choose one of: gradient, .*, activation_max"):
         gallery.main(gallery.Options(methods=("shap",), output=tmp_path))
 
 
-def test_every_method_has_its_picture_in_the_readme():
+def test_every_method_has_its_figure_in_the_readme():
     text = (ROOT / "interpret/README.md").read_text()
     for name in (*METHODS, gallery.MAXIMISED):
         assert f"](../docs/interpret/{name}.png)" in text

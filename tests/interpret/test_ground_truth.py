@@ -103,13 +103,13 @@ def test_maps_of_shuffled_labels_differ_more_than_those_of_another_seed(trained,
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"samples": 1}, "--samples: 1 is too small; give 2 or more"),
-        ({"train_faces": 31}, "--train-faces: 31 is too small; give 32 or more"),
-        ({"epochs": 0}, "--epochs: 0 is too small; give 1 or more"),
-        ({"image_size": 31}, "--image-size: 31 is too small; give 32 or more"),
-        ({"seed": -1}, "--seed: -1 is too small; give 0 or more"),
-        ({"arch": "resnet"}, "--arch: unknown 'resnet'; choose one of: mini_xception, mini_xception_antialiased"),
-        ({"methods": ("gradcam",)}, "--methods: unknown 'gradcam'; choose one of: gradient, "),
+        ({"samples": 1}, "samples: 1 is too small; give 2 or more"),
+        ({"train_faces": 31}, "train_faces: 31 is too small; give 32 or more"),
+        ({"epochs": 0}, "epochs: 0 is too small; give 1 or more"),
+        ({"image_size": 31}, "image_size: 31 is too small; give 32 or more"),
+        ({"seed": -1}, "seed: -1 is too small; give 0 or more"),
+        ({"arch": "resnet"}, "arch: unknown 'resnet'; choose one of: mini_xception, mini_xception_antialiased"),
+        ({"methods": ("gradcam",)}, "methods: unknown 'gradcam'; choose one of: gradient, "),
     ],
 )
 def test_bad_input(tmp_path, changes, message):

@@ -76,11 +76,11 @@ def test_warm_up_compiles_all_there_is(network, monkeypatch):
 @pytest.mark.parametrize(
     ("faces", "target", "message"),
     [
-        (np.zeros((2, 8, 8, 1)), None, "images: float64 is not float32"),
-        (np.zeros((2, 8, 8, 1), np.uint8), None, "images: uint8 is not float32; scale uint8 with"),
-        (np.zeros((8, 8, 1), np.float32), None, r"images: shape \(8, 8, 1\) is not \[batch"),
-        (np.zeros((2, 8, 8, 3), np.float32), None, r"images: shape \(1, 8, 8, 3\) does not fit"),
-        (np.full((2, 8, 8, 1), np.nan, np.float32), None, "images: image 0 holds NaN"),
+        (np.zeros((2, 8, 8, 1)), None, "faces: float64 is not float32"),
+        (np.zeros((2, 8, 8, 1), np.uint8), None, "faces: uint8 is not float32; scale uint8 with"),
+        (np.zeros((8, 8, 1), np.float32), None, r"faces: shape \(8, 8, 1\) is not \[batch"),
+        (np.zeros((2, 8, 8, 3), np.float32), None, r"faces: shape \(1, 8, 8, 3\) does not fit"),
+        (np.full((2, 8, 8, 1), np.nan, np.float32), None, "faces: image 0 holds NaN"),
         (np.zeros((2, 8, 8, 1), np.float32), 5, "target: 5 is no class or array of classes; give 0 to 4"),
         (np.zeros((2, 8, 8, 1), np.float32), -1, "target: -1 is no class"),
         (np.zeros((2, 8, 8, 1), np.float32), "happy", "target: 'happy' is no class"),

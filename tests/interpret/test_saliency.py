@@ -85,7 +85,7 @@ def test_both_networks_side_by_side(files, tmp_path, capsys):
 
 
 @pytest.mark.parametrize(("images", "output"), [("flat", "a.png"), ("flat/1.png", "b.pdf")])
-def test_unlabelled_pictures_are_drawn(files, tmp_path, images, output):
+def test_unlabelled_images_are_explained(files, tmp_path, images, output):
     saliency.main(
         options(
             files,
@@ -144,22 +144,22 @@ def test_samples_of_each_label_are_chosen_by_the_seed():
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"samples": 0}, "--samples: 0 is out of range; give 1 to 20"),
-        ({"seed": -1}, "--seed: -1 is negative"),
-        ({"output": Path("saliency.gif")}, "--output: 'saliency.gif' is neither of .png, .pdf, .npz"),
-        ({"method": "shap"}, "--method: unknown 'shap'; choose one of: gradient, gradient_x_input, .*, rise"),
-        ({"emotions": ("bored",)}, "--emotions: unknown 'bored'; choose one of: angry"),
-        ({"emotions": ("fear", "sad")}, "--emotions: no face of classes shows fear, sad; name others"),
-        ({"arch": ("resnet",)}, "--arch: unknown 'resnet'; choose one of: mini_xception, mini_xception_antialiased"),
-        ({"arch": ("sequential_cnn",)}, "is of mini_xception, which is not in --arch"),
-        ({"layer": "stage1"}, r"--layer: unknown 'stage1'; choose one of: stem1, .*, last_conv \(of mini_xception"),
+        ({"samples": 0}, "samples: 0 is out of range; give 1 to 20"),
+        ({"seed": -1}, "seed: -1 is negative"),
+        ({"output": Path("saliency.gif")}, "output: 'saliency.gif' is none of .png, .pdf, .npz"),
+        ({"method": "shap"}, "method: unknown 'shap'; choose one of: gradient, gradient_x_input, .*, rise"),
+        ({"emotions": ("bored",)}, "emotions: unknown 'bored'; choose one of: angry"),
+        ({"emotions": ("fear", "sad")}, "emotions: no face of classes shows fear, sad; name others"),
+        ({"arch": ("resnet",)}, "arch: unknown 'resnet'; choose one of: mini_xception, mini_xception_antialiased"),
+        ({"arch": ("sequential_cnn",)}, "is of mini_xception, which is not in arch"),
+        ({"layer": "stage1"}, r"layer: unknown 'stage1'; choose one of: stem1, .*, last_conv \(of mini_xception"),
         ({"weights": ("nothing",)}, "weights: unknown 'nothing'"),
-        ({"weights": ("gender",)}, "--weights: .* tells woman, man; give weights that tell angry, disgust"),
-        ({"images": "nowhere"}, "--images: there is nothing at"),
-        ({"images": "empty"}, "--images: no pictures in"),
-        ({"images": "broken"}, "--images: cannot read the picture .*1.jpg'"),
-        ({"images": "broken/none.jpg"}, "--images: cannot read the picture .*none.jpg'"),
-        ({"images": "wrong"}, "--images: the folders of .*: unknown 'joyful'; choose one of: angry"),
+        ({"weights": ("gender",)}, "weights: .* predicts woman, man; give weights that predict angry, disgust"),
+        ({"images": "nowhere"}, "images: there is nothing at"),
+        ({"images": "empty"}, "images: no images in"),
+        ({"images": "broken"}, "images: cannot read the picture .*1.jpg'"),
+        ({"images": "broken/none.jpg"}, "images: cannot read the picture .*none.jpg'"),
+        ({"images": "wrong"}, "images: the folders of .*: unknown 'joyful'; choose one of: angry"),
     ],
 )
 def test_bad_input(files, tmp_path, changes, message):
