@@ -105,7 +105,7 @@ def _faces(size: int, margin: float) -> UInt8[np.ndarray, "3 size size"]:
 
     from faceflax.data.synthetic import render_faces
     from faceflax.faces.crop import crop_face
-    from faceflax.faces.detection import HaarDetector
+    from faceflax.faces.haar import HaarDetector
     from faceflax.labels import EMOTIONS
     from faceflax.media.demo import photograph
     from faceflax.opencv import cv2

@@ -26,7 +26,7 @@ FACEFLAX = (
     ("preprocessing", "html", "pipeline"),
     ("opencv",),
     ("files",),
-    ("labels", "errors"),
+    ("labels", "errors", "lazy"),
 )
 HOUSE = (("scripts",), ("experiments",), ("interpret",), ("faceflax",))
 

@@ -175,7 +175,7 @@ def _through_detector(
     from faceflax import data
     from faceflax.evaluation.detected import SIDE, crop_faces, find_faces
     from faceflax.evaluation.metrics import Share
-    from faceflax.faces.detection import HaarDetector
+    from faceflax.faces.haar import HaarDetector
 
     pictures = data.load(options.dataset, options.split, image_size=SIDE, data_dir=options.data_dir).images
     boxes = find_faces(pictures, HaarDetector())

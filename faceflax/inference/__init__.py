@@ -1,4 +1,4 @@
-"""A network folded into a program, compiled, kept on disk."""
+"""A network folded into a program, and run: by the C++ kernels, or compiled by JAX and kept on disk."""
 
 from __future__ import annotations
 
@@ -6,12 +6,15 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from faceflax.inference.compiled import compile
+    from faceflax.inference.classifiers import Classifiers
+    from faceflax.inference.compiled import BatchFunction, compile
 
-__all__ = ["compile"]
+__all__ = ["BatchFunction", "Classifiers", "compile"]
+
+_HOMES = {"Classifiers": "classifiers", "BatchFunction": "compiled", "compile": "compiled"}
 
 
 def __getattr__(name: str) -> Any:
-    if name == "compile":  # only then JAX and Flax are needed
-        return import_module("faceflax.inference.compiled").compile
+    if name in _HOMES:  # compiled alone needs JAX and Flax
+        return getattr(import_module(f"faceflax.inference.{_HOMES[name]}"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")
