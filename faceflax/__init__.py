@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from faceflax._version import __version__
 from faceflax.errors import FaceflaxError
 from faceflax.labels import EMOTIONS, GENDERS
 
@@ -19,8 +20,6 @@ if TYPE_CHECKING:
     from faceflax.models import create, layer_names, list_models
     from faceflax.pretrained import WeightsInfo, list_weights, load, weights_info
 
-__version__ = "0.1.0"
-
 __all__ = [
     "EMOTIONS",
     "GENDERS",
@@ -29,6 +28,7 @@ __all__ = [
     "FaceflaxError",
     "VideoAnalyzer",
     "WeightsInfo",
+    "__version__",
     "compile",
     "create",
     "layer_names",
