@@ -25,6 +25,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import experiments.architectures  # noqa: F401 (registers the rows' networks)
 from faceflax import files
 from faceflax.cli import run
 from faceflax.data.augment import Augmentation

@@ -59,7 +59,7 @@ def main(options: Options) -> None:
     """Finds the faces and prints what was asked for."""
     from faceflax import data
     from faceflax.evaluation.detected import SIDE, find_faces
-    from faceflax.faces.detection import HaarDetector
+    from faceflax.faces.haar import HaarDetector
 
     split = "validation" if options.weights else "train"
     examples = data.load(options.dataset, split, image_size=SIDE, data_dir=options.data_dir)

@@ -88,8 +88,8 @@ def main(options: Options) -> None:
     import numpy as np
     from tqdm import tqdm
 
-    from faceflax.faces.detection import HaarDetector
     from faceflax.faces.finding import FaceFinder
+    from faceflax.faces.haar import HaarDetector
     from faceflax.media.sources import open_source
     from faceflax.opencv import cv2
 

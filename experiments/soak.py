@@ -25,8 +25,8 @@ if TYPE_CHECKING:
     import numpy as np
 
     from faceflax.faces.face import Face
+    from faceflax.faces.frame import Frame
     from faceflax.faces.tracking import Track
-    from faceflax.media.sources import Frame
 
 SETTLED = 500
 """Frames after which memory must not grow."""
@@ -71,14 +71,15 @@ def main(options: Options) -> None:
     class Watched(VideoAnalyzer):
         """Notes what each frame leaves behind."""
 
-        def read(self, frame: np.ndarray, located: Sequence[Track]) -> list[Face]:
+        def read_batch(self, images: Sequence[np.ndarray], located: Sequence[Sequence[Track]]) -> list[list[Face]]:
             nonlocal frames, lost
-            faces = super().read(frame, located)
-            ids.update(face.track_id for face in faces)
-            lost += not faces
-            memory[frames] = resident()
-            frames += 1
-            return faces
+            found = super().read_batch(images, located)
+            for faces in found:
+                ids.update(face.track_id for face in faces)
+                lost += not faces
+                memory[frames] = resident()
+                frames += 1
+            return found
 
     def note(event: str, duration_secs: float, **_: str | int) -> None:
         nonlocal compiled
@@ -87,7 +88,7 @@ def main(options: Options) -> None:
     jax.monitoring.register_event_duration_secs_listener(note)
     source = Source("video", still_video(options.frames, options.noise, options.seed), fps=25.0, count=options.frames)
     with tempfile.TemporaryDirectory() as folder:
-        summary = loop.run(source, Watched(), output=Path(folder) / "video.mp4", csv_file=Path(folder) / "faces.csv")
+        summary = loop.run(source, Watched(), output=Path(folder) / "video.mp4", csv=Path(folder) / "faces.csv")
     settled, end = np.median(memory[SETTLED - 100 : SETTLED]), np.median(memory[-100:])
     lost -= 1  # in the first frame a face is not yet shown
     print(f"{summary.frames} frames, {summary.frames / summary.seconds:.0f} a second")
@@ -102,8 +103,8 @@ def still_video(count: int, noise: float, seed: int) -> Generator[Frame, None, N
     """Yields one frame of the demo ``count`` times, with noise that repeats after 64 frames in another order."""
     import numpy as np
 
+    from faceflax.faces.frame import Frame
     from faceflax.media import demo
-    from faceflax.media.sources import Frame
 
     rng = np.random.default_rng(seed)
     still = next(demo.video())

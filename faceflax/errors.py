@@ -78,9 +78,9 @@ class MissingExtraError(FaceflaxError):
 
 EXTRAS = {
     "train": (
-        *("array_record", "etils", "grain", "h5py", "importlib_resources", "optax", "orbax", "sklearn"),
-        *("tensorboardX", "tensorflow_datasets"),
+        *("array_record", "h5py", "importlib_resources", "orbax", "sklearn", "tensorboardX", "tensorflow_datasets"),
     ),
+    "benchmark": ("captum", "onnx", "onnxruntime", "torch"),
 }
 """The import names of the packages that come with each extra. The core's packages are not among them."""
 

@@ -1,4 +1,4 @@
-"""The one door to OpenCV, which turns an installation that cannot work into a sentence that says what to do.
+"""OpenCV, imported in one place: an installation that cannot work becomes an error that says what to do.
 
 Use ``from faceflax.opencv import cv2`` instead of ``import cv2``.
 """
@@ -11,7 +11,7 @@ from pathlib import Path
 
 from faceflax.errors import FaceflaxError
 
-# What OpenCV and FFmpeg would print about a bad file, this package says itself, once.
+# OpenCV and FFmpeg would print several lines about a bad file; this package reports it itself, once.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
@@ -22,11 +22,13 @@ try:
 except ImportError as error:
     library = re.match(r"(\S+\.so[.\d]*): cannot open shared object file", str(error))
     if library is None:
-        raise FaceflaxError(f"OpenCV: cannot be imported ({error}); run: {_HEADLESS}") from error
+        raise FaceflaxError("OpenCV", error, "cannot be imported ({})", f"run: {_HEADLESS}") from error
     raise FaceflaxError(
-        f"OpenCV: the system library {library[1]} is missing; on Debian and Ubuntu run: "
-        "apt-get install libgl1 libglib2.0-0; or, where no window is needed, replace the wheel: "
-        f"pip uninstall opencv-python && {_HEADLESS}"
+        "OpenCV",
+        library[1],
+        "the system library {} is missing",
+        "on Debian and Ubuntu run: apt-get install libgl1 libglib2.0-0; or, where no window is needed, replace the "
+        f"wheel: pip uninstall opencv-python && {_HEADLESS}",
     ) from error
 
 
@@ -51,7 +53,9 @@ def load_cascade(name: str) -> cv2.CascadeClassifier:
         usable = False
     if not usable:
         raise FaceflaxError(
-            f"OpenCV: version {cv2.__version__} has no cascade classifier with {name!r}; "
-            'run: pip install "opencv-python>=4.10,<5"'
+            "OpenCV",
+            name,
+            f"version {cv2.__version__} has no cascade classifier with {{}}",
+            'run: pip install "opencv-python>=4.10,<5"',
         )
     return cascade

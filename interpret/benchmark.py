@@ -17,7 +17,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faceflax import files
-from faceflax.cli import run
+from faceflax.cli import Weights, run
 from faceflax.errors import FaceflaxError, needing_extras, unknown
 
 if TYPE_CHECKING:
@@ -59,7 +59,7 @@ class Options:
     known, for the pointing game and the energy inside them. The Gini index is sparseness and no merit of its own.
     """
 
-    weights: str = "mini_xception-fer2013"
+    weights: Weights = "mini_xception-fer2013"
     """Name or .safetensors file of the network's weights."""
     dataset: str = "synthetic"
     """The faces: synthetic ones, or a prepared dataset (fer2013, fairface, ...)."""

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from faceflax.cli import run
+from faceflax.cli import Weights, run
 from faceflax.errors import unknown
 from faceflax.files import replacing, writable_file, writable_folder
 
@@ -25,7 +25,7 @@ DPI = 120
 class Options:
     """Draw what each attribution method makes of three faces: a photograph (matplotlib's) and two synthetic ones."""
 
-    weights: str = "mini_xception-fer2013"
+    weights: Weights = "mini_xception-fer2013"
     """Name or .safetensors file of the network's weights."""
     methods: tuple[str, ...] = ()
     """The methods; all if not given."""
@@ -105,7 +105,7 @@ def _faces(size: int, margin: float) -> UInt8[np.ndarray, "3 size size"]:
 
     from faceflax.data.synthetic import render_faces
     from faceflax.faces.crop import crop_face
-    from faceflax.faces.detection import HaarDetector
+    from faceflax.faces.haar import HaarDetector
     from faceflax.labels import EMOTIONS
     from faceflax.media.demo import photograph
     from faceflax.opencv import cv2

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from faceflax.cli import run
+from faceflax.cli import Weights, run
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
@@ -35,7 +35,7 @@ class Options:
 
     reference: Path
     """An .npz file with faces (images_uint8), targets (target, neuron_row_col_channel) and Captum's attributions."""
-    weights: str
+    weights: Weights
     """The weights that Captum was given: a name, a .safetensors file or a Keras .hdf5 file."""
 
 

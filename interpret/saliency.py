@@ -5,7 +5,9 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from faceflax.cli import run
 from faceflax.errors import FaceflaxError, needing_extras, unknown
@@ -34,6 +36,9 @@ FORMATS = (".png", ".pdf", ".npz")
 class Options:
     """Draw faces, a row for each perceived emotion, and beside each what in it every network responds to.
 
+    Without labels the rows are what the first network perceives. Without --images the faces are those of FER-2013's
+    test split, or, if that is not prepared, synthetic ones.
+
     Each map explains the highest activation of --layer, or with --target emotion the logit of its row. What a map's
     sign means depends on the method; interpret/README.md says so for each. Gradients, guided_backprop and deconvnet are
     red where a brighter pixel raises the score and blue where a darker one does; the others are red where a pixel
@@ -48,11 +53,10 @@ class Options:
     """What is explained: the layer's highest activation (the paper's choice), or the emotion of the row."""
     arch: tuple[str, ...] = ("mini_xception", "sequential_cnn")
     """The networks, side by side; one without weights is left out."""
-    weights: tuple[str, ...] = ()
+    weights: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME|FILE ...]")] = ()
     """Names or .safetensors files of the weights, in place of ARCH-fer2013 for each --arch."""
     images: Path | None = None
-    """An image of a face, a folder of them (rows are then what the first network perceives), or a folder with a folder
-    for each emotion. FER-2013's test split if not given, or synthetic faces if that is not prepared."""
+    """An image, a folder of them, or a folder of folders named after emotions; else FER-2013 or synthetic faces."""
     emotions: tuple[str, ...] = EMOTIONS
     """The perceived emotions that get a row."""
     samples: int = 3

@@ -26,7 +26,7 @@ def error_with(tmp_path, cv2_source, statement):
 @pytest.mark.parametrize("library", ["libGL.so.1", "libgthread-2.0.so.0"])
 def test_missing_system_library_is_named_with_package_and_headless_wheel(tmp_path, library):
     source = f"raise ImportError('{library}: cannot open shared object file: No such file or directory')"
-    message = error_with(tmp_path, source, "import faceflax.faces.detection")
+    message = error_with(tmp_path, source, "import faceflax.faces.haar")
     for part in (library, "libgl1 libglib2.0-0", 'pip install "opencv-python-headless>=4.10,<5"'):
         assert part in message
 

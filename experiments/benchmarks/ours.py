@@ -15,13 +15,12 @@ from flax.traverse_util import unflatten_dict
 import faceflax
 import interpret
 from experiments.benchmarks import shared
-from faceflax.faces.detection import HaarDetector
 from faceflax.faces.finding import FaceFinder
+from faceflax.faces.haar import HaarDetector
 from faceflax.faces.tracking import Track
 from faceflax.faces.video import VideoAnalyzer
 from faceflax.live.overlay import SaliencyOverlay
-from faceflax.media.drawing import draw_faces
-from faceflax.media.window import Overlay
+from faceflax.media.drawing import Overlay, draw_faces
 from faceflax.pipeline import pipeline
 from faceflax.training.config import Precision
 from faceflax.training.step import adam, create_state, make_eval_step, make_train_step

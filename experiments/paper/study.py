@@ -19,6 +19,7 @@ import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int, UInt8
 
+import experiments.architectures  # noqa: F401 (registers tang_cnn)
 from faceflax import data, files, models, pretrained
 from faceflax.data import render_faces
 from faceflax.errors import FaceflaxError

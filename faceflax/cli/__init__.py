@@ -1,6 +1,7 @@
 """The command ``faceflax``: one module a subcommand, and what they share."""
 
 from faceflax.cli.command import run
+from faceflax.cli.metavars import Weights
 from faceflax.cli.plugins import Explainer, explainer
 
-__all__ = ["Explainer", "explainer", "run"]
+__all__ = ["Explainer", "Weights", "explainer", "run"]

@@ -9,7 +9,8 @@ from typing import Annotated
 
 import tyro
 
-from faceflax.cli.detection import DetectionOptions
+from faceflax.cli.detection import DetectionOptions, make_analyzer
+from faceflax.cli.metavars import Weights
 from faceflax.errors import FaceflaxError
 
 
@@ -22,44 +23,44 @@ class Options:
     skipped, which are listed at the end; 2 after bad input; 130 after Ctrl-C.
     """
 
-    paths: tyro.conf.Positional[tuple[Path, ...]]
+    paths: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PATH ...", help_behavior_hint="")]
     """Images, videos, folders with both, zip archives of images."""
     csv: Path
     """The table (.csv): a row per face and frame with name, time, track, box, labels and all probabilities."""
     report: Path | None = None
     """Also write a page (.html) that shows the emotions of each video's faces over time."""
-    emotion_weights: str = "mini_xception-fer2013"
+    emotion_weights: Weights = "mini_xception-fer2013"
     """Weights for perceived emotion: a shipped name or a .safetensors file."""
-    gender_weights: str = "mini_xception-fairface"
+    gender_weights: Weights = "mini_xception-fairface"
     """Weights for perceived gender: a shipped name or a .safetensors file."""
     detection: Annotated[DetectionOptions, tyro.conf.arg(name="")] = field(default_factory=DetectionOptions)
 
 
 def main(options: Options) -> None:
     """Analyses what ``options`` name and lists what had to be skipped."""
-    from faceflax.batch import analysis as batch
+    from faceflax import batch
     from faceflax.media import outputs
 
     if not options.paths:
-        raise FaceflaxError("PATH: there is none; give images, videos, folders or zip archives")
+        raise FaceflaxError("paths", None, "{} given", "give images, videos, folders or zip archives")
     options.detection.check()
-    outputs.check_table("--csv", options.csv, ".csv")
+    outputs.check_table("csv", options.csv, ".csv")
     if options.report is not None:
-        outputs.check_table("--report", options.report, ".html")
+        outputs.check_table("report", options.report, ".html")
     inputs, bad = batch.find_inputs(options.paths)
     videos = [item for item in inputs if item.kind == "video"]
     if options.report is not None and not videos:
-        raise FaceflaxError("--report: there is no video among the paths, and it shows videos; leave it out")
+        problem = "there is no video among the paths, and {} would show videos"
+        raise FaceflaxError("report", options.report, problem, "leave it out")
 
     import faceflax
-    from faceflax.faces.analyzer import FaceAnalyzer
-    from faceflax.faces.video import VideoAnalyzer
+    from faceflax.faces import VideoAnalyzer
 
     weights = options.emotion_weights, options.gender_weights
     still, moving = options.detection.for_images(), options.detection.for_videos()
     settings = {"weights": [faceflax.weights_info(name).sha256 for name in weights]} | options.detection.record()
     with batch.open_table(options.csv, settings) as table:
-        analyzer = FaceAnalyzer(*weights, still)
+        analyzer = make_analyzer(*weights, still)
 
         def video() -> VideoAnalyzer:
             return VideoAnalyzer(analyzer, detector=moving, full_search_every=options.detection.search_every)
@@ -72,7 +73,10 @@ def main(options: Options) -> None:
     if options.report is not None:
         from faceflax.media import timeline
 
-        timeline.write_page(options.report, options.csv, {item.name: item.path for item in videos})
+        try:
+            timeline.write_page(options.report, options.csv, {item.name: item.path for item in videos})
+        except FaceflaxError as error:  # a video that has gone meanwhile
+            raise error.renamed("paths") from None
     batch.journal_of(options.csv).unlink()
     earlier = f", {result.before} more by an earlier run" if result.before else ""
     print(f"{result.images} images and {result.videos} videos{earlier}; {result.frames} frames, {result.faces} faces")

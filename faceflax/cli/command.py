@@ -7,14 +7,16 @@ import io
 import logging
 import os
 import re
+import shutil
 import sys
+import textwrap
 import typing
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from faceflax.cli import metavars
+from faceflax.cli import metavars, plugins
 from faceflax.errors import FaceflaxError, MissingExtraError, missing_extra, unknown
 
 Options = TypeVar("Options")
@@ -46,6 +48,8 @@ def run(
         logging.basicConfig(format="%(message)s")
         logging.getLogger("faceflax").setLevel(logging.INFO)
         words = sys.argv[1:] if arguments is None else arguments
+        if main.__module__ == "__main__" and (spec := sys.modules["__main__"].__spec__) is not None:
+            plugins.check_package(spec.name.partition(".")[0])
         main(parse(options_type, default, prog=prog or _prog(), arguments=words))
         sys.stdout.flush()
     sys.exit(0)
@@ -97,9 +101,9 @@ def parse(
     if arguments and arguments[0].startswith(("--tyro-print-completion", "--tyro-write-completion")):
         _check_completion(arguments)
     keywords = {} if default is None else {"default": default}
-    said = io.StringIO()
+    shown, said = _Captured(), _Captured()
     try:
-        with metavars.registry(), contextlib.redirect_stderr(said):
+        with metavars.registry(), contextlib.redirect_stdout(shown), contextlib.redirect_stderr(said):
             return tyro.cli(options_type, prog=prog, args=list(arguments), **keywords)
     except SystemExit as stop:
         cause = stop.__context__
@@ -107,8 +111,29 @@ def parse(
             if isinstance(cause, FaceflaxError):
                 raise cause from None
             cause = cause.__context__
-        sys.stderr.write(said.getvalue())
+        print(_wrapped(shown.getvalue()), end="")
+        print(said.getvalue(), file=sys.stderr, end="")
+        sys.stdout.flush()
         raise
+
+
+class _Captured(io.StringIO):
+    """Text that tyro prints, with the colours and the characters that the terminal has."""
+
+    encoding = property(lambda self: getattr(sys.__stdout__, "encoding", None))
+
+    def isatty(self) -> bool:
+        return sys.__stdout__ is not None and sys.__stdout__.isatty()
+
+
+def _wrapped(text: str) -> str:
+    """Help whose paragraphs, which tyro leaves in one line each, fit the terminal."""
+    width = shutil.get_terminal_size().columns
+    lines = [
+        textwrap.fill(line.replace("``", ""), width) if re.match(r"[\w\-`]", line) else line
+        for line in text.split("\n")
+    ]
+    return re.sub(r"\n{3,}", "\n\n", "\n".join(lines))
 
 
 def option_names(options_type: type) -> dict[str, str]:

@@ -9,7 +9,7 @@ from typing import Annotated
 import tyro
 
 from faceflax import files
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, renaming
 from faceflax.labels import EMOTIONS, GENDERS
 
 
@@ -28,16 +28,17 @@ class Options:
 
 def main(options: Options) -> None:
     """Reads the one file and writes the other."""
-    files.writable_file("OUT", options.out)
+    files.writable_file("out", options.out)
 
     from faceflax import pretrained
     from faceflax.pretrained import keras
 
-    arch, num_classes, image_size, variables = keras.read(options.file)
+    with renaming(path="file"):
+        arch, num_classes, image_size, variables = keras.read(options.file)
     # By the number of classes: labels, what the reference trained on, and the crop margin its weights do well with.
     known = {len(EMOTIONS): (EMOTIONS, "fer2013", 0.0), len(GENDERS): (GENDERS, "imdb", 0.4)}
     if num_classes not in known:
-        raise FaceflaxError(f"FILE: {str(options.file)!r} has {num_classes} classes; the reference's have 7 or 2")
+        raise FaceflaxError("file", options.file, f"has {num_classes} classes", "give one of the reference's, 7 or 2")
     labels, dataset, crop_margin = known[num_classes]
     info = pretrained.save(
         options.out,

@@ -1,4 +1,4 @@
-"""Analyses the photograph and the film that come with the package: ``python scripts/demo.py``."""
+"""Analyses the photograph and the video that come with the package: ``python scripts/demo.py``."""
 
 from __future__ import annotations
 
@@ -7,40 +7,41 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from faceflax import files
+from faceflax.cli.detection import make_analyzer
+from faceflax.cli.metavars import Weights
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-    from faceflax.faces.face import Face
+    from faceflax.faces import Face
 
 
 @dataclass(frozen=True)
 class Options:
-    """Find the face of a real photograph and of a film made of it, label both, and show what the networks look at."""
+    """Find the face in a real photograph and in a video made of it, label both, and show what the networks look at."""
 
     output_dir: Path = Path("out")
     """Folder for demo.png and demo.mp4."""
-    emotion_weights: str = "mini_xception-fer2013"
+    emotion_weights: Weights = "mini_xception-fer2013"
     """Weights for perceived emotion: a shipped name or a .safetensors file."""
-    gender_weights: str = "mini_xception-fairface"
+    gender_weights: Weights = "mini_xception-fairface"
     """Weights for perceived gender: a shipped name or a .safetensors file."""
 
 
 def main(options: Options) -> None:
-    """Writes the picture and the film into the folder and prints what was found."""
-    files.writable_folder("--output-dir", options.output_dir)
-    picture, film = options.output_dir / "demo.png", options.output_dir / "demo.mp4"
-    files.writable_file("--output-dir", picture)
-    files.writable_file("--output-dir", film)
+    """Writes the figure and the video into the folder and prints what was found."""
+    files.writable_folder("output_dir", options.output_dir)
+    figure, video = options.output_dir / "demo.png", options.output_dir / "demo.mp4"
+    files.writable_file("output_dir", figure)
+    files.writable_file("output_dir", video)
 
-    from faceflax.faces.analyzer import FaceAnalyzer
-    from faceflax.faces.video import VideoAnalyzer
+    from faceflax.faces import VideoAnalyzer
     from faceflax.labels import EMOTIONS, GENDERS
     from faceflax.live import loop
     from faceflax.media import demo
     from faceflax.media.sources import open_source
 
-    analyzer = FaceAnalyzer(options.emotion_weights, options.gender_weights)
+    analyzer = make_analyzer(options.emotion_weights, options.gender_weights)
     (face, *_) = analyzer(demo.photograph())
     print(f"photograph: a face at x, y, width, height = {face.box}")
     for what, labels, probabilities in (
@@ -49,30 +50,27 @@ def main(options: Options) -> None:
     ):
         shares = ", ".join(f"{label} {p:.0%}" for label, p in zip(labels, probabilities, strict=True))
         print(f"  perceived {what}: {shares}")
-    _figure(face, options).savefig(picture, dpi=150)
+    _figure(face, options).savefig(figure, dpi=150)
 
-    summary = loop.run(open_source("demo"), VideoAnalyzer(analyzer), output=film)
+    summary = loop.run(open_source("demo"), VideoAnalyzer(analyzer), output=video)
     print(
-        f"film: a face in {summary.frames_with_face} of {summary.frames} frames, "
+        f"video: a face in {summary.frames_with_face} of {summary.frames} frames, "
         f"{summary.frames / summary.seconds:.0f} frames a second, detection, both networks and drawing included"
     )
-    print(f"wrote {picture} and {film}")
+    print(f"wrote {figure} and {video}")
 
 
 def _figure(face: Face, options: Options) -> Figure:
-    """The labelled photograph; beside it, for each network, the crop that it sees and guided backprop of its answer."""
-    import jax.numpy as jnp
+    """The labelled photograph; beside it, for each network, the crop that it sees and guided backprop of its label."""
     import numpy as np
     from matplotlib.figure import Figure
 
     import faceflax
-    import interpret
-    from faceflax.faces.crop import crop_face
+    from faceflax.cli.plugins import explainer
     from faceflax.media import demo
     from faceflax.media.drawing import draw_faces
     from faceflax.opencv import cv2
     from faceflax.preprocessing import normalize
-    from interpret.figures import COLORS
 
     photo = demo.photograph()
     figure = Figure(figsize=(11, 5.6), layout="constrained")
@@ -86,15 +84,13 @@ def _figure(face: Face, options: Options) -> Figure:
     for (seen, attributed), (weights, label) in zip(grid, answers, strict=True):
         info = faceflax.weights_info(weights)
         model, variables = faceflax.load(weights)
-        grey = cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY)
-        crop = crop_face(grey, face.box, info.crop_margin, info.image_size)
-        images = normalize(jnp.asarray(crop[None, ..., None]))
-        target = info.labels.index(label)
-        signed = np.asarray(interpret.guided_backprop(model, variables, images, target=target))[0, ..., 0]
+        crop = face.crop(photo, info.crop_margin, info.image_size)
+        _, maps = explainer(model, variables)(normalize(crop[None, ..., None]), info.labels.index(label))
+        signed = maps[0, ..., 0]
         seen.imshow(crop, cmap="gray", vmin=0, vmax=255)
         seen.set_title(f"what {info.name} sees", fontsize=9)
         limit = np.abs(signed).max()
-        image = attributed.imshow(signed, cmap=COLORS, vmin=-limit, vmax=limit)
+        image = attributed.imshow(signed, cmap="RdBu_r", vmin=-limit, vmax=limit)
         attributed.set_title(f"guided backprop of {label!r}", fontsize=9)
         bar = right.colorbar(image, ax=attributed, shrink=0.75, ticks=[-limit, 0, limit])
         bar.ax.set_yticklabels(["-max", "0", "+max"], fontsize=7)

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
-    from faceflax.faces.detection import Detector
+    from faceflax.faces import Detector, FaceAnalyzer, YuNetDetector
 
 
 @dataclass(frozen=True)
@@ -18,22 +18,22 @@ class DetectionOptions:
     """How faces are found."""
 
     equalization: Literal["histogram", "clahe"] = "histogram"
-    """How OpenCV's Haar cascade sees the picture: equalised as a whole or, clahe, by tiles: for side light."""
+    """How the image is equalised for OpenCV's Haar cascade: as a whole or, clahe, by tiles: for light from one side."""
     yunet: Path | None = None
     """Use OpenCV's YuNet, which finds turned faces too; its model file, such as face_detection_yunet_2023mar.onnx."""
     search_every: int = 25
-    """In one of how many frames of a film all of it is searched; in between, known faces are followed. 1 is each."""
+    """All of a video's frame is searched in one of so many frames; in between, known faces are followed. 1 is every."""
 
     def check(self) -> None:
-        """Refuses what can be seen to be wrong before the work starts.
+        """Checks what can be checked before the work starts.
 
         Raises:
             FaceflaxError: an option out of its range, or two that exclude each other.
         """
         if self.search_every < 1:
-            raise FaceflaxError(f"--search-every: {self.search_every} is not a number of frames; give 1 or more")
+            raise FaceflaxError("search_every", self.search_every, "is not a number of frames", "give 1 or more")
         if self.yunet is not None and self.equalization != "histogram":
-            raise FaceflaxError(f"--equalization: {self.equalization} is for Haar, not for --yunet; leave one out")
+            raise FaceflaxError("equalization", self.equalization, "is for Haar, not for YuNet", "leave one out")
 
     def for_images(self) -> Detector:
         """Makes what finds the faces of single images.
@@ -41,21 +41,19 @@ class DetectionOptions:
         Raises:
             FaceflaxError: YuNet's model file is missing or is none.
         """
-        from faceflax.faces.detection import HaarDetector
-        from faceflax.faces.yunet import YuNetDetector
+        from faceflax.faces import HaarDetector
 
-        return HaarDetector(equalization=self.equalization) if self.yunet is None else YuNetDetector(self.yunet)
+        return HaarDetector(equalization=self.equalization) if self.yunet is None else _yunet(self.yunet)
 
     def for_videos(self) -> Detector:
-        """Makes what finds and follows the faces of films.
+        """Makes what finds and follows the faces of videos.
 
         Raises:
             FaceflaxError: YuNet's model file is missing or is none.
         """
-        from faceflax.faces.finding import video_detector
-        from faceflax.faces.yunet import YuNetDetector
+        from faceflax.faces import video_detector
 
-        return video_detector(self.equalization) if self.yunet is None else YuNetDetector(self.yunet)
+        return video_detector(self.equalization) if self.yunet is None else _yunet(self.yunet)
 
     def record(self) -> dict[str, Any]:
         """Returns as JSON values what the found boxes depend on.
@@ -66,5 +64,28 @@ class DetectionOptions:
         try:
             model = self.yunet and hashlib.sha256(self.yunet.read_bytes()).hexdigest()
         except OSError as error:
-            raise FaceflaxError(f"--yunet: cannot read {str(self.yunet)!r} ({error.strerror})") from None
+            raise FaceflaxError("yunet", self.yunet, f"cannot read {{}} ({error.strerror})") from None
         return {"equalization": self.equalization, "yunet": model, "search_every": self.search_every}
+
+
+def _yunet(model: Path) -> YuNetDetector:
+    from faceflax.faces import YuNetDetector
+
+    try:
+        return YuNetDetector(model)
+    except FaceflaxError as error:
+        raise error.renamed("yunet") from None
+
+
+def make_analyzer(emotion_weights: str, gender_weights: str, detector: Detector | None = None) -> FaceAnalyzer:
+    """Makes a :class:`~faceflax.FaceAnalyzer` of the options that several commands have.
+
+    Raises:
+        FaceflaxError: of field ``emotion_weights`` or ``gender_weights``.
+    """
+    from faceflax.faces import FaceAnalyzer
+
+    try:
+        return FaceAnalyzer(emotion_weights, gender_weights, detector)
+    except FaceflaxError as error:
+        raise error.renamed(f"{error.field}_weights") from None

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from faceflax import files
+from faceflax.cli.metavars import Weights
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
@@ -36,7 +37,7 @@ class Options:
     --report writes all of it, with figures, as one web page.
     """
 
-    weights: str
+    weights: Weights
     """Shipped name (faceflax.list_weights()) or path of a .safetensors file."""
     dataset: str
     """Dataset, prepared with faceflax prepare-data; synthetic needs no preparation."""
@@ -170,7 +171,7 @@ def _through_detector(
     from faceflax import data
     from faceflax.evaluation.detected import SIDE, crop_faces, find_faces
     from faceflax.evaluation.shares import Share
-    from faceflax.faces.detection import HaarDetector
+    from faceflax.faces.haar import HaarDetector
 
     images = data.load(options.dataset, options.split, image_size=SIDE, data_dir=options.data_dir).images
     boxes = find_faces(images, HaarDetector())

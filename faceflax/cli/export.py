@@ -19,9 +19,9 @@ from faceflax.files import writable_file
 class Options:
     """Measure trained weights on their dataset and write them under a name."""
 
-    weights: Annotated[str, tyro.conf.Positional]
+    weights: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.safetensors")]
     """A .safetensors file that a training run wrote."""
-    name: Annotated[str, tyro.conf.Positional]
+    name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """The name to load them by, ARCH-DATASET."""
     half: bool = False
     """Round the parameters to float16, for half the file, before they are measured."""

@@ -9,7 +9,9 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from faceflax import files
-from faceflax.cli.detection import DetectionOptions
+from faceflax.cli.detection import DetectionOptions, make_analyzer
+from faceflax.cli.metavars import Weights
+from faceflax.cli.plugins import Explainer, explainer
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
@@ -20,11 +22,11 @@ if TYPE_CHECKING:
 class Options:
     """Find faces in a camera, video, image or folder and label perceived emotion and perceived gender.
 
-    A blue box is perceived as a man, a red one as a woman. Keys: q quits, p pauses, s saves the picture, o switches
+    A blue box is perceived as a man, a red one as a woman. Keys: q quits, p pauses, s saves the image, o switches
     the overlay (labels, saliency beside or over the faces, plain), e the emotion that the saliency is of.
     """
 
-    source: str = "0"
+    source: Annotated[str, tyro.conf.arg(metavar="SOURCE")] = "0"
     """A camera's index or a stream's address (rtsp://, http://), a video, an image, a folder of images, or demo."""
     output: Path | None = None
     """Annotated copy: a video (.mp4, .avi) of a camera, a video or demo; an image of an image; a folder of a folder."""
@@ -35,33 +37,33 @@ class Options:
     headless: bool = False
     """Open no window."""
     explain: bool = False
-    """Show what each face's emotion is read from, by guided backpropagation."""
+    """Show a saliency map of each face's emotion, by guided backpropagation."""
     overlay: Literal["beside", "over"] = "beside"
     """Where --explain shows it: beside the face or over it."""
     emotion: Literal["current", "angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"] = "current"
     """Which emotion --explain is about: the one each face shows, or always this one."""
-    emotion_weights: str = "mini_xception-fer2013"
+    emotion_weights: Weights = "mini_xception-fer2013"
     """Weights for perceived emotion: a shipped name or a .safetensors file."""
-    gender_weights: str = "mini_xception-fairface"
+    gender_weights: Weights = "mini_xception-fairface"
     """Weights for perceived gender: a shipped name or a .safetensors file."""
     max_frames: int | None = None
     """Stop after so many frames."""
     snapshots: Path = Path()
-    """Folder for the pictures that the key s saves."""
+    """Folder for the images that the key s saves."""
     detection: Annotated[DetectionOptions, tyro.conf.arg(name="")] = field(default_factory=DetectionOptions)
 
 
 def main(options: Options) -> None:
     """Runs the live loop as ``options`` say and prints a summary."""
     if options.max_frames is not None and options.max_frames < 1:
-        raise FaceflaxError(f"--max-frames: {options.max_frames} is not a number of frames; give 1 or more")
+        raise FaceflaxError("max_frames", options.max_frames, "is not a number of frames", "give 1 or more")
     options.detection.check()
 
     from faceflax.media import outputs
 
-    for argument, file, suffix in (("--csv", options.csv, ".csv"), ("--jsonl", options.jsonl, ".jsonl")):
+    for field_name, file in (("csv", options.csv), ("jsonl", options.jsonl)):
         if file is not None:
-            outputs.check_table(argument, file, suffix)
+            outputs.check_table(field_name, file, f".{field_name}")
 
     from faceflax.live import loop
     from faceflax.media.sources import open_source
@@ -71,15 +73,18 @@ def main(options: Options) -> None:
     if options.output is not None:
         outputs.check_output(options.source, source.kind, options.output)
     if not options.headless:
-        files.writable_folder("--snapshots", options.snapshots)
-        check_window()
+        files.writable_folder("snapshots", options.snapshots)
+        try:
+            check_window()
+        except FaceflaxError as error:
+            remedy = "add --headless, with --output, --csv or --jsonl for the results"
+            raise FaceflaxError("headless", error.value, error.problem, remedy) from None
 
-    from faceflax.faces.analyzer import FaceAnalyzer
-    from faceflax.faces.video import VideoAnalyzer
+    from faceflax.faces import VideoAnalyzer
 
     still = source.kind in ("image", "folder")
     detector = options.detection.for_images() if still else options.detection.for_videos()
-    images = FaceAnalyzer(options.emotion_weights, options.gender_weights, detector)
+    images = make_analyzer(options.emotion_weights, options.gender_weights, detector)
     every = options.detection.search_every
     overlay = _overlay(options)
     summary = loop.run(
@@ -87,8 +92,8 @@ def main(options: Options) -> None:
         images if still else VideoAnalyzer(images, detector=detector, full_search_every=every),
         overlay=overlay,
         output=options.output,
-        csv_file=options.csv,
-        json_file=options.jsonl,
+        csv=options.csv,
+        jsonl=options.jsonl,
         window=not options.headless,
         keys={
             "o": ("overlay", lambda: f"overlay: {overlay.next_mode()}"),
@@ -115,19 +120,18 @@ def _overlay(options: Options) -> SaliencyOverlay:
     import numpy as np
 
     import faceflax
-    import interpret
     from faceflax.live.overlay import SaliencyOverlay
 
     info = faceflax.weights_info(options.emotion_weights)
 
     @functools.cache
-    def explainer() -> interpret.Explainer:
-        return interpret.explainer(*faceflax.load(options.emotion_weights))
+    def compiled() -> Explainer:
+        return explainer(*faceflax.load(options.emotion_weights))
 
     def explain(faces: np.ndarray, emotions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        return explainer()(faces, emotions)
+        return compiled()(faces, emotions)
 
     if options.explain:  # no frame waits for it
-        explainer().warm_up(info.image_size)
+        compiled().warm_up(info.image_size)
     mode = options.overlay if options.explain else "labels"
     return SaliencyOverlay(explain, info.crop_margin, info.image_size, mode=mode, emotion=options.emotion)

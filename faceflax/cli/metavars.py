@@ -6,13 +6,16 @@ import dataclasses
 import types
 import typing
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+import tyro
+from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
 
 METAVARS = {str: "NAME", Path: "PATH", int: "N", float: "NUMBER"}
 """A field with a better word for its value says so with ``tyro.conf.arg(metavar=...)``."""
 
-WEIGHTS = "NAME|FILE"
-"""The metavar of weights: a shipped name, or a .safetensors file."""
+Weights = Annotated[str, tyro.conf.arg(metavar="NAME|FILE")]
+"""The type of an option for weights: a shipped name or a .safetensors file."""
 
 
 def of(kind: Any) -> str:
@@ -28,10 +31,8 @@ def of(kind: Any) -> str:
     return of(inner[0]) if inner else "VALUE"
 
 
-def registry() -> Any:
+def registry() -> ConstructorRegistry:
     """Returns tyro's rules that give our metavars, as a context in which they hold."""
-    from tyro.constructors import ConstructorRegistry, PrimitiveConstructorSpec, PrimitiveTypeInfo
-
     rules = ConstructorRegistry()
 
     @rules.primitive_rule

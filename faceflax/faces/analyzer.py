@@ -5,40 +5,42 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Int, UInt8
+from jaxtyping import Float32, Int
 
-from faceflax import pretrained
 from faceflax.errors import FaceflaxError
 from faceflax.faces.crop import crop_face
-from faceflax.faces.detection import Detector, HaarDetector
-from faceflax.faces.face import Face
-from faceflax.inference import program
-from faceflax.inference.compiled import BatchFunction
+from faceflax.faces.detection import Detector
+from faceflax.faces.face import Crops, Face
+from faceflax.faces.frame import Image, as_frames
+from faceflax.faces.haar import HaarDetector
+from faceflax.inference import Classifiers, folding
 from faceflax.labels import EMOTIONS, GENDERS
-from faceflax.opencv import cv2
-from faceflax.preprocessing import normalize
-
-__all__ = ["Face", "FaceAnalyzer"]
-
-_BATCH_SIZES = (1, 4, 16)  # a frame holds few faces, and each size adds to the start
+from faceflax.pretrained import WeightsInfo
 
 
 class FaceAnalyzer:
-    """Finds the faces of a frame and estimates perceived emotion and perceived gender of each.
+    """Finds the faces of an image and predicts the perceived emotion and the perceived gender of each.
 
-    Both networks run in one compiled call for all faces. Everything is compiled in the constructor, or loaded where an
-    earlier process has compiled it, so that the first frame is as fast as the others.
+    Both networks run in one call for all faces (:class:`~faceflax.inference.Classifiers`), and the constructor makes
+    all that they need, so that the first frame is as fast as the others. For the frames of a video or a camera
+    :class:`~faceflax.VideoAnalyzer` is faster and its labels are steadier.
 
     Args:
-        emotion: shipped weights or the path of a weights file, with the labels ``faceflax.labels.EMOTIONS``.
-        gender: the same, with the labels ``faceflax.labels.GENDERS``.
-        detector: what finds the faces; :class:`~faceflax.faces.detection.HaarDetector` if not given.
+        emotion: name of shipped weights or path of a weights file, with the labels ``faceflax.EMOTIONS``.
+        gender: the same, with the labels ``faceflax.GENDERS``.
+        detector: finds the faces: any callable that takes a uint8 ``[height, width, 3]`` BGR image and returns integer
+            boxes ``[faces, 4]`` (x, y, width, height in pixels); a new
+            :class:`~faceflax.faces.haar.HaarDetector` if not given.
 
     Raises:
         FaceflaxError: weights that cannot be loaded or predict something else.
+
+    Example:
+        >>> from faceflax.media.demo import photograph
+        >>> (face,) = FaceAnalyzer()(photograph())
+        >>> face.emotion in EMOTIONS, face.emotion_probabilities.shape
+        (True, (7,))
     """
 
     def __init__(
@@ -50,28 +52,26 @@ class FaceAnalyzer:
         networks = (_load("emotion", emotion, EMOTIONS), _load("gender", gender, GENDERS))
         self.detector = HaarDetector() if detector is None else detector
         self._infos = [info for _, info in networks]
-        programs = [folded for folded, _ in networks]
-
-        def probabilities(*crops: jax.Array) -> list[jax.Array]:
-            logits = program.logits(programs, [normalize(faces[..., None]) for faces in crops])
-            return [jax.nn.softmax(x / info.temperature) for x, info in zip(logits, self._infos, strict=True)]
-
-        key = f"probabilities {[(program.digest(folded), info.temperature) for folded, info in networks]}"
-        self._compiled = BatchFunction(probabilities, _BATCH_SIZES, key)
-        self._compiled.warm_up(
-            *(jax.ShapeDtypeStruct((info.image_size, info.image_size), jnp.uint8) for info in self._infos)
+        self._cuts = [(info.crop_margin, info.image_size) for info in self._infos]
+        self._classify = Classifiers(
+            [folded for folded, _ in networks],
+            [info.temperature for info in self._infos],
+            [info.image_size for info in self._infos],
         )
 
-    def __call__(self, frame: UInt8[np.ndarray, "height width 3"]) -> list[Face]:
-        """Returns the faces of one frame (uint8 ``[height, width, 3]`` BGR), the surest detection first.
+    def __call__(self, frame: Image) -> list[Face]:
+        """Returns the faces of one image, in the order of the detector: by default the one with the most hits first.
+
+        Args:
+            frame: uint8 ``[height, width, 3]`` BGR, as ``cv2.imread`` gives it.
 
         Raises:
-            FaceflaxError: ``frame`` is not such an array.
+            FaceflaxError: ``frame`` is not such an array, as where ``cv2.imread`` could not read the image.
         """
         return self.analyze_batch([frame])[0]
 
-    def analyze_batch(self, frames: Sequence[UInt8[np.ndarray, "height width 3"]]) -> list[list[Face]]:
-        """Returns the faces of each frame; all faces of all frames go through the networks together.
+    def analyze_batch(self, frames: Sequence[Image]) -> list[list[Face]]:
+        """Returns the faces of each image; all faces of all images go through the networks together.
 
         Args:
             frames: uint8 ``[height, width, 3]`` BGR each; their sizes may differ.
@@ -79,60 +79,64 @@ class FaceAnalyzer:
         Raises:
             FaceflaxError: a frame is not such an array.
         """
-        for frame in frames:
-            check_frame(frame)
-        boxes = [self.detector(frame) for frame in frames]
-        emotions, genders = self.probabilities_batch(frames, boxes)
-        answers = iter(zip(emotions, genders, strict=True))
+        frames = as_frames(frames)
+        return self.label_batch(frames, [self.detector(frame) for frame in frames])
+
+    def label_batch(self, frames: Sequence[Image], boxes: Sequence[Int[np.ndarray, "faces 4"]]) -> list[list[Face]]:
+        """Labels the faces in given boxes; all faces of all images go through the networks together.
+
+        Args:
+            frames: uint8 ``[height, width, 3]`` BGR each; their sizes may differ.
+            boxes: of each frame: x, y, width, height in pixels; they may reach beyond the frame.
+
+        Returns:
+            For each frame a face a box, in order, with the crops that the networks saw.
+
+        Raises:
+            FaceflaxError: a frame is not such an array, or a box is empty.
+        """
+        frames = as_frames(frames)
+        faces = [
+            {cut: crop_face(frame.grey, box, *cut) for cut in self._cuts}
+            for frame, found in zip(frames, boxes, strict=True)
+            for box in found
+        ]
+        if not faces:
+            return [[] for _ in frames]
+        emotions, genders = self._classify(*(np.stack([face[cut] for face in faces]) for cut in self._cuts))
+        answers = zip(emotions, genders, faces, strict=True)
         return [[make_face(box, *next(answers)) for box in found] for found in boxes]
 
     def probabilities(
-        self, frame: UInt8[np.ndarray, "height width 3"], boxes: Int[np.ndarray, "faces 4"]
+        self, frame: Image, boxes: Int[np.ndarray, "faces 4"]
     ) -> tuple[Float32[np.ndarray, "faces 7"], Float32[np.ndarray, "faces 2"]]:
-        """Returns the calibrated probabilities of perceived emotion and perceived gender in boxes of one frame.
+        """Returns the calibrated probabilities of perceived emotion and perceived gender in boxes of one image.
 
         Args:
             frame: uint8 ``[height, width, 3]`` BGR.
             boxes: x, y, width, height in pixels; they may reach beyond the frame.
 
-        Raises:
-            FaceflaxError: ``frame`` is not such an array.
-        """
-        return self.probabilities_batch([frame], [boxes])
-
-    def probabilities_batch(
-        self, frames: Sequence[UInt8[np.ndarray, "height width 3"]], boxes: Sequence[Int[np.ndarray, "faces 4"]]
-    ) -> tuple[Float32[np.ndarray, "faces 7"], Float32[np.ndarray, "faces 2"]]:
-        """Like :meth:`probabilities`, of several frames' boxes together: a row for each box, in order.
-
-        Args:
-            frames: uint8 ``[height, width, 3]`` BGR each; their sizes may differ.
-            boxes: of each frame.
+        Returns:
+            A row for each box, in the order of ``faceflax.EMOTIONS`` and of ``faceflax.GENDERS``; each sums to 1.
 
         Raises:
-            FaceflaxError: a frame is not such an array.
+            FaceflaxError: ``frame`` is not such an array, or a box is empty.
         """
-        for frame in frames:
-            check_frame(frame)
-        greys = [cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY) for frame in frames]
-        faces = [(grey, box) for grey, found in zip(greys, boxes, strict=True) for box in found]
-        if not faces:
-            return np.empty((0, len(EMOTIONS)), np.float32), np.empty((0, len(GENDERS)), np.float32)
-        crops = [
-            np.stack([crop_face(grey, box, info.crop_margin, info.image_size) for grey, box in faces])
-            for info in self._infos
-        ]
-        emotions, genders = self._compiled(*crops)
-        return emotions, genders
+        (faces,) = self.label_batch([frame], [boxes])
+        return (
+            np.array([face.emotion_probabilities for face in faces], np.float32).reshape(-1, len(EMOTIONS)),
+            np.array([face.gender_probabilities for face in faces], np.float32).reshape(-1, len(GENDERS)),
+        )
 
 
 def make_face(
     box: Sequence[int] | np.ndarray,
     emotions: Float32[np.ndarray, " 7"],
     genders: Float32[np.ndarray, " 2"],
+    crops: Crops,
     track_id: int | None = None,
 ) -> Face:
-    """Returns a face with the likeliest labels."""
+    """Returns a face with its most probable labels; the arguments are as in :class:`~faceflax.Face`."""
     x, y, width, height = (int(value) for value in box)
     return Face(
         box=(x, y, width, height),
@@ -141,40 +145,24 @@ def make_face(
         gender=GENDERS[int(np.argmax(genders))],
         gender_probabilities=genders,
         track_id=track_id,
+        crops=crops,
     )
 
 
-def _load(
-    argument: str, weights: str | Path, labels: tuple[str, ...]
-) -> tuple[program.Program, pretrained.WeightsInfo]:
+def _load(field: str, weights: str | Path, labels: tuple[str, ...]) -> tuple[folding.Program, WeightsInfo]:
     try:
-        info = pretrained.weights_info(weights)
-        if info.labels != labels:
-            raise FaceflaxError(
-                f"weights: {str(weights)!r} predicts {', '.join(info.labels)}; "
-                f"give weights that predict {', '.join(labels)}"
-            )
-        folded = program.fold(*pretrained.load(weights))
-        if folded is None:
-            raise FaceflaxError(
-                f"weights: {str(weights)!r} is a {info.arch}, which FaceAnalyzer does not run; give weights of "
-                "mini_xception or sequential_cnn, or use faceflax.compile"
-            )
-        return folded, info
+        info, program = folding.load(weights)
     except FaceflaxError as error:
-        raise FaceflaxError(f"{argument} {error}") from None
-
-
-def check_frame(frame: object) -> None:
-    """Refuses what is not uint8 ``[height, width, 3]``.
-
-    Raises:
-        FaceflaxError: ``frame`` is not such an array.
-    """
-    if not isinstance(frame, np.ndarray):
-        raise FaceflaxError(f"frame: a {type(frame).__name__} is not a NumPy array; read it with cv2.imread")
-    if frame.dtype != np.uint8 or frame.ndim != 3 or frame.shape[2] != 3 or frame.size == 0:
+        raise error.renamed(field) from None
+    if info.labels != labels:
         raise FaceflaxError(
-            f"frame: type {frame.dtype}, shape {frame.shape} is not uint8 [height, width, 3]; "
-            "convert it to BGR, as cv2.imread gives it"
+            field, weights, f"predicts {', '.join(info.labels)}", f"give weights that predict {', '.join(labels)}"
         )
+    if program is None:
+        raise FaceflaxError(
+            field,
+            weights,
+            f"is a {info.arch}, which FaceAnalyzer does not run",
+            "give weights of mini_xception or sequential_cnn, or use faceflax.compile",
+        )
+    return program, info

@@ -1,7 +1,7 @@
 """Cutting a face out of a frame, the same way in detection, evaluation and live use.
 
-The margin is relative to the box, because a network meant for tight faces swings by tens of per cent with it, and a
-margin in pixels means something else for every face size.
+The margin is relative to the box: the accuracy of a network trained on tight faces changes by tens of percent with it,
+and a margin in pixels would mean something else for every size of face.
 """
 
 from __future__ import annotations
@@ -34,9 +34,9 @@ def square_around(box: Sequence[int] | Int[np.ndarray, " 4"], margin: float) -> 
     """
     x, y, width, height = (int(value) for value in box)
     if width < 1 or height < 1:
-        raise FaceflaxError(f"box: {(x, y, width, height)} is empty; width and height are 1 or more")
+        raise FaceflaxError("box", (x, y, width, height), "is empty", "give a width and a height of 1 or more")
     if not 0 <= margin < np.inf:
-        raise FaceflaxError(f"margin: {margin} is not a share of the box's side; give 0 or more")
+        raise FaceflaxError("margin", margin, "is not a share of the box's side", "give 0 or more")
     side = max(1, round(max(width, height) * (1 + 2 * margin)))
     return (2 * x + width - side) // 2, (2 * y + height - side) // 2, side
 

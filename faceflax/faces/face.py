@@ -2,10 +2,17 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Mapping
+from dataclasses import dataclass, field
 
 import numpy as np
-from jaxtyping import Float32
+from jaxtyping import Float32, UInt8
+
+from faceflax.faces.crop import crop_face
+from faceflax.faces.frame import Image, as_frame
+
+Crops = Mapping[tuple[float, int], UInt8[np.ndarray, "size size"]]
+"""Grey crops of a face by margin and size, as :func:`~faceflax.faces.crop.crop_face` takes them."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -14,11 +21,13 @@ class Face:
 
     Attributes:
         box: x, y, width, height in pixels of the frame.
-        emotion: the likeliest of ``faceflax.labels.EMOTIONS``.
-        emotion_probabilities: float32 ``[7]`` in the order of ``EMOTIONS``.
-        gender: the likelier of ``faceflax.labels.GENDERS``.
-        gender_probabilities: float32 ``[2]`` in the order of ``GENDERS``.
+        emotion: the most probable of ``faceflax.EMOTIONS``.
+        emotion_probabilities: float32 ``[7]`` in the order of ``EMOTIONS``; they sum to 1.
+        gender: the more probable of ``faceflax.GENDERS``.
+        gender_probabilities: float32 ``[2]`` in the order of ``GENDERS``; they sum to 1.
         track_id: which face of the frames before this is, where faces are tracked.
+        crops: the grey crops of the face that the networks saw, uint8 ``[size, size]``, by margin and size; see
+            :meth:`crop`. Empty where none was cut, as for a tracked face that is not seen in this frame.
     """
 
     box: tuple[int, int, int, int]
@@ -27,3 +36,18 @@ class Face:
     gender: str
     gender_probabilities: Float32[np.ndarray, " 2"]
     track_id: int | None = None
+    crops: Crops = field(default_factory=dict, repr=False)
+
+    def crop(self, frame: Image, margin: float, size: int) -> UInt8[np.ndarray, "size size"]:
+        """Returns the face in grey: what was cut already, or else :func:`~faceflax.faces.crop.crop_face` of ``frame``.
+
+        Args:
+            frame: the face's own frame, uint8 ``[height, width, 3]`` BGR.
+            margin: share of the box's side to add on each side, at least 0.
+            size: side of the result in pixels.
+
+        Raises:
+            FaceflaxError: an argument out of its range.
+        """
+        known = self.crops.get((margin, size))
+        return crop_face(as_frame(frame).grey, self.box, margin, size) if known is None else known

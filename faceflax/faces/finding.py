@@ -1,4 +1,4 @@
-"""The faces of a film: searched for now and then, followed in between."""
+"""The faces of a video: the whole frame is searched at intervals, known faces are followed in between."""
 
 from __future__ import annotations
 
@@ -6,24 +6,25 @@ from collections.abc import Sequence
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
 
 from faceflax.errors import FaceflaxError
-from faceflax.faces.detection import Detection, Detector, HaarDetector, boxes_of, clip_to_frame, non_max_suppression
+from faceflax.faces.detection import Detection, Detector, boxes_of, clip_to_frame, non_max_suppression
+from faceflax.faces.frame import Frame, Image, as_frame
+from faceflax.faces.haar import HaarDetector
 from faceflax.faces.tracking import Track, Tracker
 
 _SAMPLES = 45
-"""Rows or columns of pixels, whichever are fewer, in which two frames are compared."""
+"""Two frames are compared in this many rows or columns of pixels, whichever are fewer."""
 _CUT = 25
-"""Mean difference of their green, in [0, 255], from which on a new scene begins."""
+"""Mean absolute difference of their green channels, in [0, 255], above which a new scene begins."""
 
 
 class FaceFinder:
     """Finds and follows the faces of frames that come one after the other.
 
-    The whole frame is searched now and then and where a new scene begins. What is found there is looked at closely, and
-    is a face if it is sure then; known faces are looked for only where they should be. A face is shown once it was seen
-    in two frames.
+    The whole frame is searched at intervals and where a new scene begins. Each face found there is examined closely and
+    kept if that detection is confident; known faces are looked for only where they should be. A face is shown once it
+    was seen in two frames.
 
     Args:
         detector: finds the faces; :func:`video_detector` if not given.
@@ -44,21 +45,29 @@ class FaceFinder:
         self, detector: Detector | None = None, full_search_every: int = 25, tracker: Tracker | None = None
     ) -> None:
         if full_search_every < 1:
-            raise FaceflaxError(f"full_search_every: {full_search_every} is not a number of frames; give 1 or more")
+            raise FaceflaxError("full_search_every", full_search_every, "is not a number of frames", "give 1 or more")
         self.detector = video_detector() if detector is None else detector
         self.full_search_every = full_search_every
         self.tracker = Tracker() if tracker is None else tracker
         self.reset()
 
     def reset(self) -> None:
-        """Forgets all faces, for another film. Their numbers are not given again."""
+        """Forgets all faces, for another video. Their numbers are not given again."""
         self.tracker.reset()
         self._until_search = 0
         self._shape: tuple[int, ...] = ()
         self._sample: np.ndarray | None = None
 
-    def __call__(self, frame: UInt8[np.ndarray, "height width 3"]) -> list[Track]:
-        """Returns the faces of the next frame, uint8 BGR, the one known longest first."""
+    def __call__(self, frame: Image) -> list[Track]:
+        """Returns the faces of the next frame, the one known longest first.
+
+        Args:
+            frame: uint8 ``[height, width, 3]`` BGR.
+
+        Raises:
+            FaceflaxError: ``frame`` is not such an array.
+        """
+        frame = as_frame(frame)
         if frame.shape != self._shape:  # another camera or mode, whose pixels are other places
             self.reset()
             self._shape = frame.shape
@@ -67,31 +76,35 @@ class FaceFinder:
         new: list[Detection] = []
         if cut or self._until_search == 0:
             self._until_search = self.full_search_every
-            proposed = [Detection(box.astype(np.float64)) for box in self.detector(_without(frame, seen))]
+            proposed = [Detection(box.astype(np.float64)) for box in self.detector(_unknown(frame, seen))]
             kept = non_max_suppression(boxes_of([*seen, *proposed]))
             elsewhere = [proposed[i - len(seen)] for i in kept if i >= len(seen)]
-            new = [face for face in self.detector.follow(frame, elsewhere) if face and face.sure]
+            new = [face for face in self.detector.follow(frame, elsewhere) if face and face.confident]
         self._until_search -= 1
         height, width = frame.shape[:2]
         self.tracker.update(seen, new, height, width, cut)
         return self.tracker.tracks()
 
-    def _new_scene(self, frame: np.ndarray) -> bool:
+    def _new_scene(self, frame: Frame) -> bool:
         step = max(1, min(frame.shape[:2]) // _SAMPLES)
-        before, self._sample = self._sample, frame[::step, ::step, 1].astype(np.int16)
+        before, self._sample = self._sample, frame.image[::step, ::step, 1].astype(np.int16)
         return before is not None and bool(np.abs(self._sample - before).mean() > _CUT)
 
 
-def _without(frame: np.ndarray, faces: Sequence[Detection]) -> np.ndarray:
-    """The frame with faces blackened, so that no time is spent on them: a quarter of a search, for one large face."""
-    if not faces:
-        return frame
-    frame = frame.copy()
-    for x, y, width, height in clip_to_frame(boxes_of(faces), *frame.shape[:2]):
-        frame[y : y + height, x : x + width] = 0
-    return frame
+def _unknown(frame: Frame, faces: Sequence[Detection]) -> Frame:
+    """The frame without known faces, so that no time is spent on them: a quarter of a search, for one large face."""
+    return frame.masked(clip_to_frame(boxes_of(faces), *frame.shape[:2])) if faces else frame
 
 
 def video_detector(equalization: Literal["histogram", "clahe"] = "histogram") -> HaarDetector:
-    """Haar that proposes more and searches more coarsely than for a single image, for each proposal is looked at."""
+    """Returns a Haar detector that searches more coarsely and proposes more than for single images.
+
+    :class:`FaceFinder` examines each proposal closely.
+
+    Args:
+        equalization: as for :class:`~faceflax.faces.haar.HaarDetector`.
+
+    Raises:
+        FaceflaxError: an unknown ``equalization``, or an OpenCV without the cascade.
+    """
     return HaarDetector(1.25, min_neighbors=0, min_confidence=-np.inf, max_side=480, equalization=equalization)

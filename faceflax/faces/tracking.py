@@ -1,4 +1,4 @@
-"""Which face of a frame is which of the frames before.
+"""Which face of a frame is which face of the frames before.
 
 Bewley et al., "Simple Online and Realtime Tracking", ICIP 2016, with an alpha-beta filter for each face.
 """
@@ -15,12 +15,12 @@ from faceflax.errors import FaceflaxError
 from faceflax.faces.detection import Detection, boxes_of, clip_to_frame, iou, non_max_suppression
 
 _GAIN = np.array([0.5, 0.5, 0.2, 0.2])
-"""How much of the difference between a face's detection and its predicted centre and log-size is believed: a head moves
-faster than it grows, and Haar's sizes are noisier than its places."""
+"""What share of the difference between a detection and the predicted centre and log-size is applied: a head moves
+faster than it changes its size, and Haar's sizes are noisier than its positions."""
 _SPEED_GAIN = _GAIN**2 / (2 - _GAIN)
 """Benedict and Bordner, "Synthesis of an Optimal Set of Radar Track-While-Scan Smoothing Equations", 1962."""
 _DRAG = 0.8
-"""What is left of a face's speed after a frame in which it was not seen."""
+"""Share of a face's speed that is kept after a frame in which it was not seen."""
 
 
 @dataclass(frozen=True)
@@ -28,9 +28,9 @@ class Track:
     """A face that is followed, as it is in one frame.
 
     Attributes:
-        id: its number; no other face has or had it.
-        box: x, y, width, height in pixels, inside the frame, steadied.
-        seen: it was found in this frame; otherwise the box is where it should be.
+        id: its number, which no other face has or had.
+        box: x, y, width, height in pixels, inside the frame, smoothed over time.
+        seen: it was found in this frame; otherwise the box is a prediction.
     """
 
     id: int
@@ -38,8 +38,8 @@ class Track:
     seen: bool
 
 
-class _Face:
-    """What is known of a face: where it is, how it moves, how sure it is."""
+class _State:
+    """What is known of a face: its position, speed, tilt and score."""
 
     def __init__(self, number: int, detection: Detection) -> None:
         self.id = number
@@ -57,7 +57,7 @@ class _Face:
         self.place = self.place + _GAIN * error
         self.speed = self.speed + _SPEED_GAIN * error
         self.roll = detection.roll
-        self.score = min(self.score + 1, memory) if detection.sure else self.score - 0.25
+        self.score = min(self.score + 1, memory) if detection.confident else self.score - 0.25
         self.missed = 0
 
     def miss(self) -> None:
@@ -77,15 +77,16 @@ def _place(box: np.ndarray) -> np.ndarray:
 class Tracker:
     """Numbers faces, by how far each overlaps with where a steady motion would have brought it.
 
-    Each face has a score. It begins with 1, goes up by 1 in a frame where the face is surely seen, and down by 1 where
-    it is not seen and by a quarter where it is seen but not sure; the face is forgotten when nothing is left.
+    Each face has a score. It begins with 1, goes up by 1 in a frame with a confident detection of the face, and down by
+    a quarter with one that is not confident, or by 1 with none; at 0 the face is forgotten.
 
     Args:
-        confirm: from which score on a face is shown, so that what looks like a face for one frame never is.
-        show_missed: for how many frames a face that is not seen is shown where it should be.
-        memory: the largest score: for so many frames a face that was long seen is remembered. One that is seen again
-            by then has its number still.
-        min_iou: the least overlap with a face's predicted box, as intersection over union, for a detection to be its.
+        confirm: the lowest score of a face that is shown, so that a false detection in a single frame never is.
+        show_missed: for how many frames a face that is not seen is still shown, at its predicted position.
+        memory: the highest score, and so for how many frames a face that was seen for long is remembered. If it is seen
+            again by then it keeps its number.
+        min_iou: the lowest intersection over union of a detection with a face's predicted box at which the detection is
+            that face.
 
     Raises:
         FaceflaxError: an argument out of its range.
@@ -101,16 +102,16 @@ class Tracker:
 
     def __init__(self, confirm: int = 2, show_missed: int = 3, memory: int = 15, min_iou: float = 0.3) -> None:
         if not 1 <= confirm <= memory:
-            raise FaceflaxError(f"confirm: {confirm} is not from 1 to memory, which is {memory}")
+            raise FaceflaxError("confirm", confirm, f"is not from 1 to memory, which is {memory}")
         if not 0 <= show_missed <= memory:
-            raise FaceflaxError(f"show_missed: {show_missed} is not from 0 to memory, which is {memory}")
+            raise FaceflaxError("show_missed", show_missed, f"is not from 0 to memory, which is {memory}")
         if not 0 < min_iou <= 1:
-            raise FaceflaxError(f"min_iou: {min_iou} is not an overlap; give a number above 0 and up to 1")
+            raise FaceflaxError("min_iou", min_iou, "is not an overlap", "give a number above 0 and up to 1")
         self.confirm = confirm
         self.show_missed = show_missed
         self.memory = memory
         self.min_iou = min_iou
-        self._faces: list[_Face] = []
+        self._faces: list[_State] = []
         self._size = 0, 0
         self._next = 0
 
@@ -119,19 +120,19 @@ class Tracker:
         self._faces = []
 
     def predict(self) -> list[Detection]:
-        """Moves all faces on by a frame and returns where they should be."""
+        """Advances all faces by one frame and returns their predicted positions."""
         return [face.move() for face in self._faces]
 
     def update(
         self, detections: Sequence[Detection], new: Sequence[Detection], height: int, width: int, cut: bool = False
     ) -> None:
-        """Takes what was found in the frame that :meth:`predict` moved to.
+        """Takes the detections in the frame that :meth:`predict` advanced to.
 
         Args:
-            detections: what was found where faces should be.
-            new: what was found elsewhere; what is none of the faces becomes a new one.
-            height: of the frame.
-            width: of the frame.
+            detections: those at predicted positions.
+            new: those elsewhere; one that is none of the known faces becomes a new one.
+            height: of the frame, in pixels.
+            width: of the frame, in pixels.
             cut: a new scene begins with this frame; faces that are not in it are forgotten.
         """
         found = [*detections, *new]
@@ -148,12 +149,12 @@ class Tracker:
             else:
                 face.miss()
         unknown = [i for column, i in enumerate(kept) if column not in seen.values() and i >= len(detections)]
-        self._faces += [_Face(self._next + number, found[i]) for number, i in enumerate(unknown)]
+        self._faces += [_State(self._next + number, found[i]) for number, i in enumerate(unknown)]
         self._next += len(unknown)
         self._faces = [face for face in self._faces if self._alive(face, height, width, cut)]
         self._size = height, width
 
-    def _alive(self, face: _Face, height: int, width: int, cut: bool) -> bool:
+    def _alive(self, face: _State, height: int, width: int, cut: bool) -> bool:
         x, y = face.place[:2]
         return bool(face.score > 0 and not (cut and face.missed) and 1 <= x <= width - 1 and 1 <= y <= height - 1)
 

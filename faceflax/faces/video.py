@@ -1,36 +1,53 @@
-"""From the frames of a film to its faces, each followed from frame to frame and labelled steadily."""
+"""From the frames of a video to its faces, each followed from frame to frame, with labels averaged over time."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32, UInt8
+from jaxtyping import Float32
 
 from faceflax.errors import FaceflaxError
-from faceflax.faces.analyzer import FaceAnalyzer, check_frame, make_face
+from faceflax.faces.analyzer import FaceAnalyzer, make_face
 from faceflax.faces.detection import Detector
 from faceflax.faces.face import Face
 from faceflax.faces.finding import FaceFinder
+from faceflax.faces.frame import Image, as_frame
 from faceflax.faces.tracking import Track, Tracker
 
-Frame = UInt8[np.ndarray, "height width 3"]
+
+@runtime_checkable
+class TwoStageAnalyzer(Protocol):
+    """An analyzer of consecutive frames whose two halves can work on different frames at the same time.
+
+    :class:`VideoAnalyzer` is one. Each half is called in the frames' order, by one thread at a time.
+    """
+
+    def locate(self, frame: Image) -> Any:
+        """Finds the faces of the next frame."""
+        ...
+
+    def read_batch(self, frames: Sequence[Image], located: Sequence[Any]) -> Sequence[Sequence[Face]]:
+        """Labels what :meth:`locate` found in each of ``frames``."""
+        ...
 
 
 class VideoAnalyzer:
     """A :class:`~faceflax.FaceAnalyzer` for frames that come one after the other.
 
-    Faces are followed (:class:`~faceflax.faces.finding.FaceFinder`), each has its ``track_id``, and its labels are of
-    probabilities averaged over its last frames, so that they do not flicker.
+    Faces are followed (:class:`~faceflax.faces.finding.FaceFinder`), each has its ``track_id``, and its probabilities
+    are averaged over its last frames, so that its labels do not flicker.
 
     ``analyzer(frame)`` is ``analyzer.read(frame, analyzer.locate(frame))``. A pipeline may call :meth:`locate` in one
-    thread and :meth:`read` in another, each in the frames' order, and leave out any frame on the way.
+    thread and :meth:`read` in another, each in the frames' order, and leave out any frame on the way. Hand both the
+    same :class:`~faceflax.faces.frame.Frame`, and its grey image is computed once.
 
     Args:
-        analyzer: reads the faces; a new :class:`~faceflax.FaceAnalyzer` if not given.
-        detector: finds them; Haar, set for films, if not given.
-        full_search_every: in one of how many frames the whole frame is searched; 1 is every frame.
-        smoothing: how much of a face's average probabilities is kept from frame to frame, in [0, 1).
+        analyzer: labels the faces; a new :class:`~faceflax.FaceAnalyzer` if not given.
+        detector: finds them; :func:`~faceflax.faces.finding.video_detector` if not given.
+        full_search_every: the whole frame is searched in one of this many frames; 1 is every frame.
+        smoothing: what share of a face's average probabilities is kept from frame to frame, in [0, 1).
         tracker: numbers the faces; a new :class:`~faceflax.faces.tracking.Tracker` if not given.
 
     Raises:
@@ -53,7 +70,7 @@ class VideoAnalyzer:
         tracker: Tracker | None = None,
     ) -> None:
         if not 0 <= smoothing < 1:
-            raise FaceflaxError(f"smoothing: {smoothing} is not from 0 up to, but not including, 1")
+            raise FaceflaxError("smoothing", smoothing, "is not from 0 up to, but not including, 1")
         self.finder = FaceFinder(detector, full_search_every, tracker)
         self.smoothing = smoothing
         self.analyzer = FaceAnalyzer() if analyzer is None else analyzer
@@ -61,20 +78,22 @@ class VideoAnalyzer:
         self._reads = 0
 
     def reset(self) -> None:
-        """Forgets all faces, for another film. Their numbers are not given again."""
+        """Forgets all faces, for another video. Their numbers are not given again."""
         self.finder.reset()
         self._averages = {}
 
-    def locate(self, frame: Frame) -> list[Track]:
+    def locate(self, frame: Image) -> list[Track]:
         """Finds the faces of the next frame.
 
+        Args:
+            frame: uint8 ``[height, width, 3]`` BGR.
+
         Raises:
-            FaceflaxError: ``frame`` is not uint8 ``[height, width, 3]``.
+            FaceflaxError: ``frame`` is not such an array.
         """
-        check_frame(frame)
         return self.finder(frame)
 
-    def read(self, frame: Frame, located: Sequence[Track]) -> list[Face]:
+    def read(self, frame: Image, located: Sequence[Track]) -> list[Face]:
         """Labels the faces that :meth:`locate` found in ``frame``; one that is not seen in it keeps its labels.
 
         Raises:
@@ -82,45 +101,56 @@ class VideoAnalyzer:
         """
         return self.read_batch([frame], [located])[0]
 
-    def read_batch(self, frames: Sequence[Frame], located: Sequence[Sequence[Track]]) -> list[list[Face]]:
+    def read_batch(self, frames: Sequence[Image], located: Sequence[Sequence[Track]]) -> list[list[Face]]:
         """Like :meth:`read`, for several frames, whose faces go through the networks together.
 
         Args:
-            frames: that came one after the other.
+            frames: consecutive frames, uint8 ``[height, width, 3]`` BGR each.
             located: what :meth:`locate` found in each.
 
         Raises:
-            FaceflaxError: a frame is not uint8 ``[height, width, 3]``.
+            FaceflaxError: a frame is not such an array.
         """
         known, fresh = set(self._averages), []
         for tracks in located:
             fresh.append([track for track in tracks if track.seen or track.id not in known])
             known.update(track.id for track in tracks)
         boxes = [np.array([track.box for track in tracks]).reshape(-1, 4) for tracks in fresh]
-        answers = zip(*self.analyzer.probabilities_batch(frames, boxes), strict=True)
-        return [self._average(*tracks, answers) for tracks in zip(located, fresh, strict=True)]
+        labelled = self.analyzer.label_batch(frames, boxes)
+        read = [
+            dict(zip([track.id for track in tracks], faces, strict=True))
+            for tracks, faces in zip(fresh, labelled, strict=True)
+        ]
+        return [self._average(*each) for each in zip(located, read, strict=True)]
 
-    def _average(
-        self, located: Sequence[Track], fresh: Sequence[Track], answers: Iterator[tuple[np.ndarray, ...]]
-    ) -> list[Face]:
-        """The faces of the next frame; of ``fresh`` ones the networks' answers come next."""
+    def _average(self, located: Sequence[Track], read: Mapping[int, Face]) -> list[Face]:
+        """The faces of the next frame, of which those that the networks have ``read`` change their averages."""
         self._reads += 1
         averages = self._averages
-        for track in fresh:
-            averages.setdefault(track.id, _Average()).add(next(answers), self.smoothing)
+        for number, face in read.items():
+            probabilities = face.emotion_probabilities, face.gender_probabilities
+            averages.setdefault(number, _Average()).add(probabilities, self.smoothing)
         for track in located:
             averages[track.id].last = self._reads
         oldest = self._reads - self.finder.tracker.memory
         self._averages = {number: average for number, average in averages.items() if average.last >= oldest}
-        faces = [(track, averages[track.id].values) for track in located]
-        return [make_face(track.box, emotions, genders, track.id) for track, (emotions, genders) in faces]
+        faces = []
+        for track in located:
+            emotions, genders = averages[track.id].values
+            crops = read[track.id].crops if track.id in read else {}
+            faces.append(make_face(track.box, emotions, genders, crops, track.id))
+        return faces
 
-    def __call__(self, frame: Frame) -> list[Face]:
+    def __call__(self, frame: Image) -> list[Face]:
         """Returns the faces of the next frame, the one known longest first.
 
+        Args:
+            frame: uint8 ``[height, width, 3]`` BGR.
+
         Raises:
-            FaceflaxError: ``frame`` is not uint8 ``[height, width, 3]``.
+            FaceflaxError: ``frame`` is not such an array.
         """
+        frame = as_frame(frame)
         return self.read(frame, self.locate(frame))
 
 

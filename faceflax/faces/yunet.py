@@ -1,16 +1,18 @@
-"""Faces by OpenCV's YuNet, a small convolutional network, where the user has its model file."""
+"""Faces by OpenCV's YuNet, a small convolutional network whose model file the user supplies."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Int32, UInt8
+from jaxtyping import Int32
 
 from faceflax.errors import FaceflaxError
 from faceflax.faces.crop import crop_face, square_around
 from faceflax.faces.detection import Detection, boxes_of, clip_to_frame, iou
+from faceflax.faces.frame import Image, as_frame
 from faceflax.opencv import cv2
 
 _FACE, _MARGIN = 64, 0.5
@@ -18,6 +20,7 @@ _SIDE = round(_FACE * (1 + 2 * _MARGIN))
 """A close look is 128 pixels wide, its face about 64."""
 _LIKELY = 0.5
 """Share of the score asked of a face that is enough where a face was a frame ago."""
+_DOWNLOAD = "download face_detection_yunet_2023mar.onnx from OpenCV's model zoo (opencv_zoo on GitHub)"
 
 
 class YuNetDetector:
@@ -37,14 +40,11 @@ class YuNetDetector:
 
     def __init__(self, model: str | Path, min_score: float = 0.7, max_side: int | None = 640) -> None:
         if not 0 < min_score <= 1:
-            raise FaceflaxError(f"min_score: {min_score} is not a score; give a number above 0 and up to 1")
+            raise FaceflaxError("min_score", min_score, "is not a score", "give a number above 0 and up to 1")
         if max_side is not None and max_side < 1:
-            raise FaceflaxError(f"max_side: {max_side} is not a number of pixels; give 1 or more, or None")
+            raise FaceflaxError("max_side", max_side, "is not a number of pixels", "give 1 or more, or None")
         if not Path(model).is_file():
-            raise FaceflaxError(
-                f"yunet: there is no model file {str(model)!r}; download face_detection_yunet_2023mar.onnx from "
-                "OpenCV's model zoo (opencv_zoo on GitHub) and give its path"
-            )
+            raise FaceflaxError("model", Path(model), "there is no model file {}", f"{_DOWNLOAD} and give its path")
         self.min_score = min_score
         self.max_side = max_side
         try:
@@ -55,25 +55,38 @@ class YuNetDetector:
             self._close.detect(np.zeros((_SIDE, _SIDE, 3), np.uint8))
         except cv2.error as error:
             reason = " ".join(error.err.split())
-            raise FaceflaxError(
-                f"yunet: {str(model)!r} is not a YuNet model that OpenCV {cv2.__version__} can run ({reason}); "
-                "download face_detection_yunet_2023mar.onnx from OpenCV's model zoo (opencv_zoo on GitHub)"
-            ) from None
+            problem = f"is not a YuNet model that OpenCV {cv2.__version__} can run ({reason})"
+            raise FaceflaxError("model", Path(model), problem, _DOWNLOAD) from None
 
-    def __call__(self, frame: UInt8[np.ndarray, "height width 3"]) -> Int32[np.ndarray, "faces 4"]:
-        """Returns boxes x, y, width, height in pixels, inside the frame, the one with the highest score first."""
+    def __call__(self, frame: Image) -> Int32[np.ndarray, "faces 4"]:
+        """Returns boxes x, y, width, height in pixels, inside the frame, the one with the highest score first.
+
+        Args:
+            frame: uint8 ``[height, width, 3]`` BGR.
+
+        Raises:
+            FaceflaxError: ``frame`` is not such an array.
+        """
+        frame = as_frame(frame)
         height, width = frame.shape[:2]
         scale = min(1.0, (self.max_side or np.inf) / max(height, width))
         size = max(1, round(width * scale)), max(1, round(height * scale))
         self._whole.setInputSize(size)
         found = self._search(self._whole, cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
         sizes = np.array([width, height] * 2) / np.array(size * 2)
-        return clip_to_frame(boxes_of([face for face in found if face.sure]) * sizes, height, width)
+        return clip_to_frame(boxes_of([face for face in found if face.confident]) * sizes, height, width)
 
-    def follow(
-        self, frame: UInt8[np.ndarray, "height width 3"], expected: Sequence[Detection]
-    ) -> list[Detection | None]:
-        """Looks closely where faces should be, and returns each one's detection or None."""
+    def follow(self, frame: Image, expected: Sequence[Detection]) -> list[Detection | None]:
+        """Looks closely where faces should be, and returns each one's detection or None.
+
+        Args:
+            frame: uint8 ``[height, width, 3]`` BGR.
+            expected: where faces should be.
+
+        Raises:
+            FaceflaxError: ``frame`` is not such an array.
+        """
+        frame = as_frame(frame)
         return [self._look(frame, face) for face in expected]
 
     def _look(self, frame: np.ndarray, face: Detection) -> Detection | None:
@@ -83,9 +96,7 @@ class YuNetDetector:
         found = self._search(self._close, crop_face(frame, place, _MARGIN, _SIDE))
         boxes = boxes_of(found) * (side / _SIDE) + [left, top, 0, 0]
         overlap = iou(place[None].astype(np.float64), boxes)[0]
-        near = [
-            Detection(box, seen.roll, seen.sure) for box, seen, o in zip(boxes, found, overlap, strict=True) if o > 0.3
-        ]
+        near = [replace(seen, box=box) for seen, box, o in zip(found, boxes, overlap, strict=True) if o > 0.3]
         return near[0] if near else None
 
     def _search(self, network: cv2.FaceDetectorYN, image: np.ndarray) -> list[Detection]:

@@ -1,7 +1,7 @@
-"""The live loop: frames in, faces found, pictures and rows out, all at the same time.
+"""The live loop: frames in, faces found, images and rows out, all at the same time.
 
 Capture, detection, the networks, drawing and writing each have a thread (:mod:`faceflax.pipeline`); the window
-has the caller's. Messages name the live command's options ``--source``, ``--output``, ``--csv`` and ``--headless``.
+has the caller's.
 """
 
 from __future__ import annotations
@@ -14,39 +14,25 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any
 
 import numpy as np
-from jaxtyping import UInt8
 from tqdm import tqdm
 from tqdm.contrib.logging import logging_redirect_tqdm
 
 from faceflax.faces.face import Face
+from faceflax.faces.frame import Frame, Image
+from faceflax.faces.video import TwoStageAnalyzer
 from faceflax.media import outputs
-from faceflax.media.drawing import draw_faces
-from faceflax.media.sources import Frame, Source
-from faceflax.media.window import Keys, Overlay, Screen, screen
+from faceflax.media.drawing import Overlay, draw_faces
+from faceflax.media.sources import Source
+from faceflax.media.window import Keys, Screen, screen
 from faceflax.pipeline import Ended, interrupts, pipeline
-
-Image = UInt8[np.ndarray, "height width 3"]
 
 _RECENT = 1000  # frames that latency is computed of
 _LOG_SECONDS = 60.0
 
 _log = logging.getLogger("faceflax")
-
-
-@runtime_checkable
-class TwoStage(Protocol):
-    """An analyzer whose halves can work on different frames at the same time, each called in the frames' order."""
-
-    def locate(self, frame: Image) -> Any:
-        """Finds the faces of a frame."""
-        ...
-
-    def read(self, frame: Image, located: Any) -> Sequence[Face]:
-        """Labels what :meth:`locate` found in ``frame``."""
-        ...
 
 
 @dataclass
@@ -56,9 +42,9 @@ class Summary:
     Attributes:
         frames: how many frames were analysed.
         frames_with_face: in how many of them a face was found.
-        dropped: how many frames a camera gave that nobody had time for.
+        dropped: how many of a camera's frames were dropped because a stage was busy.
         seconds: from the start to the end.
-        latency: median seconds from a frame's arrival to its result, of the last thousand frames.
+        latency: median time from a frame's arrival to its result, in seconds, over the last thousand frames.
         latency_95: the 95th percentile of the same.
     """
 
@@ -78,11 +64,11 @@ class _Item:
     arrived: float
     located: Any = None
     faces: Sequence[Face] = ()
-    picture: Image | None = None
+    drawn: Image | None = None
 
 
 class _Statistics:
-    """What has come through; :meth:`add` is called in another thread than the rest."""
+    """Counts and times of finished frames; :meth:`add` is called in another thread than the rest."""
 
     def __init__(self) -> None:
         self.frames = self.frames_with_face = 0
@@ -96,7 +82,7 @@ class _Statistics:
         self._results.append((now, now - item.arrived))
 
     def recent(self) -> tuple[float, float]:
-        """Frames a second and the median latency in seconds, of the last frames."""
+        """Frames per second and the median latency in seconds, over the last frames."""
         times, latencies = np.array(list(self._results)[-30:]).T
         return (len(times) - 1) / max(times[-1] - times[0], 1e-9), float(np.median(latencies))
 
@@ -109,12 +95,12 @@ class _Statistics:
 
 def run(
     source: Source,
-    analyzer: TwoStage | Callable[[Image], Sequence[Face]],
+    analyzer: TwoStageAnalyzer | Callable[[Image], Sequence[Face]],
     *,
     overlay: Overlay = draw_faces,
     output: Path | None = None,
-    csv_file: Path | None = None,
-    json_file: Path | None = None,
+    csv: Path | None = None,
+    jsonl: Path | None = None,
     window: bool = False,
     keys: Keys | None = None,
     snapshots: Path = Path(),
@@ -122,27 +108,26 @@ def run(
 ) -> Summary:
     """Analyses the frames of ``source`` until they end, the window is closed, or Ctrl-C.
 
-    A camera's frames are dropped where a stage cannot keep up, so that what is seen is never old; a file's never are.
-    Results are written under a temporary name beside their place and take it at the end, at Ctrl-C with what there is;
-    so they do after an error, unless an older file is there, which then stays
-    (:func:`faceflax.media.outputs.recording`). A frame's rows and its picture are both written or neither. A video
-    keeps the source's clock: a frame is shown until the next one's time, so that a slow camera does not make a fast
-    film.
+    A camera's frames are dropped where a stage cannot keep up, so that what is shown is never old; a file's never are.
+    Results are written under a temporary name beside their place and take their own name at the end, after Ctrl-C too;
+    after an error they do so unless an older file is there, which then stays (:func:`faceflax.files.recording`). A
+    frame's rows and its annotated image are both written or neither. A video keeps the source's clock: a frame is shown
+    until the next one's time, so that a slow camera does not make a fast video.
 
-    In the window, p or space pauses (nothing is analysed or written then), s saves what is seen, q quits.
+    In the window, p or space pauses (nothing is analysed or written then), s saves what is shown, q quits.
 
     Args:
         source: from :func:`faceflax.media.sources.open_source`; closed at the end.
         analyzer: finds the faces of a frame, such as ``faceflax.FaceAnalyzer()``; one in two stages, such as
-            ``faceflax.faces.video.VideoAnalyzer()``, works on two frames at the same time.
-        overlay: draws what was found: ``(frame, faces) -> frame``, a new one; called in other threads.
-        output: as :func:`faceflax.media.outputs.check_output` takes it; None writes no pictures.
-        csv_file: where rows of ``CSV_COLUMNS`` go; None writes none.
-        json_file: where a JSON object a face goes, a line each; None writes none.
+            ``faceflax.VideoAnalyzer()``, works on two frames at the same time.
+        overlay: draws what was found: ``(frame, faces) -> image``, a new one; called in other threads.
+        output: where annotated images go, as :func:`faceflax.media.outputs.check_output` says; None writes none.
+        csv: the table (.csv), with rows of ``CSV_COLUMNS``; None writes none.
+        jsonl: the same (.jsonl) as a JSON object a face, one per line; None writes none.
         window: show the frames. Call :func:`faceflax.media.window.check_window` first.
-        keys: more keys of the window, such as what switches the overlay.
-        snapshots: the folder that pictures saved with s go to.
-        max_frames: stop after so many.
+        keys: more keys of the window, such as one that switches the overlay.
+        snapshots: the folder for images saved with s.
+        max_frames: stop after this many frames.
 
     Raises:
         FaceflaxError: the source holds no frame, or an output cannot be encoded or written. What a stage raises ends
@@ -150,26 +135,22 @@ def run(
         KeyboardInterrupt: Ctrl-C, once everything written is closed.
     """
     locate, read = _halves(analyzer)
-    camera, drawn = source.kind == "camera", output is not None or window
+    camera, shown = source.kind == "camera", output is not None or window
     statistics = _Statistics()
     with interrupts() as interrupted, ExitStack() as stack:
-        write_faces = [
-            stack.enter_context(outputs.rows(argument, file))
-            for argument, file in (("--csv", csv_file), ("--jsonl", json_file))
-            if file is not None
-        ]
-        write_picture = None if output is None else stack.enter_context(outputs.pictures(source, output))
+        write_faces = [stack.enter_context(outputs.rows(file)) for file in (csv, jsonl) if file is not None]
+        write_image = None if output is None else stack.enter_context(outputs.annotated(source, output))
 
         def find(item: _Item) -> _Item:
-            item.located = locate(item.frame.image)
+            item.located = locate(item.frame)
             return item
 
         def label(item: _Item) -> _Item:
-            item.faces = read(item.frame.image, item.located)
+            item.faces = read(item.frame, item.located)
             return item
 
         def draw(item: _Item) -> _Item:
-            item.picture = overlay(item.frame.image, item.faces)
+            item.drawn = overlay(item.frame, item.faces)
             return item
 
         def record(item: _Item) -> _Item:
@@ -177,12 +158,12 @@ def run(
                 raise Ended
             for write in write_faces:
                 write(item.frame, item.faces)
-            if write_picture is not None and item.picture is not None:
-                write_picture(item.frame, item.picture)
+            if write_image is not None and item.drawn is not None:
+                write_image(item.frame, item.drawn)
             statistics.add(item)
             return item
 
-        stages = [find, label, *([draw] if drawn else []), record]
+        stages = [find, label, *([draw] if shown else []), record]
         view = stack.enter_context(screen(source.kind, overlay, keys or {}, snapshots)) if window else None
         stack.enter_context(logging_redirect_tqdm())
         progress = stack.enter_context(_progress(source, max_frames))
@@ -207,21 +188,24 @@ def _arrivals(source: Source) -> Iterator[_Item]:
 
 
 def _show(view: Screen, item: _Item | None, statistics: _Statistics, stop: threading.Event) -> bool:
-    if item is None or item.picture is None:
+    if item is None or item.drawn is None:
         return view.idle()
     fps, latency = statistics.recent()
-    return view.show(item.frame, item.faces, item.picture, f"{fps:.0f} fps   {1000 * latency:.0f} ms", stop)
+    return view.show(item.frame, item.faces, item.drawn, f"{fps:.0f} fps   {1000 * latency:.0f} ms", stop)
 
 
-def _halves(analyzer: TwoStage | Callable[[Image], Sequence[Face]]) -> tuple[Callable[..., Any], Callable[..., Any]]:
-    if isinstance(analyzer, TwoStage):
-        return analyzer.locate, analyzer.read
-    return analyzer, lambda image, faces: faces
+def _halves(
+    analyzer: TwoStageAnalyzer | Callable[[Image], Sequence[Face]],
+) -> tuple[Callable[[Frame], Any], Callable[[Frame, Any], Sequence[Face]]]:
+    if isinstance(analyzer, TwoStageAnalyzer):
+        staged = analyzer
+        return staged.locate, lambda frame, located: staged.read_batch([frame], [located])[0]
+    return analyzer, lambda frame, faces: faces
 
 
 @contextmanager
 def _progress(source: Source, max_frames: int | None) -> Iterator[Callable[[_Statistics, int], None]]:
-    """Yields what shows the numbers on the progress bar, and logs them once a minute."""
+    """Yields what shows the statistics on the progress bar, and logs them once a minute."""
     total = source.count if max_frames is None else min(max_frames, source.count or max_frames)
     logged = time.monotonic()
     with tqdm(total=total, unit="frame", disable=source.kind == "image") as bar:

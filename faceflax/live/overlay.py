@@ -1,4 +1,4 @@
-"""Saliency of each face on the picture, as an overlay of the live loop; what computes it is given by the caller."""
+"""An overlay of the live loop that shows the saliency of each face; the caller gives what computes it."""
 
 from __future__ import annotations
 
@@ -6,47 +6,48 @@ from collections.abc import Callable, Sequence
 
 import matplotlib
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, Int32
 
 from faceflax.errors import unknown
-from faceflax.faces.crop import crop_face, square_around
+from faceflax.faces.crop import square_around
 from faceflax.faces.face import Face
+from faceflax.faces.frame import Image
 from faceflax.labels import EMOTIONS
 from faceflax.media.drawing import draw_faces, draw_label
 from faceflax.opencv import cv2
 from faceflax.preprocessing import normalize
 
-Image = UInt8[np.ndarray, "height width 3"]
 Explain = Callable[
     [Float32[np.ndarray, "faces size size 1"], Int32[np.ndarray, " faces"]],
     tuple[object, Float32[np.ndarray, "faces size size 1"]],
 ]
-"""From faces as the network takes them, and the emotion to explain in each (an index of ``EMOTIONS``), to logits or
-whatever else, which is not used, and a signed map of each face: as ``interpret.explainer`` makes it."""
+"""Takes faces as the network does, in [-1, 1], and the emotion to explain in each (an index of ``EMOTIONS``). Returns
+logits, which are not used here, and a signed map of each face: ``interpret.explainer`` makes such a function."""
 
 MODES: tuple[str, ...] = ("labels", "beside", "over", "plain")
 """What is shown: boxes and labels; also a map beside each face; also a map over each face; or the frame as it is."""
 
 CURRENT = "current"
 
-_PERCENTILE = 99.5  # of the magnitudes is where a map's colours end, as in the toolkit's figures
+_PERCENTILE = 99.5  # of a map's magnitudes has the strongest colour, as in the figures of ``interpret``
 _GREY = (70, 70, 70)
 # Blue, white, red, as BGR.
 _COLORS = (255 * matplotlib.colormaps["RdBu_r"](np.arange(256))[:, None, 2::-1]).astype(np.uint8)
 
 
 class SaliencyOverlay:
-    """Draws boxes and labels and, beside or over each face, what its emotion is read from.
+    """Draws boxes and labels and, beside or over each face, the saliency map of its emotion.
 
     Where a map is red, a brighter pixel raises the score of the emotion; where it is blue, a darker one does. Each map
     has its own scale.
 
     Args:
         explain: computes the maps, for all faces of a frame at once.
-        margin: of the crops, as a share of the box's side on each side.
-        size: of the crops, in pixels.
+        margin: of the crops, as a share of the box's side on each side. With the ``margin`` and ``size`` of the
+            analyzer's emotion network the crops that it has cut already are used (:meth:`faceflax.Face.crop`).
+        size: side of the crops, in pixels.
         mode: one of :data:`MODES`.
-        emotion: what is explained: one of ``EMOTIONS``, or :data:`CURRENT` for what each face shows.
+        emotion: the emotion to explain: one of ``EMOTIONS``, or :data:`CURRENT` for that of each face.
 
     Raises:
         FaceflaxError: an unknown mode or emotion.
@@ -66,47 +67,49 @@ class SaliencyOverlay:
         self._size = size
 
     def next_mode(self) -> str:
-        """Goes on to the next of :data:`MODES` and returns its name."""
+        """Switches to the next of :data:`MODES` and returns its name."""
         self.mode = MODES[(MODES.index(self.mode) + 1) % len(MODES)]
         return self.mode
 
     def next_emotion(self) -> str:
-        """Goes on to explain the next emotion and returns its name."""
+        """Switches to the next emotion to explain and returns its name."""
         names = (CURRENT, *EMOTIONS)
         self.emotion = names[(names.index(self.emotion) + 1) % len(names)]
         return self.emotion
 
-    def __call__(self, image: Image, faces: Sequence[Face]) -> Image:
+    def __call__(self, frame: Image, faces: Sequence[Face]) -> Image:
         """Returns a copy of the frame with everything drawn.
 
         Args:
-            image: uint8 ``[height, width, 3]`` BGR.
+            frame: uint8 ``[height, width, 3]`` BGR.
             faces: what was found in it.
+
+        Raises:
+            FaceflaxError: ``frame`` is not such an array.
         """
         mode, emotion = self.mode, self.emotion  # keys may change them meanwhile
         if mode == "plain":
-            return image.copy()
+            return frame.copy()
         if mode == "labels" or not faces:
-            return draw_faces(image, faces)
+            return draw_faces(frame, faces)
         targets = [face.emotion if emotion == CURRENT else emotion for face in faces]
-        maps = self._maps(image, faces, targets)
-        picture = image.copy()
+        maps = self._maps(frame, faces, targets)
+        drawn = frame.copy()
         for face, target, signed in zip(faces, targets, maps, strict=True):
             square = square_around(face.box, self._margin)
             if mode == "over":
-                blend_map(picture, square, signed)
+                blend_map(drawn, square, signed)
             else:
-                place = beside(square, picture.shape[1])
-                paste_map(picture, place, signed)
-                draw_label(picture, [target], (*place[:2], place[2], place[2]), _GREY)
-        return draw_faces(picture, faces)
+                place = beside(square, drawn.shape[1])
+                paste_map(drawn, place, signed)
+                draw_label(drawn, [target], (*place[:2], place[2], place[2]), _GREY)
+        return draw_faces(drawn, faces)
 
     def _maps(
-        self, image: Image, faces: Sequence[Face], targets: Sequence[str]
+        self, frame: Image, faces: Sequence[Face], targets: Sequence[str]
     ) -> Float32[np.ndarray, "faces size size"]:
         """The faces' maps, each scaled to [-1, 1]."""
-        grey = cv2.cvtColor(image, cv2.COLOR_BGR2GRAY)
-        crops = np.stack([crop_face(grey, face.box, self._margin, self._size) for face in faces])
+        crops = np.stack([face.crop(frame, self._margin, self._size) for face in faces])
         indices = np.array([EMOTIONS.index(target) for target in targets], np.int32)
         maps = self._explain(normalize(crops[..., None]), indices)[1][..., 0]
         limits = np.percentile(np.abs(maps), _PERCENTILE, axis=(1, 2), keepdims=True)

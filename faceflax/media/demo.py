@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import matplotlib.cbook
 import numpy as np
@@ -32,13 +33,13 @@ def photograph() -> UInt8[np.ndarray, "600 512 3"]:
     image = cv2.imread(str(file))
     if image is None:
         raise FaceflaxError(
-            f"demo: {str(file)!r} of matplotlib is missing; run: pip install --force-reinstall matplotlib"
+            "demo", Path(file), "{} of matplotlib is missing", "run: pip install --force-reinstall matplotlib"
         )
     return image
 
 
 def video() -> Iterator[UInt8[np.ndarray, "360 640 3"]]:
-    """Yields the frames of a short film of the portrait: a camera that pans, zooms and tilts while the light changes.
+    """Yields the frames of a short video of the portrait: the camera pans, zooms and tilts, and the light changes.
 
     ``NUM_FRAMES`` frames, uint8 BGR, meant for ``FPS`` frames a second; the last leads back to the first.
 

@@ -1,14 +1,16 @@
-"""Boxes and labels on a frame."""
+"""Overlays: what is drawn over a frame, such as boxes and labels."""
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-
-import numpy as np
-from jaxtyping import UInt8
+from collections.abc import Callable, Sequence
 
 from faceflax.faces.face import Face
+from faceflax.faces.frame import Image
 from faceflax.opencv import cv2
+
+Overlay = Callable[[Image, Sequence[Face]], Image]
+"""Returns a copy of a frame, uint8 ``[height, width, 3]`` BGR, with what was found in it drawn: :func:`draw_faces`, or
+any other."""
 
 COLORS: dict[str, tuple[int, int, int]] = {"woman": (40, 40, 220), "man": (230, 90, 20)}
 """BGR colour of a box by perceived gender: red for woman, blue for man."""
@@ -17,12 +19,10 @@ _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _WHITE = (255, 255, 255)
 
 
-def draw_faces(
-    frame: UInt8[np.ndarray, "height width 3"], faces: Sequence[Face]
-) -> UInt8[np.ndarray, "height width 3"]:
+def draw_faces(frame: Image, faces: Sequence[Face]) -> Image:
     """Returns a copy of ``frame`` with each face's box and its two labels, such as ``happy 93%`` and ``woman 88%``.
 
-    Text and lines grow with the frame, though not beyond what suits the face, so that labels hide no other faces.
+    Text and lines scale with the frame, but no larger than suits the face, so that labels cover no other faces.
     Labels stay inside the frame: above the box, or below where there is no room above.
 
     Args:
@@ -44,7 +44,7 @@ def draw_faces(
 
 
 def draw_label(
-    image: UInt8[np.ndarray, "height width 3"],
+    image: Image,
     lines: Sequence[str],
     box: tuple[int, int, int, int],
     color: tuple[int, int, int],
@@ -76,7 +76,7 @@ def draw_label(
         cv2.putText(image, line, origin, _FONT, scale, _WHITE, thickness, cv2.LINE_AA)
 
 
-def draw_status(image: UInt8[np.ndarray, "height width 3"], text: str) -> None:
+def draw_status(image: Image, text: str) -> None:
     """Writes a line of text along the lower edge, into ``image`` itself; smaller where it would not fit.
 
     Args:

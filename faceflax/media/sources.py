@@ -1,7 +1,4 @@
-"""Frames from a camera, a video, an image, a folder of images or the demonstration, one at a time.
-
-Messages name the live command's option ``--source`` where the caller does not say otherwise.
-"""
+"""Frames from a camera, a video, an image, a folder of images or the demonstration, one at a time."""
 
 from __future__ import annotations
 
@@ -14,10 +11,10 @@ from pathlib import Path
 from typing import Literal
 
 import numpy as np
-from jaxtyping import UInt8
 from tqdm import tqdm
 
 from faceflax.errors import FaceflaxError
+from faceflax.faces.frame import Frame, Image
 from faceflax.media import demo
 from faceflax.opencv import cv2
 
@@ -27,28 +24,7 @@ RETRIES = 10
 """How often a camera that stopped giving frames is opened again, half a second apart, before it counts as gone."""
 
 _HEADER_ERROR = 3  # frames; healthy videos announce a few more than they hold
-
-Image = UInt8[np.ndarray, "height width 3"]
-
-
-@dataclass(frozen=True, eq=False)
-class Frame:
-    """One picture of a source.
-
-    Attributes:
-        image: uint8 ``[height, width, 3]`` BGR; made so by :func:`as_bgr`, whatever was given.
-        name: the file it came from, or the source's name.
-        index: its number in the source, from 0.
-        time: seconds since the source's first frame; 0 for images.
-    """
-
-    image: Image
-    name: str
-    index: int
-    time: float
-
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "image", as_bgr(self.image))
+_CHOICES = "give a camera's index, a video, an image, a folder of images, or demo"
 
 
 @dataclass(frozen=True)
@@ -57,9 +33,9 @@ class Source:
 
     Attributes:
         kind: what the frames come from; the demonstration is a ``video``.
-        frames: yields each frame once and keeps none; close it to let go of the camera or file.
-        fps: frames a second, where known.
-        count: how many frames, where known; a video's header may be a little wrong.
+        frames: yields each frame once and keeps none; close it to release the camera or file.
+        fps: frames per second, where known.
+        count: the frame count, where known; a video's header may be a little wrong.
     """
 
     kind: Literal["camera", "video", "image", "folder"]
@@ -68,40 +44,13 @@ class Source:
     count: int | None = None
 
 
-def as_bgr(image: np.ndarray) -> Image:
-    """Returns a frame of any common layout as uint8 ``[height, width, 3]`` BGR; one that is so already as it is.
-
-    Args:
-        image: grey ``[height, width]`` or ``[height, width, 1]``, BGR, or BGRA, whose alpha is dropped; of uint8, or of
-            uint16 for values from 0 to 65535.
-
-    Raises:
-        FaceflaxError: another type or shape, or no pixels.
-
-    Example:
-        >>> as_bgr(np.full((1, 1), 65535, np.uint16))
-        array([[[255, 255, 255]]], dtype=uint8)
-    """
-    layout = image.shape[2:] in ((), (1,), (3,), (4,)) and image.ndim >= 2 and image.size > 0
-    if not layout or image.dtype not in (np.uint8, np.uint16):
-        raise FaceflaxError(
-            f"image: type {image.dtype}, shape {image.shape} is no picture; give uint8 or uint16 pixels, "
-            "[height, width] or [height, width, 1, 3 or 4]"
-        )
-    if image.dtype == np.uint16:
-        image = cv2.convertScaleAbs(image, alpha=1 / 257).reshape(image.shape)
-    if image.ndim == 2 or image.shape[2] == 1:
-        return cv2.cvtColor(image, cv2.COLOR_GRAY2BGR)
-    return image if image.shape[2] == 3 else cv2.cvtColor(image, cv2.COLOR_BGRA2BGR)
-
-
 def warn(message: str) -> None:
     """Writes a line on stderr, above the progress bar."""
     tqdm.write(f"warning: {message}", file=sys.stderr)
 
 
 def open_source(source: str) -> Source:
-    """Opens what ``--source`` names.
+    """Opens a camera, a video, an image, a folder of images or the demonstration.
 
     Args:
         source: a camera's index or a stream's address (``rtsp://...``, ``http://...``), the path of a video, of an
@@ -129,28 +78,24 @@ def open_source(source: str) -> Source:
     return open_file(path)
 
 
-def open_file(path: Path, argument: str = "--source", warn: Callable[[str], None] = warn) -> Source:
+def open_file(source: Path, warn: Callable[[str], None] = warn) -> Source:
     """Opens an image or a video; by its name's suffix an image, otherwise a video.
 
     Args:
-        path: the file.
-        argument: how the user gave it, for messages.
-        warn: is told where a video holds fewer frames than it should.
+        source: the file.
+        warn: gets a sentence where a video holds fewer frames than it should.
 
     Raises:
         FaceflaxError: no such file, or one that cannot be read.
     """
-    if not path.is_file():
-        raise FaceflaxError(
-            f"{argument}: there is no {str(path)!r}; "
-            "give a camera's index, a video, an image, a folder of images, or demo"
-        )
-    if path.suffix.lower() not in IMAGE_SUFFIXES:
-        return _open_video(path, argument, warn)
-    image = read_image(path)
+    if not source.is_file():
+        raise FaceflaxError("source", source, "there is no {}", _CHOICES)
+    if source.suffix.lower() not in IMAGE_SUFFIXES:
+        return _open_video(source, warn)
+    image = read_image(source)
     if image is None:
-        raise FaceflaxError(f"{argument}: {str(path)!r} cannot be read as an image; is it complete?")
-    return Source("image", (frame for frame in [Frame(image, path.name, 0, 0.0)]), count=1)
+        raise FaceflaxError("source", source, "cannot be read as an image", "is it complete?")
+    return Source("image", (frame for frame in [Frame(image, source.name)]), count=1)
 
 
 def read_image(file: Path | bytes) -> Image | None:
@@ -188,29 +133,29 @@ def _open_camera(source: str) -> Source:
 
     capture = connect() if stream or int(source) < 2**31 else None
     if capture is None or not capture.isOpened():
-        raise FaceflaxError(
-            f"--source: the stream {source!r} cannot be opened; is its address right, and its server running?"
-            if stream
-            else f"--source: there is no camera {source}, or another program uses it; "
-            "give another index, a video, an image, a folder of images, or demo"
-        )
+        if stream:
+            remedy = "is its address right, and its server running?"
+            raise FaceflaxError("source", source, "the stream {} cannot be opened", remedy)
+        remedy = "give another index, a video, an image, a folder of images, or demo"
+        raise FaceflaxError("source", int(source), "there is no camera {}, or another program uses it", remedy)
     fps = _known(capture.get(cv2.CAP_PROP_FPS))
-    return Source("camera", camera_frames(capture, connect, source if stream else f"camera {source}"), fps)
+    return Source("camera", camera_frames(capture, connect, source if stream else int(source)), fps)
 
 
 def camera_frames(
-    capture: cv2.VideoCapture, connect: Callable[[], cv2.VideoCapture], name: str
+    capture: cv2.VideoCapture, connect: Callable[[], cv2.VideoCapture], source: str | int
 ) -> Generator[Frame, None, None]:
     """Yields what a camera gives, as it comes; opens it again where it stops, until that has failed ``RETRIES`` times.
 
     Args:
         capture: the open camera; released at the end.
         connect: opens it again.
-        name: of the camera, for frames and messages.
+        source: its index, or the stream's address.
 
     Raises:
         FaceflaxError: there was not a single frame.
     """
+    kind, name = ("the stream", source) if isinstance(source, str) else ("camera", f"camera {source}")
     number, start, failures = 0, 0.0, 0
     try:
         while failures <= RETRIES:
@@ -222,7 +167,7 @@ def camera_frames(
                 number += 1
                 continue
             if failures == 0:
-                warn(f"--source: {name} gives no more frames; trying to open it again")
+                warn(f"{name} gives no more frames; trying to open it again")
             failures += 1
             capture.release()
             time.sleep(0.5)
@@ -230,16 +175,18 @@ def camera_frames(
     finally:
         capture.release()
     if number == 0:
-        raise FaceflaxError(f"--source: {name} can be opened but gives no frame; does another program use it?")
-    warn(f"--source: {name} is gone; stopped after {number} frames")
+        remedy = "does another program use it?"
+        raise FaceflaxError("source", source, f"{kind} {{}} can be opened but gives no frame", remedy)
+    warn(f"{name} is gone; stopped after {number} frames")
 
 
-def _open_video(path: Path, argument: str, warn: Callable[[str], None]) -> Source:
+def _open_video(path: Path, warn: Callable[[str], None]) -> Source:
     capture = cv2.VideoCapture(str(path))
-    text = capture.get(cv2.CAP_PROP_FOURCC) == cv2.VideoWriter.fourcc(*"ansi")  # FFmpeg films text as on a terminal
+    text = capture.get(cv2.CAP_PROP_FOURCC) == cv2.VideoWriter.fourcc(*"ansi")  # FFmpeg renders text files as videos
     if text or not capture.isOpened():
-        reason = "is empty" if path.stat().st_size == 0 else "cannot be read as a video; is it complete, and a video?"
-        raise FaceflaxError(f"{argument}: {str(path)!r} {reason}")
+        if path.stat().st_size == 0:
+            raise FaceflaxError("source", path, "is empty")
+        raise FaceflaxError("source", path, "cannot be read as a video", "is it complete, and a video?")
     fps = _known(capture.get(cv2.CAP_PROP_FPS)) or 25.0
     expected = int(_known(capture.get(cv2.CAP_PROP_FRAME_COUNT)) or 0)
 
@@ -262,10 +209,10 @@ def _open_video(path: Path, argument: str, warn: Callable[[str], None]) -> Sourc
         finally:
             capture.release()
         if number == 0:
-            raise FaceflaxError(f"{argument}: no frame of the video {str(path)!r} can be read; is it complete?")
+            raise FaceflaxError("source", path, "holds no frame of a video that can be read", "is it complete?")
         if number < expected - _HEADER_ERROR:
             warn(
-                f"{argument}: {number} of the {expected} frames that {str(path)!r} announces can be read; "
+                f"{number} of the {expected} frames that {str(path)!r} announces can be read; "
                 "it may be damaged or cut short"
             )
 
@@ -275,18 +222,18 @@ def _open_video(path: Path, argument: str, warn: Callable[[str], None]) -> Sourc
 def _open_folder(folder: Path) -> Source:
     files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
     if not files:
-        raise FaceflaxError(f"--source: no images ({', '.join(IMAGE_SUFFIXES)}) in the folder {str(folder)!r}")
+        raise FaceflaxError("source", folder, f"no images ({', '.join(IMAGE_SUFFIXES)}) in the folder {{}}")
 
     def frames() -> Generator[Frame, None, None]:
         number = 0
         for file in files:
             image = read_image(file)
             if image is None:
-                warn(f"--source: {str(file)!r} cannot be read as an image; skipped")
+                warn(f"{str(file)!r} cannot be read as an image; skipped")
                 continue
             yield Frame(image, file.name, number, 0.0)
             number += 1
         if number == 0:
-            raise FaceflaxError(f"--source: none of the {len(files)} images in the folder {str(folder)!r} can be read")
+            raise FaceflaxError("source", folder, f"none of the {len(files)} images in the folder {{}} can be read")
 
     return Source("folder", frames(), count=len(files))

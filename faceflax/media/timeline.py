@@ -1,7 +1,4 @@
-"""The emotions of a video's faces over time, as a picture and as a page, from the table of what was found.
-
-Messages name the options ``--csv`` and ``--report`` of ``scripts/analyze.py``.
-"""
+"""The emotions of a video's faces over time, as a figure and as a page, from the table of what was found."""
 
 from __future__ import annotations
 
@@ -14,15 +11,17 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
-from jaxtyping import Float32, Int32, UInt8
+from jaxtyping import Float32, Int32
 from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from faceflax import html as pages
+from faceflax.errors import FaceflaxError
 from faceflax.faces.crop import crop_face
-from faceflax.files import replacing
+from faceflax.faces.frame import Frame, Image
+from faceflax.files import write
 from faceflax.labels import EMOTIONS, GENDERS
-from faceflax.media.sources import Frame, open_file
+from faceflax.media.sources import open_file
 from faceflax.opencv import cv2
 
 COLORS: dict[str, str] = {
@@ -34,26 +33,26 @@ COLORS: dict[str, str] = {
     "surprise": "#ee8a3c",
     "neutral": "#d0d0d0",
 }
-"""What colour stands for each of ``EMOTIONS``."""
+"""The colour of each of ``EMOTIONS``."""
 
-MOST_TRACKS = 12
-"""How many faces of a video are shown, those that were seen longest."""
+MOST_FACES = 12
+"""Most faces of a video that are shown: those found in the most frames."""
 
-SHORTEST_TRACK = 10
-"""In how many frames a face must have been found to be shown."""
+FEWEST_FRAMES = 10
+"""Fewest frames in which a face must have been found to be shown."""
 
 _THUMBNAILS, _THUMBNAIL_SIDE = 6, 160
 _MOST_BINS, _BIN_FRAMES = 400, 3  # steps of a timeline; at least so many frames each, for they come irregularly
 
 
 @dataclass(frozen=True, eq=False)
-class Track:
-    """One face of a video, in the frames in which it was found.
+class FaceHistory:
+    """One face of a video, in all the frames in which it was found.
 
     Attributes:
-        id: its number in the table.
-        frames: the frames' numbers.
-        times: their seconds.
+        id: its track in the table.
+        frames: the frames' indices.
+        times: the frames' times in seconds.
         boxes: x, y, width, height in pixels.
         emotions: probabilities in the order of ``EMOTIONS``.
         genders: probabilities in the order of ``GENDERS``.
@@ -68,11 +67,11 @@ class Track:
 
     @property
     def shares(self) -> Float32[np.ndarray, " 7"]:
-        """In what share of its frames each emotion was the likeliest."""
+        """In what share of its frames each emotion was the most probable."""
         return np.bincount(self.emotions.argmax(1), minlength=len(EMOTIONS)).astype(np.float32) / len(self.frames)
 
 
-def read_tracks(table: Path, name: str) -> list[Track]:
+def read_histories(table: Path, name: str) -> list[FaceHistory]:
     """Reads the faces of one video from a table, in the order of their first frame.
 
     Args:
@@ -90,35 +89,35 @@ def read_tracks(table: Path, name: str) -> list[Track]:
                 )
                 keys = ["time", *(f"emotion_{e}" for e in EMOTIONS), *(f"gender_{g}" for g in GENDERS)]
                 real.setdefault(track, array("f")).extend(float(row[key]) for key in keys)
-    tracks = []
+    histories = []
     for track in whole:
         integers = np.frombuffer(whole[track], np.int32).reshape(-1, 5)
         numbers = np.frombuffer(real[track], np.float32).reshape(-1, 1 + len(EMOTIONS) + len(GENDERS))
         emotions, genders = numbers[:, 1 : 1 + len(EMOTIONS)], numbers[:, 1 + len(EMOTIONS) :]
-        tracks.append(Track(track, integers[:, 0], numbers[:, 0], integers[:, 1:], emotions, genders))
-    return tracks
+        histories.append(FaceHistory(track, integers[:, 0], numbers[:, 0], integers[:, 1:], emotions, genders))
+    return histories
 
 
-def timeline(tracks: Sequence[Track], seconds: float = 0.0) -> Figure:
+def timeline(faces: Sequence[FaceHistory], seconds: float = 0.0) -> Figure:
     """Draws the probabilities of the seven emotions over time, stacked to 100%, a panel for each face.
 
     Where a face was not found its panel is empty. Save it with ``figure.savefig``.
 
     Args:
-        tracks: the faces, at least one.
+        faces: the faces, at least one.
         seconds: how long the video is, if it goes on after the last face.
     """
-    last = max(tracks, key=lambda track: track.frames[-1])
+    last = max(faces, key=lambda face: face.frames[-1])
     rate = last.frames[-1] / max(float(last.times[-1]), 1e-3)
     seconds = max(seconds, float(last.times[-1]) + 1 / max(rate, 1.0))
     bins = max(1, min(_MOST_BINS, int(seconds * rate / _BIN_FRAMES)))
     edges = np.linspace(0, seconds, bins + 1)
-    figure = Figure(figsize=(10, 0.9 + 1.25 * len(tracks)), layout="constrained")
-    panels = figure.subplots(len(tracks), sharex=True, squeeze=False)[:, 0]
-    for track, axes in zip(tracks, panels, strict=True):
-        place = (np.searchsorted(edges, track.times, side="right") - 1).clip(0, bins - 1)
+    figure = Figure(figsize=(10, 0.9 + 1.25 * len(faces)), layout="constrained")
+    panels = figure.subplots(len(faces), sharex=True, squeeze=False)[:, 0]
+    for face, axes in zip(faces, panels, strict=True):
+        place = (np.searchsorted(edges, face.times, side="right") - 1).clip(0, bins - 1)
         count = np.bincount(place, minlength=bins)
-        sums = [np.bincount(place, weights=each, minlength=bins) for each in track.emotions.T]
+        sums = [np.bincount(place, weights=each, minlength=bins) for each in face.emotions.T]
         means = np.array(sums) / np.maximum(count, 1)
         tops = np.vstack([np.zeros(bins), means.cumsum(0)]) / np.maximum(means.sum(0), 1e-9)
         tops = np.concatenate([tops, tops[:, -1:]], axis=1)
@@ -126,7 +125,7 @@ def timeline(tracks: Sequence[Track], seconds: float = 0.0) -> Figure:
             axes.fill_between(
                 edges, tops[index], tops[index + 1], step="post", color=COLORS[emotion], linewidth=0, label=emotion
             )
-        axes.set(ylim=(0, 1), yticks=[0, 0.5, 1], ylabel=f"face {track.id}", xlim=(0, edges[-1]))
+        axes.set(ylim=(0, 1), yticks=[0, 0.5, 1], ylabel=f"face {face.id}", xlim=(0, edges[-1]))
         axes.yaxis.set_major_formatter(lambda y, _: f"{y:.0%}")
         axes.spines[["top", "right"]].set_visible(False)
     panels[-1].xaxis.set_major_formatter(lambda x, _: clock(x))
@@ -149,36 +148,36 @@ def clock(seconds: float) -> str:
 
 
 def thumbnails(
-    frames: Generator[Frame, None, None], tracks: Sequence[Track]
-) -> dict[int, list[tuple[int, UInt8[np.ndarray, "side side 3"]]]]:
-    """Cuts sample faces of each track out of a video, evenly spread over the time it was seen.
+    frames: Generator[Frame, None, None], faces: Sequence[FaceHistory]
+) -> dict[int, list[tuple[int, Image]]]:
+    """Cuts samples of each face out of a video, evenly spread over the frames in which it was found.
 
     Args:
         frames: of the video; read as far as needed and closed.
-        tracks: the faces.
+        faces: what to cut out.
 
     Returns:
-        For each track's id: the row of the track, and the square around its box there, BGR.
+        For each face's id: rows of its history, and the square around its box there, uint8 ``[160, 160, 3]`` BGR.
     """
-    wanted: dict[int, list[tuple[Track, int]]] = {}
-    for track in tracks:
-        for row in sorted({int(r) for r in np.linspace(0, len(track.frames) - 1, _THUMBNAILS)}):
-            wanted.setdefault(int(track.frames[row]), []).append((track, row))
-    faces: dict[int, list[tuple[int, UInt8[np.ndarray, "side side 3"]]]] = {track.id: [] for track in tracks}
+    wanted: dict[int, list[tuple[FaceHistory, int]]] = {}
+    for face in faces:
+        for row in sorted({int(r) for r in np.linspace(0, len(face.frames) - 1, _THUMBNAILS)}):
+            wanted.setdefault(int(face.frames[row]), []).append((face, row))
+    samples: dict[int, list[tuple[int, Image]]] = {face.id: [] for face in faces}
     with closing(frames):
         for frame in frames:
-            for track, row in wanted.pop(frame.index, []):
-                faces[track.id].append((row, crop_face(frame.image, track.boxes[row], 0.2, _THUMBNAIL_SIDE)))
+            for face, row in wanted.pop(frame.index, []):
+                samples[face.id].append((row, crop_face(frame.image, face.boxes[row], 0.2, _THUMBNAIL_SIDE)))
             if not wanted:
                 break
-    return faces
+    return samples
 
 
 def write_page(file: Path, table: Path, videos: Mapping[str, Path]) -> None:
     """Writes one page about all videos: timelines, shares of the emotions, sample faces. It needs no other file.
 
     Args:
-        file: the page.
+        file: the page (.html).
         table: what was found in the videos.
         videos: their files, by their names in the table.
 
@@ -186,49 +185,60 @@ def write_page(file: Path, table: Path, videos: Mapping[str, Path]) -> None:
         FaceflaxError: a video cannot be read again.
     """
     body = (
-        "<p>What networks perceived in pictures of faces. It says nothing sure about what a person feels or is; "
+        "<p>What networks perceived in images of faces. It is no evidence of what a person feels or is; "
         "do not use it to judge people.</p>\n"
     )
-    body += "".join(section(name, path, read_tracks(table, name)) for name, path in videos.items())
-    with replacing(file) as temporary:
-        temporary.write_text(pages.page("Perceived emotions over time", body), encoding="utf-8")
+    body += "".join(section(name, path, read_histories(table, name)) for name, path in videos.items())
+    write(file, pages.page("Perceived emotions over time", body))
 
 
-def section(name: str, video: Path, tracks: Sequence[Track]) -> str:
-    """Returns the part of a page about one video, as HTML."""
+def section(name: str, video: Path, faces: Sequence[FaceHistory]) -> str:
+    """Returns the part of a page about one video, as HTML.
+
+    Args:
+        name: of the video.
+        video: its file.
+        faces: its faces, from :func:`read_histories`.
+
+    Raises:
+        FaceflaxError: of field ``video``: it cannot be read again.
+    """
     heading = f"<h2>{html.escape(name)}</h2>\n"
-    shown = sorted((t for t in tracks if len(t.frames) >= SHORTEST_TRACK), key=lambda t: -len(t.frames))[:MOST_TRACKS]
-    shown.sort(key=lambda track: track.id)
+    long = (face for face in faces if len(face.frames) >= FEWEST_FRAMES)
+    shown = sorted(long, key=lambda face: -len(face.frames))[:MOST_FACES]
+    shown.sort(key=lambda face: face.id)
     if not shown:
-        return f"{heading}<p>No face was found in {SHORTEST_TRACK} frames or more.</p>\n"
-    left_out = len(tracks) - len(shown)
+        return f"{heading}<p>No face was found in {FEWEST_FRAMES} frames or more.</p>\n"
+    left_out = len(faces) - len(shown)
     remark = f"<p>{left_out} that were seen more briefly are left out.</p>\n" if left_out else ""
-    source = open_file(video, "PATH", lambda message: None)
+    try:
+        source = open_file(video, lambda message: None)  # the analysis has reported what is wrong with it
+        samples = thumbnails(source.frames, shown)
+    except FaceflaxError as error:
+        raise error.renamed("video") from None
     drawn = timeline(shown, (source.count or 0) / (source.fps or 25.0))
-    picture = pages.figure(drawn, f"Probabilities of the seven emotions over time, {len(shown)} faces")
-    samples = thumbnails(source.frames, shown)
-    faces = "".join(_face(track, samples[track.id]) for track in shown)
+    figure = pages.figure(drawn, f"Probabilities of the seven emotions over time, {len(shown)} faces")
     shares = pages.table(("share of frames", "seen", *EMOTIONS), _shares(shown))
-    return f"{heading}{picture}\n{remark}{shares}\n{faces}"
+    return f"{heading}{figure}\n{remark}{shares}\n{''.join(_face(face, samples[face.id]) for face in shown)}"
 
 
-def _shares(tracks: Sequence[Track]) -> Iterable[tuple[str, ...]]:
-    for track in tracks:
-        yield f"face {track.id}", f"{len(track.frames):,} frames", *(f"{share:.0%}" for share in track.shares)
+def _shares(faces: Sequence[FaceHistory]) -> Iterable[tuple[str, ...]]:
+    for face in faces:
+        yield f"face {face.id}", f"{len(face.frames):,} frames", *(f"{share:.0%}" for share in face.shares)
 
 
-def _face(track: Track, samples: Iterable[tuple[int, np.ndarray]]) -> str:
-    mean = track.genders.mean(0)
+def _face(face: FaceHistory, samples: Iterable[tuple[int, np.ndarray]]) -> str:
+    mean = face.genders.mean(0)
     gender = f"{GENDERS[int(mean.argmax())]} ({mean.max():.0%})"
-    when = f"{clock(float(track.times[0]))} to {clock(float(track.times[-1]))}"
+    when = f"{clock(float(face.times[0]))} to {clock(float(face.times[-1]))}"
     figures = []
-    for row, picture in samples:
-        emotion = EMOTIONS[int(track.emotions[row].argmax())]
-        caption = f"{clock(float(track.times[row]))}<br>{emotion} {track.emotions[row].max():.0%}"
-        encoded = cv2.imencode(".jpg", picture)[1].tobytes()
-        image = pages.image(encoded, "jpeg", f"face {track.id} at {clock(float(track.times[row]))}")
+    for row, sample in samples:
+        emotion = EMOTIONS[int(face.emotions[row].argmax())]
+        caption = f"{clock(float(face.times[row]))}<br>{emotion} {face.emotions[row].max():.0%}"
+        encoded = cv2.imencode(".jpg", sample)[1].tobytes()
+        image = pages.image(encoded, "jpeg", f"face {face.id} at {clock(float(face.times[row]))}")
         figures.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
     return (
-        f"<h3>Face {track.id}</h3>\n<p>{when}; perceived as a {gender}</p>\n"
+        f"<h3>Face {face.id}</h3>\n<p>{when}; perceived as a {gender}</p>\n"
         f'<div class="faces">{"".join(figures)}</div>\n'
     )

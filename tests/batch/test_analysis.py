@@ -13,7 +13,7 @@ import cv2
 import numpy as np
 import pytest
 
-from faceflax.batch import analysis as batch
+from faceflax import batch
 from faceflax.errors import FaceflaxError
 from faceflax.faces.face import Face
 from faceflax.media.outputs import CSV_COLUMNS
@@ -42,9 +42,9 @@ class Video:
         return [faces_of(*each) for each in zip(images, located, strict=True)]
 
 
-def images(pictures):
-    assert 0 < len(pictures) <= 16
-    return [faces_of(picture) for picture in pictures]
+def images(frames):
+    assert 0 < len(frames) <= 16
+    return [faces_of(frame) for frame in frames]
 
 
 def write_image(path, level, size=(48, 64)):
@@ -118,9 +118,9 @@ def test_all_inputs_are_in_the_table_in_order(media):
 def test_images_of_different_files_go_through_together(media):
     sizes = []
 
-    def look(pictures):
-        sizes.append(len(pictures))
-        return images(pictures)
+    def look(frames):
+        sizes.append(len(frames))
+        return images(frames)
 
     run([media], Path("o.csv"), images=look)
     assert sizes == [16, 4, 16, 4]  # a video comes between the folder and the archive
@@ -148,20 +148,20 @@ def test_inputs_are_listed_once_in_order_and_hidden_ones_not_at_all(tmp_path, mo
 
 
 def test_nothing_to_analyse_is_named(tmp_path):
-    with pytest.raises(FaceflaxError, match="PATH: there is no 'no/such'; give images, videos, folders or zip"):
+    with pytest.raises(FaceflaxError, match=r"^paths: there is no 'no/such'; give images, videos, folders or zip"):
         batch.find_inputs([Path("no/such")])
-    with pytest.raises(FaceflaxError, match="PATH: no images, videos or zip archives in "):
+    with pytest.raises(FaceflaxError, match=r"^paths: no images, videos or zip archives in "):
         batch.find_inputs([tmp_path])
 
 
 def test_what_cannot_be_read_is_skipped_and_listed(media):
-    Path("media/b/05x.png").write_bytes(b"no picture")
+    Path("media/b/05x.png").write_bytes(b"no image")
     Path("media/empty.mp4").touch()
     Path("media/e.zip").write_bytes(b"PK no archive")
     whole = Path("media/c.avi").read_bytes()
     Path("media/cut.avi").write_bytes(whole[: len(whole) * 2 // 3])
     with zipfile.ZipFile("media/f.zip", "w") as archive:
-        archive.writestr("bad.png", b"no picture")
+        archive.writestr("bad.png", b"no image")
         archive.write("members/19.png", "good.png")
     with zipfile.ZipFile("media/g.zip", "w") as archive:
         archive.write("members/19.png", "damaged.png")
@@ -209,7 +209,7 @@ def test_after_a_stop_it_goes_on_without_missing_or_double_rows(media, calls, ho
     table = Path("o.csv")
     error = RuntimeError if how == "crash" else KeyboardInterrupt
     try:
-        run([media], table, images=lambda pictures: [stop(faces_of(p)) for p in pictures], video=Stopping)
+        run([media], table, images=lambda frames: [stop(faces_of(frame)) for frame in frames], video=Stopping)
     except error:
         pass
     else:
@@ -237,7 +237,7 @@ def test_it_goes_on_from_files_cut_off_anywhere(media):
 def test_a_file_that_is_there_is_not_touched(media):
     table = Path("o.csv")
     table.write_text("mine")
-    with pytest.raises(FaceflaxError, match=r"--csv: 'o\.csv' is there already; name another file or delete it"):
+    with pytest.raises(FaceflaxError, match=r"^csv: 'o\.csv' is there already; name another file or delete it"):
         run([media], table)
     assert table.read_text() == "mine"
 
@@ -245,7 +245,7 @@ def test_a_file_that_is_there_is_not_touched(media):
 def test_other_weights_do_not_go_on_with_it(media):
     run([media], Path("o.csv"))
     before = Path("o.csv").read_bytes()
-    with pytest.raises(FaceflaxError, match=r"--csv: 'o\.csv' was begun with other weights"):
+    with pytest.raises(FaceflaxError, match=r"^csv: 'o\.csv' was begun with other weights"):
         run([media], Path("o.csv"), settings={"weights": "others"})
     assert Path("o.csv").read_bytes() == before
 

@@ -108,7 +108,7 @@ def test_after_a_kill_and_an_interrupt_it_ends_with_every_row_once(tmp_path, med
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--csv", "{folder}/o.csv"], "PATH: there is none"),
+        (["--csv", "{folder}/o.csv"], "PATH: None given"),
         (["no/such", "--csv", "{folder}/o.csv"], "PATH: there is no 'no/such'"),
         (["{folder}", "--csv", "{folder}/o.csv"], "PATH: no images, videos or zip archives in"),
         (["{media}", "--csv", "{folder}/o.txt"], "--csv: "),

@@ -3,8 +3,8 @@ import pytest
 
 from faceflax.cli.detection import DetectionOptions
 from faceflax.errors import FaceflaxError
-from faceflax.faces.detection import HaarDetector
 from faceflax.faces.finding import FaceFinder, video_detector
+from faceflax.faces.haar import HaarDetector
 from faceflax.media import demo
 
 
@@ -22,7 +22,7 @@ def test_equalization_reaches_both_detectors():
         np.testing.assert_array_equal(options.for_videos()(frame), video_detector(equalization)(frame))
 
 
-def test_a_film_is_followed_with_clahe():
+def test_a_video_is_followed_with_clahe():
     finder = FaceFinder(DetectionOptions(equalization="clahe").for_videos())
     found = [len(finder(frame)) for frame in demo.video()]
     assert found == [0] + [1] * (demo.NUM_FRAMES - 1)
@@ -38,15 +38,15 @@ def test_the_record_tells_apart_what_gives_other_boxes(tmp_path):
     records[2:] = [options.record() for options in records[2:]]
     assert all(records.count(record) == 1 for record in records)
     model.unlink()
-    with pytest.raises(FaceflaxError, match=r"--yunet: cannot read .*model\.onnx"):
+    with pytest.raises(FaceflaxError, match=r"^yunet: cannot read .*model\.onnx"):
         DetectionOptions(yunet=model).record()
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        (DetectionOptions(search_every=0), "--search-every: 0 is not a number of frames"),
-        (DetectionOptions(equalization="clahe", yunet="m.onnx"), "--equalization: clahe is for Haar, not for --yunet"),
+        (DetectionOptions(search_every=0), "^search_every: 0 is not a number of frames"),
+        (DetectionOptions(equalization="clahe", yunet="m.onnx"), "^equalization: 'clahe' is for Haar, not for YuNet"),
     ],
 )
 def test_bad_options_are_named(options, message):

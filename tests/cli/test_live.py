@@ -17,10 +17,11 @@ import numpy as np
 import pytest
 
 from faceflax.faces.analyzer import FaceAnalyzer
+from faceflax.faces.frame import Frame
 from faceflax.faces.video import VideoAnalyzer
 from faceflax.live import loop
 from faceflax.media import demo
-from faceflax.media.sources import Frame, Source, open_source
+from faceflax.media.sources import Source, open_source
 
 ROOT = Path(__file__).resolve().parents[2]
 
@@ -71,7 +72,7 @@ def test_image(tmp_path, options, cache):
     assert changed.max(axis=0).tolist() >= [y + height - 2, x + width - 2]
 
 
-def test_all_outputs_of_a_film_with_its_saliency(tmp_path, options, cache):
+def test_all_outputs_of_a_video_with_its_saliency(tmp_path, options, cache):
     output, table, lines = tmp_path / "o.mp4", tmp_path / "o.csv", tmp_path / "o.jsonl"
     files = ["--output", output, "--csv", table, "--jsonl", lines]
     explain = ["--explain", "--overlay", "over", "--emotion", "sad"]
@@ -100,7 +101,7 @@ def test_the_real_analyzer_takes_frames_of_any_size_and_kind(tmp_path, weights):
     """A face in colour, grey, 16 bits, with alpha and in 8K; one pixel and nothing between; fifty faces at the end."""
     photo = demo.photograph()[60:420, :]
     many = np.tile(cv2.resize(photo, None, fx=0.25, fy=0.25)[:, 32:96], (5, 10, 1))
-    pictures = [
+    images = [
         *[photo] * 3,
         cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY),
         cv2.cvtColor(photo, cv2.COLOR_BGR2BGRA),
@@ -110,17 +111,17 @@ def test_the_real_analyzer_takes_frames_of_any_size_and_kind(tmp_path, weights):
         *[cv2.resize(photo, (7680, 4320))] * 2,
         *[many] * 3,
     ]
-    frames = (Frame(picture, "camera", index, index / 10) for index, picture in enumerate(pictures))
+    frames = (Frame(image, "camera", index, index / 10) for index, image in enumerate(images))
     analyzer = VideoAnalyzer(FaceAnalyzer(*weights))
     table, output = tmp_path / "o.csv", tmp_path / "o.avi"
-    summary = loop.run(Source("video", frames, fps=10.0), analyzer, csv_file=table, output=output)
-    assert summary.frames == len(pictures)
+    summary = loop.run(Source("video", frames, fps=10.0), analyzer, csv=table, output=output)
+    assert summary.frames == len(images)
     found = Counter(int(row["frame"]) for row in read_rows(table))
     assert all(found[index] >= 1 for index in (2, 3, 4, 5))
     assert found[6] == 0
     assert found[12] >= 20
     shapes = [frame.image.shape for frame in open_source(str(output)).frames]
-    assert shapes == [(360, 512, 3)] * len(pictures)
+    assert shapes == [(360, 512, 3)] * len(images)
 
 
 def interruptible(*arguments):
@@ -191,7 +192,7 @@ def test_interrupt_leaves_a_playable_video_and_complete_rows(tmp_path, options, 
         ),
         (["--source", "demo", "--max-frames", "0"], "--max-frames: 0"),
         (["--source", "demo", "--search-every", "0"], "--search-every: 0"),
-        (["--source", "demo", "--yunet", "{folder}/no.onnx"], "yunet: there is no model file"),
+        (["--source", "demo", "--yunet", "{folder}/no.onnx"], "--yunet: there is no model file"),
     ],
 )
 def test_bad_input(tmp_path, arguments, message):
@@ -206,7 +207,7 @@ def test_bad_input(tmp_path, arguments, message):
 def test_unknown_weights_are_named():
     done = live("--headless", "--source", "demo", "--emotion-weights", "no-such-weights")
     assert done.returncode == 2
-    assert "emotion weights: unknown 'no-such-weights'" in done.stderr
+    assert "--emotion-weights: unknown 'no-such-weights'" in done.stderr
 
 
 @pytest.mark.parametrize("display", ["", ":98765", "no such place:0"])
@@ -312,13 +313,13 @@ def test_window_and_its_keys(tmp_path, options, cache, display, way_out):
             frame = cv2.VideoCapture(str(clip)).read()[1]
             wait(lambda: (snapshot() != frame).any())  # until the face has its box
             press("p")
-            pictures = [snapshot()]
+            images = [snapshot()]
             for _ in range(4):
                 press("o")
-                pictures.append(snapshot())
-            labels, beside, over, plain, again = (picture.astype(int) for picture in pictures)
+                images.append(snapshot())
+            labels, beside, over, plain, again = (image.astype(int) for image in images)
             np.testing.assert_array_equal(labels, again)
-            changes = [(np.abs(picture - plain).max(axis=2) > 0).mean() for picture in (labels, beside, over)]
+            changes = [(np.abs(image - plain).max(axis=2) > 0).mean() for image in (labels, beside, over)]
             assert 0 < changes[0] < changes[1]
             assert changes[0] < changes[2]
             assert (beside != over).any()

@@ -9,7 +9,7 @@ from faceflax import FaceAnalyzer, preprocessing, pretrained
 from faceflax.evaluation.detected import BORDER, SIDE, crop_faces, find_faces, frame_of
 from faceflax.evaluation.metrics import predict_logits
 from faceflax.faces.crop import crop_face
-from faceflax.faces.detection import HaarDetector
+from faceflax.faces.haar import HaarDetector
 from faceflax.media.demo import photograph
 from faceflax.opencv import cv2
 

@@ -200,7 +200,7 @@ def command(*arguments):
         (["--repeats", "0"], "error: --repeats: 0 is not a number of rounds"),
         (["--video", "no/such.mp4"], "error: --video: there is no file 'no/such.mp4'"),
         (["--output", "README.md/x.json"], "error: --output: cannot write into 'README.md'"),
-        (["--plot", "plot.txt"], "error: --plot: 'plot.txt' is no picture"),
+        (["--plot", "plot.txt"], "error: --plot: 'plot.txt' is no image file"),
     ],
 )
 def test_bad_options_are_named(arguments, message):
@@ -211,7 +211,7 @@ def test_bad_options_are_named(arguments, message):
 
 
 def test_options_are_the_rows():
-    code = "import runpy, typing; print(*typing.get_args(runpy.run_path('scripts/benchmark.py')['Row']))"
+    code = "import typing; from experiments.benchmarks.command import Row; print(*typing.get_args(Row))"
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.split() == list(cases.ROWS)
 

@@ -7,7 +7,8 @@ import numpy as np
 import pytest
 
 from faceflax.errors import FaceflaxError
-from faceflax.faces.detection import Detection, HaarDetector, boxes_of, clip_to_frame, non_max_suppression
+from faceflax.faces.detection import Detection, boxes_of, clip_to_frame, non_max_suppression
+from faceflax.faces.haar import HaarDetector
 from faceflax.media import demo
 from faceflax.media.sources import open_source
 from faceflax.opencv import load_cascade
@@ -131,7 +132,7 @@ def test_a_close_look_finds_the_face_again(photo, detector, shift, scale):
     side = scale * box[2]
     expected = Detection(np.array([*(middle_of(box) + shift - side / 2), side, side]))
     (seen,) = detector.follow(photo, [expected])
-    assert seen.sure
+    assert seen.confident
     np.testing.assert_allclose(seen.box, box, atol=0.13 * box[2])
 
 
@@ -139,7 +140,7 @@ def test_a_close_look_finds_the_face_again(photo, detector, shift, scale):
 def test_a_close_look_finds_a_tilted_head_and_says_how(photo, detector, degrees):
     (box,) = detector(photo).astype(float)
     (seen,) = detector.follow(turned(photo, degrees), [Detection(box)])
-    assert seen.sure
+    assert seen.confident
     assert np.sign(seen.roll) == np.sign(degrees)
     (again,) = detector.follow(turned(photo, degrees), [seen])
     assert abs(again.roll - degrees) <= 20
@@ -175,10 +176,10 @@ def test_fifty_faces(photo, detector):
     tiles = {(int(y + height / 2) // 100, int(x + width / 2) // 100) for x, y, width, height in boxes}
     assert len(tiles) == 50
     seen = detector.follow(frame, [Detection(box.astype(float)) for box in boxes])
-    assert all(face and face.sure for face in seen)
+    assert all(face and face.confident for face in seen)
 
 
-def test_distinct_by_definition():
+def test_non_max_suppression_by_definition():
     rng = np.random.default_rng(0)
     boxes = rng.integers(1, 20, (40, 4)).astype(float)
     kept = non_max_suppression(boxes)

@@ -10,8 +10,8 @@ from faceflax.faces.tracking import Tracker
 SIZE = {"height": 400, "width": 600}
 
 
-def detection(x, y=100.0, side=40.0, sure=True):
-    return Detection(np.array([x, y, side, side]), sure=sure)
+def detection(x, y=100.0, side=40.0, confident=True):
+    return Detection(np.array([x, y, side, side]), confident=confident)
 
 
 def step(tracker, *found, new=(), cut=False):
@@ -69,19 +69,19 @@ def test_a_face_seen_for_a_short_time_is_soon_forgotten():
     assert tracker.predict() == []
 
 
-def test_a_face_that_is_never_surely_seen_fades():
+def test_a_face_that_is_never_detected_with_confidence_fades():
     tracker = followed()
     frames = 0
-    while step(tracker, detection(100, sure=False)):
+    while step(tracker, detection(100, confident=False)):
         frames += 1
     assert 4 * (tracker.memory - tracker.confirm) - 1 <= frames <= 4 * (tracker.memory - tracker.confirm) + 1
-    assert [track.id for track in step(followed(), detection(100, sure=False))] == [0]
+    assert [track.id for track in step(followed(), detection(100, confident=False))] == [0]
 
 
-def test_an_unsure_sighting_elsewhere_begins_nothing():
+def test_a_detection_elsewhere_without_confidence_begins_nothing():
     tracker = followed()
     for _ in range(3):
-        tracks = step(tracker, detection(100), detection(300, sure=False))
+        tracks = step(tracker, detection(100), detection(300, confident=False))
     assert [track.id for track in tracks] == [0]
 
 

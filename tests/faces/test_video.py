@@ -1,4 +1,4 @@
-"""Faces followed through frames: the demo's film, stills with noise, crowds, and frames of every size."""
+"""Faces followed through frames: the demo video, stills with noise, crowds, and frames of every size."""
 
 import threading
 from pathlib import Path
@@ -11,7 +11,8 @@ import pytest
 
 from faceflax.errors import FaceflaxError
 from faceflax.faces.analyzer import FaceAnalyzer
-from faceflax.faces.detection import HaarDetector, iou
+from faceflax.faces.detection import iou
+from faceflax.faces.haar import HaarDetector
 from faceflax.faces.tracking import Track
 from faceflax.faces.video import VideoAnalyzer
 from faceflax.media import demo
@@ -26,7 +27,7 @@ def analyzer(weights):
 
 
 @pytest.fixture(scope="module")
-def film():
+def clip():
     return list(demo.video())
 
 
@@ -45,13 +46,13 @@ class Counting(HaarDetector):
         return super().__call__(frame)
 
 
-def noisy(picture, seed, sigma=10):
-    return np.clip(picture + np.random.default_rng(seed).normal(0, sigma, picture.shape), 0, 255).astype(np.uint8)
+def noisy(image, seed, sigma=10):
+    return np.clip(image + np.random.default_rng(seed).normal(0, sigma, image.shape), 0, 255).astype(np.uint8)
 
 
-def test_one_face_keeps_its_number_and_its_box_is_the_detectors(video, film):
+def test_one_face_keeps_its_number_and_its_box_is_the_detectors(video, clip):
     detector = HaarDetector()
-    for index, frame in enumerate(film):
+    for index, frame in enumerate(clip):
         faces = video(frame)
         assert [face.track_id for face in faces] == ([] if index == 0 else [0])
         if index and index % 8 == 0:
@@ -59,7 +60,7 @@ def test_one_face_keeps_its_number_and_its_box_is_the_detectors(video, film):
             assert iou(box, found).max() > 0.7
 
 
-def test_locate_and_read_in_two_threads_are_one_call(analyzer, film):
+def test_locate_and_read_in_two_threads_are_one_call(analyzer, clip):
     one, two = VideoAnalyzer(analyzer), VideoAnalyzer(analyzer)
     located, faces = Queue(), []
 
@@ -69,11 +70,11 @@ def test_locate_and_read_in_two_threads_are_one_call(analyzer, film):
 
     reader = threading.Thread(target=read)
     reader.start()
-    for frame in film[:30]:
+    for frame in clip[:30]:
         located.put((frame, one.locate(frame)))
     located.put(None)
     reader.join()
-    for frame, found in zip(film[:30], faces, strict=True):
+    for frame, found in zip(clip[:30], faces, strict=True):
         for face, other in zip(found, two(frame), strict=True):
             assert (face.track_id, face.box) == (other.track_id, other.box)
             np.testing.assert_array_equal(face.emotion_probabilities, other.emotion_probabilities)
@@ -81,15 +82,15 @@ def test_locate_and_read_in_two_threads_are_one_call(analyzer, film):
 
 
 @pytest.mark.parametrize("smoothing", [0.0, 0.8])
-def test_probabilities_are_averaged_by_the_formula(analyzer, film, smoothing):
+def test_probabilities_are_averaged_by_the_formula(analyzer, clip, smoothing):
     tracks = [[Track(7, (260 + index, 80, 150, 150), True)] for index in range(12)]
     raw = [
         np.float64(analyzer.probabilities(frame, np.array([track.box]))[0][0])
-        for frame, (track,) in zip(film, tracks, strict=False)
+        for frame, (track,) in zip(clip, tracks, strict=False)
     ]
     video = VideoAnalyzer(analyzer, smoothing=smoothing)
     expected = raw[0]
-    for index, (frame, located) in enumerate(zip(film, tracks, strict=False)):
+    for index, (frame, located) in enumerate(zip(clip, tracks, strict=False)):
         weight = max(1 - smoothing, 1 / (index + 1))
         expected = (1 - weight) * expected + weight * raw[index]
         (face,) = video.read(frame, located)
@@ -98,14 +99,14 @@ def test_probabilities_are_averaged_by_the_formula(analyzer, film, smoothing):
         assert (face.track_id, face.box) == (7, located[0].box)
 
 
-def test_frames_read_together_are_those_read_one_by_one(analyzer, film):
+def test_frames_read_together_are_those_read_one_by_one(analyzer, clip):
     """With a face that comes, is missed, and goes, and a frame without any."""
     one, two = (Track(number, (260 + number, 80, 150, 150), True) for number in (0, 1))
     located = [[one], [one, two], [], [one, Track(1, two.box, False)], [two], [Track(2, one.box, False)], [one]]
     together, apart = VideoAnalyzer(analyzer), VideoAnalyzer(analyzer)
-    batched = together.read_batch(film[:3], located[:3]) + together.read_batch(film[3:7], located[3:])
+    batched = together.read_batch(clip[:3], located[:3]) + together.read_batch(clip[3:7], located[3:])
     assert together.read_batch([], []) == []
-    for frame, tracks, faces in zip(film, located, batched, strict=False):
+    for frame, tracks, faces in zip(clip, located, batched, strict=False):
         for face, other in zip(faces, apart.read(frame, tracks), strict=True):
             assert (face.track_id, face.box) == (other.track_id, other.box)
             np.testing.assert_allclose(face.emotion_probabilities, other.emotion_probabilities, atol=1e-5)
@@ -113,26 +114,26 @@ def test_frames_read_together_are_those_read_one_by_one(analyzer, film):
     assert [len(faces) for faces in batched] == [1, 2, 0, 2, 1, 1, 1]
 
 
-def test_a_face_that_is_not_seen_keeps_its_labels(video, film):
+def test_a_face_that_is_not_seen_keeps_its_labels(video, clip):
     box = (260, 80, 150, 150)
-    (before,) = video.read(film[0], [Track(3, box, True)])
-    (after,) = video.read(np.zeros_like(film[0]), [Track(3, box, False)])
+    (before,) = video.read(clip[0], [Track(3, box, True)])
+    (after,) = video.read(np.zeros_like(clip[0]), [Track(3, box, False)])
     np.testing.assert_array_equal(before.emotion_probabilities, after.emotion_probabilities)
-    (unread,) = video.read(film[0], [Track(4, box, False)])  # its first frames were dropped on the way
+    (unread,) = video.read(clip[0], [Track(4, box, False)])  # its first frames were dropped on the way
     np.testing.assert_allclose(unread.emotion_probabilities, before.emotion_probabilities, atol=1e-6)
 
 
-def test_faces_that_are_gone_take_no_memory(video, film):
+def test_faces_that_are_gone_take_no_memory(video, clip):
     for number in range(60):
-        video.read(film[0], [Track(number, (260, 80, 150, 150), True)])
+        video.read(clip[0], [Track(number, (260, 80, 150, 150), True)])
     assert len(video._averages) <= video.finder.tracker.memory + 1
 
 
-def test_labels_and_boxes_of_a_still_face_are_steady(film):
-    """With the shipped weights, on stills over the whole film: on some the noise alone changes a frame's label."""
+def test_labels_and_boxes_of_a_still_face_are_steady(clip):
+    """With the shipped weights, on stills over the whole video: on some the noise alone changes a frame's label."""
     analyzer = FaceAnalyzer()
     flickers = {"each frame alone": 0, "over time": 0}
-    for still in film[1::10]:
+    for still in clip[1::10]:
         plain, steady = VideoAnalyzer(analyzer, smoothing=0), VideoAnalyzer(analyzer)
         faces = []
         for index in range(40):
@@ -151,31 +152,31 @@ def test_labels_and_boxes_of_a_still_face_are_steady(film):
 
 
 @pytest.mark.parametrize("every", [1, 7])
-def test_the_whole_frame_is_searched_every_so_often(analyzer, film, every):
+def test_the_whole_frame_is_searched_every_so_often(analyzer, clip, every):
     detector = Counting()
     video = VideoAnalyzer(analyzer, detector=detector, full_search_every=every)
-    for index, frame in enumerate(film[:15]):
+    for index, frame in enumerate(clip[:15]):
         video.locate(frame)
         assert detector.searches == index // every + 1
 
 
-def test_a_new_scene_is_searched_at_once(analyzer, film):
+def test_a_new_scene_is_searched_at_once(analyzer, clip):
     video = VideoAnalyzer(analyzer, full_search_every=1000)
-    dark = np.zeros_like(film[0])
-    found = [len(video.locate(frame)) for frame in [dark] * 3 + film[:3] + [dark] * 2]
+    dark = np.zeros_like(clip[0])
+    found = [len(video.locate(frame)) for frame in [dark] * 3 + clip[:3] + [dark] * 2]
     assert found == [0, 0, 0, 0, 1, 1, 0, 0]
 
 
-def test_a_flash_does_not_change_the_face(video, film):
-    bright = cv2.convertScaleAbs(film[0], alpha=1.5, beta=40)
-    ids = {track.id for frame in [film[0]] * 5 + [bright] * 5 + [film[0]] * 5 for track in video.locate(frame)}
+def test_a_flash_does_not_change_the_face(video, clip):
+    bright = cv2.convertScaleAbs(clip[0], alpha=1.5, beta=40)
+    ids = {track.id for frame in [clip[0]] * 5 + [bright] * 5 + [clip[0]] * 5 for track in video.locate(frame)}
     assert ids == {0}
 
 
-def test_frames_of_changing_size(video, film):
+def test_frames_of_changing_size(video, clip):
     ids = []
     for scale in (1, 1, 1, 2, 2, 0.7, 0.7, 1, 1):
-        frame = cv2.resize(film[0], None, fx=scale, fy=scale)
+        frame = cv2.resize(clip[0], None, fx=scale, fy=scale)
         for face in video(frame):
             ids.append(face.track_id)
             x, y, width, height = np.array(face.box) / scale
@@ -190,8 +191,8 @@ def test_no_face_in_frames_of_any_size(video, shape):
         assert video(np.full((*shape, 3), level, np.uint8)) == []
 
 
-def test_a_face_in_an_8k_frame(video, film):
-    frame = cv2.resize(film[0], (7680, 4320))
+def test_a_face_in_an_8k_frame(video, clip):
+    frame = cv2.resize(clip[0], (7680, 4320))
     video.locate(frame)
     (face,) = video(frame)
     x, y, width, height = np.array(face.box) / 12
@@ -215,12 +216,12 @@ def test_fifty_faces_and_nothing_compiles(analyzer):
     assert not [name for name in compiled if "compile" in name]
 
 
-def test_reset_begins_another_video(video, film):
-    for frame in film[:3]:
+def test_reset_begins_another_video(video, clip):
+    for frame in clip[:3]:
         video(frame)
     video.reset()
-    assert video(film[0]) == []
-    assert [face.track_id for face in video(film[0])] == [1]
+    assert video(clip[0]) == []
+    assert [face.track_id for face in video(clip[0])] == [1]
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="needs ../shared/data/video")

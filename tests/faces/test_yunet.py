@@ -56,8 +56,8 @@ def model(tmp_path_factory):
         outputs += [
             helper.make_tensor_value_info(f"{name}_{s}", TensorProto.FLOAT, [1, None, width]) for s in (8, 16, 32)
         ]
-    picture = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 128, 128])
-    graph = helper.make_graph(nodes, "squares", [picture], outputs, constants)
+    image = helper.make_tensor_value_info("input", TensorProto.FLOAT, [1, 3, 128, 128])
+    graph = helper.make_graph(nodes, "squares", [image], outputs, constants)
     file = tmp_path_factory.mktemp("yunet") / "squares.onnx"
     onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 11)], ir_version=8), file)
     return file
@@ -82,7 +82,7 @@ def test_boxes_are_where_the_squares_are(detector):
     assert detector(frame_with()).shape == (0, 4)
 
 
-def test_the_surest_is_first_and_the_unsure_left_out(detector):
+def test_the_highest_confidence_is_first_and_the_low_left_out(detector):
     frame = frame_with((32, 64), (160, 128), (288, 32))
     frame[64:96, 32:64] = 230
     frame[32:64, 288:320] = 100
@@ -103,27 +103,27 @@ def test_follow_looks_only_where_it_is_told(detector):
     frame = frame_with((96, 64), (256, 128))
     seen, nothing = detector.follow(frame, [Detection(np.array([x, y, 64.0, 64])) for x, y in ((96, 64), (0, 192))])
     np.testing.assert_allclose(seen.box, [96, 64, 64, 64], atol=0.01)
-    assert seen.sure
+    assert seen.confident
     assert seen.roll == pytest.approx(45)
     assert nothing is None
 
 
-def test_follow_scales_and_takes_the_unsure(detector):
+def test_follow_scales_and_takes_low_confidence(detector):
     frame = frame_with((96, 64), brightness=120).repeat(2, axis=0).repeat(2, axis=1)
     (seen,) = detector.follow(frame, [Detection(np.array([192.0, 128, 128, 128]))])
     np.testing.assert_allclose(seen.box, [192, 128, 128, 128], atol=0.01)
-    assert not seen.sure
+    assert not seen.confident
 
 
 def test_a_missing_model_file_is_named(tmp_path):
-    with pytest.raises(FaceflaxError, match=r"yunet: there is no model file '.*none\.onnx'; download face_detection"):
+    with pytest.raises(FaceflaxError, match=r"model: there is no model file '.*none\.onnx'; download face_detection"):
         YuNetDetector(tmp_path / "none.onnx")
 
 
 @pytest.mark.parametrize("content", [b"", b"no model"])
 def test_a_file_that_is_no_model_is_named(tmp_path, content):
     (tmp_path / "bad.onnx").write_bytes(content)
-    with pytest.raises(FaceflaxError, match=r"yunet: '.*bad\.onnx' is not a YuNet model that OpenCV"):
+    with pytest.raises(FaceflaxError, match=r"model: '.*bad\.onnx' is not a YuNet model that OpenCV"):
         YuNetDetector(tmp_path / "bad.onnx")
 
 

@@ -1,4 +1,4 @@
-"""The loop with a source made by the test and an analyzer that finds one face, told by the frame's brightness."""
+"""The loop with a source made by the test and an analyzer that finds one face, depending on the frame's brightness."""
 
 import csv
 import json
@@ -15,9 +15,10 @@ import pytest
 
 from faceflax.errors import FaceflaxError
 from faceflax.faces.face import Face
+from faceflax.faces.frame import Frame
 from faceflax.live import loop
 from faceflax.media import outputs
-from faceflax.media.sources import Frame, Source, open_source
+from faceflax.media.sources import Source, open_source
 
 
 def analyzer(image):
@@ -30,12 +31,12 @@ def analyzer(image):
 TENTHS = tuple(index / 10 for index in range(10))
 
 
-def film(times=TENTHS, fail_after=None, kind="video"):
+def clip(times=TENTHS, fail_after=None, kind="video"):
     def frames():
         for index, seconds in enumerate(times):
             if index == fail_after:
                 raise RuntimeError("the source fails")
-            yield Frame(np.full((48, 64, 3), 20 * index % 256, np.uint8), "film", index, float(seconds))
+            yield Frame(np.full((48, 64, 3), 20 * index % 256, np.uint8), "clip", index, float(seconds))
 
     return Source(kind, frames(), fps=10.0, count=len(times))
 
@@ -46,8 +47,8 @@ class Tracking:
     def locate(self, image):
         return [(1, 2, 30, 40)] if image.mean() >= 50 else []
 
-    def read(self, image, located):
-        return analyzer(image) if located else []
+    def read_batch(self, images, located):
+        return [analyzer(image) if found else [] for image, found in zip(images, located, strict=True)]
 
 
 @pytest.fixture(autouse=True)
@@ -67,45 +68,45 @@ def read_rows(path):
 
 def test_video_and_rows(tmp_path):
     output, table = tmp_path / "o.mp4", tmp_path / "o.csv"
-    summary = loop.run(film(), analyzer, output=output, csv_file=table, overlay=lambda image, faces: image)
+    summary = loop.run(clip(), analyzer, output=output, csv=table, overlay=lambda image, faces: image)
     assert (summary.frames, summary.frames_with_face) == (10, 7)
     np.testing.assert_allclose([image.mean() for image in read_video(output)], 20 * np.arange(10), atol=4)
     rows = read_rows(table)
     assert [row["frame"] for row in rows] == ["3", "4", "5", "6", "7", "8", "9"]
     assert tuple(rows[0]) == outputs.CSV_COLUMNS
-    first = {"name": "film", "time": "0.300", "face": "0", "x": "1", "y": "2", "width": "30", "height": "40"}
+    first = {"name": "clip", "time": "0.300", "face": "0", "x": "1", "y": "2", "width": "30", "height": "40"}
     labels = {"emotion": "happy", "emotion_happy": "0.5000", "gender": "woman", "gender_man": "0.2500"}
     assert rows[0].items() >= (first | labels).items()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["o.csv", "o.mp4"]
 
 
-def test_overlay_gets_frame_and_faces_and_its_picture_is_written(tmp_path):
+def test_overlay_gets_frame_and_faces_and_its_image_is_written(tmp_path):
     output = tmp_path / "o.avi"
-    loop.run(film(), analyzer, output=output, overlay=lambda image, faces: np.full_like(image, 200 * len(faces)))
+    loop.run(clip(), analyzer, output=output, overlay=lambda image, faces: np.full_like(image, 200 * len(faces)))
     np.testing.assert_allclose([image.mean() for image in read_video(output)], [0] * 3 + [200] * 7, atol=4)
 
 
 def test_a_slow_source_keeps_its_clock_in_the_video(tmp_path):
     output = tmp_path / "o.mp4"
-    loop.run(film([0, 0.5, 0.6]), analyzer, output=output, overlay=lambda image, faces: image)
+    loop.run(clip([0, 0.5, 0.6]), analyzer, output=output, overlay=lambda image, faces: image)
     assert len(read_video(output)) == 7  # 0.6 seconds at ten frames a second, both ends included
 
 
 def test_max_frames_closes_the_source(tmp_path):
-    source = film()
-    summary = loop.run(source, analyzer, csv_file=tmp_path / "o.csv", max_frames=4)
+    source = clip()
+    summary = loop.run(source, analyzer, csv=tmp_path / "o.csv", max_frames=4)
     assert summary.frames == 4
     assert list(source.frames) == []
 
 
 def test_two_stages_give_what_one_gives(tmp_path):
     for name, each in (("one", analyzer), ("two", Tracking())):
-        loop.run(film(), each, csv_file=tmp_path / f"{name}.csv")
+        loop.run(clip(), each, csv=tmp_path / f"{name}.csv")
     assert (tmp_path / "one.csv").read_bytes() == (tmp_path / "two.csv").read_bytes()
 
 
 def test_json_lines_hold_what_the_table_holds(tmp_path):
-    loop.run(film(), analyzer, csv_file=tmp_path / "o.csv", json_file=tmp_path / "o.jsonl")
+    loop.run(clip(), analyzer, csv=tmp_path / "o.csv", jsonl=tmp_path / "o.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
     for line, row in zip(lines, read_rows(tmp_path / "o.csv"), strict=True):
         assert [line[key] for key in ("name", "frame", "face", "emotion", "gender")] == [
@@ -139,15 +140,15 @@ def test_a_signal_ends_it_with_everything_written_whole(tmp_path, number, moment
         return analyzer(image) if faces is None else image
 
     overlay = interrupt if moment == "overlay" else lambda image, faces: image
-    source = film(np.arange(100_000) / 10)
+    source = clip(np.arange(100_000) / 10)
     with pytest.raises(KeyboardInterrupt):
         loop.run(
             source,
             interrupt if moment == "analyzer" else analyzer,
             overlay=overlay,
             output=output,
-            csv_file=table,
-            json_file=lines,
+            csv=table,
+            jsonl=lines,
         )
     assert list(source.frames) == []
     frames, rows = read_video(output), read_rows(table)
@@ -175,13 +176,13 @@ def test_an_error_anywhere_ends_it_and_keeps_what_was_written(tmp_path, where):
     if where == "locate":
         tracking.locate = lambda image: failing(Tracking().locate(image))
     if where == "read":
-        tracking.read = lambda image, located: failing(analyzer(image))
+        tracking.read_batch = lambda images, located: failing([analyzer(image) for image in images])
     with pytest.raises(RuntimeError, match=f"{where} fails"):
         loop.run(
-            film(fail_after=6 if where == "source" else None),
+            clip(fail_after=6 if where == "source" else None),
             tracking,
             output=output,
-            csv_file=table,
+            csv=table,
             overlay=lambda image, faces: failing(image) if where == "overlay" else image,
         )
     assert len(read_video(output)) == 6
@@ -189,24 +190,23 @@ def test_an_error_anywhere_ends_it_and_keeps_what_was_written(tmp_path, where):
     assert sorted(file.name for file in tmp_path.iterdir()) == ["o.csv", "o.mp4"]
 
 
-def test_an_error_does_not_touch_an_older_file(tmp_path, capsys):
+def test_an_error_does_not_touch_an_older_file(tmp_path, caplog):
     output, table = tmp_path / "o.mp4", tmp_path / "o.csv"
     output.write_text("older video")
     table.write_text("older table")
     with pytest.raises(RuntimeError):
-        loop.run(film(fail_after=6), analyzer, output=output, csv_file=table)
+        loop.run(clip(fail_after=6), analyzer, output=output, csv=table)
     assert output.read_text() == "older video"
     assert table.read_text() == "older table"
     assert len(read_video(tmp_path / "o.partial.mp4")) == 6
     assert len(read_rows(tmp_path / "o.partial.csv")) == 3
     assert sorted(file.name for file in tmp_path.iterdir()) == ["o.csv", "o.mp4", "o.partial.csv", "o.partial.mp4"]
-    said = capsys.readouterr().err
-    assert "o.mp4' is as it was before; what was written until now is" in said
+    assert "o.mp4' is as it was before; what was written until now is" in caplog.text
 
 
 def test_a_source_without_frames_leaves_nothing(tmp_path):
     with pytest.raises(RuntimeError):
-        loop.run(film(fail_after=0), analyzer, output=tmp_path / "o.mp4", csv_file=tmp_path / "o.csv")
+        loop.run(clip(fail_after=0), analyzer, output=tmp_path / "o.mp4", csv=tmp_path / "o.csv")
     assert list(tmp_path.iterdir()) == []
 
 
@@ -229,14 +229,14 @@ def test_a_camera_drops_frames_behind_a_slow_stage_and_a_file_does_not(tmp_path)
     def overlay(image, faces):
         return image
 
-    summary = loop.run(Source("camera", frames(), fps=100.0), slow, csv_file=tmp_path / "o.csv", overlay=overlay)
+    summary = loop.run(Source("camera", frames(), fps=100.0), slow, csv=tmp_path / "o.csv", overlay=overlay)
     shown = [int(row["frame"]) for row in read_rows(tmp_path / "o.csv")]
     assert summary.frames == len(shown)
     assert summary.frames + summary.dropped == 100
     assert summary.frames <= 20
     assert shown == sorted(shown)
     assert 0 < summary.latency <= summary.latency_95
-    summary = loop.run(film(kind="video"), slow, csv_file=tmp_path / "o.csv")
+    summary = loop.run(clip(kind="video"), slow, csv=tmp_path / "o.csv")
     assert (summary.frames, summary.dropped) == (10, 0)
 
 
@@ -247,7 +247,7 @@ def test_folder_gives_a_folder_with_the_same_names(tmp_path):
         cv2.imwrite(str(faces / name), np.full((48, 64, 3), level, np.uint8))
     output = tmp_path / "out"
     outputs.check_output(str(faces), "folder", output)
-    loop.run(open_source(str(faces)), analyzer, output=output, csv_file=tmp_path / "o.csv")
+    loop.run(open_source(str(faces)), analyzer, output=output, csv=tmp_path / "o.csv")
     assert sorted(file.name for file in output.iterdir()) == ["a.png", "b.bmp"]
     assert (cv2.imread(str(output / "a.png")) == 0).all()
     assert not (cv2.imread(str(output / "b.bmp")) == 200).all()  # a box is drawn
@@ -287,7 +287,7 @@ def test_frames_of_changing_size_and_kind(tmp_path):
 
 @pytest.mark.parametrize("size", [(1, 1), (3, 5)])
 def test_video_of_any_size(tmp_path, size):
-    frames = (Frame(np.full((*size, 3), 90, np.uint8), "film", index, index / 10) for index in range(3))
+    frames = (Frame(np.full((*size, 3), 90, np.uint8), "clip", index, index / 10) for index in range(3))
     loop.run(Source("video", frames, fps=10.0), lambda image: [], output=tmp_path / "o.mp4")
     video = read_video(tmp_path / "o.mp4")
     assert len(video) == 3
@@ -300,7 +300,7 @@ def test_any_number_of_faces(tmp_path, count):
         Face((10 * n, 5 * n, 20, 20), "sad", np.eye(7, dtype=np.float32)[4], "man", np.float32([0, 1]), track_id=n)
         for n in range(count)
     ]
-    summary = loop.run(film(), lambda image: faces, output=tmp_path / "o.mp4", csv_file=tmp_path / "o.csv")
+    summary = loop.run(clip(), lambda image: faces, output=tmp_path / "o.mp4", csv=tmp_path / "o.csv")
     assert summary.frames_with_face == (10 if count else 0)
     rows = read_rows(tmp_path / "o.csv")
     assert [int(row["track"]) for row in rows] == list(range(count)) * 10
@@ -308,7 +308,7 @@ def test_any_number_of_faces(tmp_path, count):
 
 
 def test_a_long_gap_is_cut_out_of_the_video(tmp_path):
-    loop.run(film([0, 0.1, 0.2, 3600, 3600.1]), analyzer, output=tmp_path / "o.avi", overlay=lambda image, faces: image)
+    loop.run(clip([0, 0.1, 0.2, 3600, 3600.1]), analyzer, output=tmp_path / "o.avi", overlay=lambda image, faces: image)
     np.testing.assert_allclose([image.mean() for image in read_video(tmp_path / "o.avi")], 20 * np.arange(5), atol=4)
 
 
@@ -330,14 +330,14 @@ def small_disk(tmp_path):
 
 def noise():
     rng = np.random.default_rng(0)
-    frames = (Frame(rng.integers(0, 256, (240, 320, 3), np.uint8), "film", i, i / 10) for i in range(1000))
+    frames = (Frame(rng.integers(0, 256, (240, 320, 3), np.uint8), "clip", i, i / 10) for i in range(1000))
     return Source("video", frames, fps=10.0)
 
 
 @pytest.mark.parametrize("suffix", [".mp4", ".avi"])
 def test_a_full_disk_ends_it_with_a_video_that_plays(small_disk, suffix):
     output = small_disk / f"o{suffix}"
-    with pytest.raises(FaceflaxError, match=r"--output: the disk of .* is full; make room"):
+    with pytest.raises(FaceflaxError, match=r"^output: the disk of .* is full; make room"):
         loop.run(noise(), lambda image: [], output=output)
     assert len(read_video(output)) >= 5
     assert [file.name for file in small_disk.iterdir()] == [output.name]
@@ -346,8 +346,10 @@ def test_a_full_disk_ends_it_with_a_video_that_plays(small_disk, suffix):
 def test_a_full_disk_ends_it_with_whole_rows(small_disk):
     many = [analyzer(np.full((48, 64, 3), 200, np.uint8))[0]] * 50
     table = small_disk / "o.csv"
-    with pytest.raises(FaceflaxError, match=r"--csv: cannot write more \(No space left on device\); make room"):
-        loop.run(noise(), lambda image: many, csv_file=table)
+    with pytest.raises(
+        FaceflaxError, match=r"^csv: cannot write more than \d+ bytes \(No space left on device\); make room"
+    ):
+        loop.run(noise(), lambda image: many, csv=table)
     content = table.read_bytes()
     assert len(content) > 2_000_000
     assert content.endswith(b"\n")
@@ -359,8 +361,8 @@ def test_a_full_disk_ends_it_with_whole_rows(small_disk):
 def test_speed_and_latency_are_logged(monkeypatch, caplog):
     monkeypatch.setattr(loop, "_LOG_SECONDS", 0.0)
     caplog.set_level("INFO", "faceflax")
-    summary = loop.run(film(), analyzer)
+    summary = loop.run(clip(), analyzer)
     assert summary.frames == 10
     assert re.match(r"\d+ frames, [\d.]+ a second, latency \d+ ms$", caplog.messages[-1])
-    loop.run(film(kind="camera"), analyzer)
+    loop.run(clip(kind="camera"), analyzer)
     assert re.search(r"latency \d+ ms, \d+ dropped$", caplog.messages[-1])

@@ -77,15 +77,15 @@ def test_what_is_explained():
 def test_modes_go_round():
     overlay = SaliencyOverlay(left_half, 0.0, 16, mode="labels")
     faces = [face((20, 60, 50, 50))]
-    pictures = {"labels": overlay(FRAME, faces)} | {overlay.next_mode(): overlay(FRAME, faces) for _ in range(4)}
-    assert list(pictures) == list(MODES)
-    np.testing.assert_array_equal(pictures["plain"], FRAME)
-    np.testing.assert_array_equal(pictures["labels"], draw_faces(FRAME, faces))
-    assert not (pictures["beside"] == pictures["over"]).all()
+    drawings = {"labels": overlay(FRAME, faces)} | {overlay.next_mode(): overlay(FRAME, faces) for _ in range(4)}
+    assert list(drawings) == list(MODES)
+    np.testing.assert_array_equal(drawings["plain"], FRAME)
+    np.testing.assert_array_equal(drawings["labels"], draw_faces(FRAME, faces))
+    assert not (drawings["beside"] == drawings["over"]).all()
 
 
 def test_map_scales_with_its_own_largest_values():
-    """The same picture whether the network's gradients are tiny or huge."""
+    """The same drawing whether the network's gradients are tiny or huge."""
     faces = [face((20, 60, 100, 100))]
     one, other = (
         SaliencyOverlay(lambda crops, emotions, k=k: (None, k * left_half(crops, emotions)[1]), 0.0, 16)(FRAME, faces)

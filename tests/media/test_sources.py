@@ -7,9 +7,10 @@ import numpy as np
 import pytest
 
 from faceflax.errors import FaceflaxError
+from faceflax.faces.frame import as_bgr
 from faceflax.live import loop
 from faceflax.media import demo, sources
-from faceflax.media.sources import as_bgr, open_source
+from faceflax.media.sources import open_source
 
 CLIPS = Path(__file__).resolve().parents[3] / "shared/data/video"
 
@@ -46,14 +47,14 @@ def test_truncated_video_gives_what_can_be_read_and_says_so(tmp_path, capsys):
     whole = [frame.image.mean() for frame in frames[:-1]]  # the last one is cut in two
     np.testing.assert_allclose(whole, LEVELS[: len(whole)], atol=4)
     said = capsys.readouterr().err
-    assert f"warning: --source: {len(frames)} of the 30 frames that {str(path)!r} announces can be read" in said
+    assert f"warning: {len(frames)} of the 30 frames that {str(path)!r} announces can be read" in said
 
 
 def test_behind_a_damaged_middle_the_video_goes_on_at_its_own_time(tmp_path, capsys):
     rng = np.random.default_rng(0)
     path = tmp_path / "v.mp4"
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"mp4v"), 10.0, (64, 48))
-    for index in range(100):  # noise, so that most of the file is pictures
+    for index in range(100):  # noise, so that most of the file is image data
         writer.write(np.uint8(rng.integers(0, 50, (48, 64, 3)) + 2 * index))
     writer.release()
     content = bytearray(path.read_bytes())
@@ -98,22 +99,22 @@ def test_as_bgr(dtype, channels, size):
     "image",
     [np.zeros((4, 4), np.float32), np.zeros((4, 4, 2), np.uint8), np.zeros(4, np.uint8), np.zeros((0, 4), np.uint8)],
 )
-def test_as_bgr_names_what_is_no_picture(image):
-    with pytest.raises(FaceflaxError, match=rf"image: type {image.dtype}, shape \({image.shape[0]},.*is no picture"):
+def test_as_bgr_names_what_is_not_an_image(image):
+    with pytest.raises(FaceflaxError, match=rf"image: type {image.dtype}, shape \({image.shape[0]},.*is not an image"):
         as_bgr(image)
 
 
 class Camera(BaseHTTPRequestHandler):
-    """A network camera that sends ten pictures to each who connects, then hangs up."""
+    """A network camera that sends ten images to each who connects, then hangs up."""
 
     def do_GET(self):
         self.send_response(200)
         self.send_header("Content-Type", "multipart/x-mixed-replace; boundary=frame")
         self.end_headers()
         for level in range(10):
-            picture = cv2.imencode(".jpg", np.full((48, 64, 3), 20 * level, np.uint8))[1].tobytes()
-            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(picture)}\r\n\r\n"
-            self.wfile.write(head.encode() + picture + b"\r\n")
+            image = cv2.imencode(".jpg", np.full((48, 64, 3), 20 * level, np.uint8))[1].tobytes()
+            head = f"--frame\r\nContent-Type: image/jpeg\r\nContent-Length: {len(image)}\r\n\r\n"
+            self.wfile.write(head.encode() + image + b"\r\n")
         self.server.connections += 1
         if self.server.connections == 2:  # unplugged
             self.server.socket.close()
@@ -138,7 +139,7 @@ def test_a_camera_that_stops_is_opened_again_and_given_up_when_gone(camera, tmp_
     source = open_source(camera)
     assert source.kind == "camera"
     output = tmp_path / "o.avi"
-    summary = loop.run(source, lambda image: [], output=output, csv_file=tmp_path / "o.csv")
+    summary = loop.run(source, lambda image: [], output=output, csv=tmp_path / "o.csv")
     assert 2 <= summary.frames <= 20
     assert summary.frames + summary.dropped == 20  # ten from each of two connections
     said = capsys.readouterr().err
@@ -150,13 +151,13 @@ def test_a_camera_that_stops_is_opened_again_and_given_up_when_gone(camera, tmp_
 
 def test_a_camera_that_never_gives_a_frame_is_named(monkeypatch):
     monkeypatch.setattr(sources, "RETRIES", 1)
-    frames = sources.camera_frames(cv2.VideoCapture(), cv2.VideoCapture, "camera 0")
-    with pytest.raises(FaceflaxError, match="--source: camera 0 can be opened but gives no frame"):
+    frames = sources.camera_frames(cv2.VideoCapture(), cv2.VideoCapture, 0)
+    with pytest.raises(FaceflaxError, match=r"^source: camera 0 can be opened but gives no frame"):
         list(frames)
 
 
 def test_a_stream_that_cannot_be_opened_is_named():
-    with pytest.raises(FaceflaxError, match=r"--source: the stream 'http://127.0.0.1:1/x.mjpg' cannot be opened"):
+    with pytest.raises(FaceflaxError, match=r"^source: the stream 'http://127.0.0.1:1/x.mjpg' cannot be opened"):
         open_source("http://127.0.0.1:1/x.mjpg")
 
 
@@ -168,7 +169,7 @@ def test_what_is_no_video_is_named(tmp_path, content, name):
         content = write_video(tmp_path / "whole.mp4", "mp4v").read_bytes()
         content = content[: len(content) // 2]
     path.write_bytes(content)
-    with pytest.raises(FaceflaxError, match=f"--source: .*{name}") as caught:
+    with pytest.raises(FaceflaxError, match=f"^source: .*{name}") as caught:
         list(open_source(str(path)).frames)
     assert ("empty" in str(caught.value)) == (not content)
 
@@ -196,11 +197,11 @@ def test_image_of_any_kind_becomes_uint8_bgr(tmp_path, image, suffix, expected):
     np.testing.assert_array_equal(frame.image, np.broadcast_to(np.uint8(expected), (*image.shape[:2], 3)))
 
 
-@pytest.mark.parametrize("content", [b"", b"not a picture"])
+@pytest.mark.parametrize("content", [b"", b"not a image"])
 def test_unreadable_image_is_named(tmp_path, content):
     path = tmp_path / "i.png"
     path.write_bytes(content)
-    with pytest.raises(FaceflaxError, match=r"--source: .*i\.png"):
+    with pytest.raises(FaceflaxError, match=r"^source: .*i\.png"):
         open_source(str(path))
 
 
@@ -222,20 +223,20 @@ def test_folder_goes_in_order_of_names_and_skips_the_unreadable_aloud(tmp_path, 
 
 
 def test_folder_without_images(tmp_path):
-    with pytest.raises(FaceflaxError, match=r"--source: no images .*\.png"):
+    with pytest.raises(FaceflaxError, match=r"^source: no images .*\.png"):
         open_source(str(tmp_path))
     (tmp_path / "bad.png").write_bytes(b"")
-    with pytest.raises(FaceflaxError, match="--source: none of the 1 images"):
+    with pytest.raises(FaceflaxError, match=r"^source: none of the 1 images"):
         list(open_source(str(tmp_path)).frames)
 
 
 @pytest.mark.parametrize("source", ["77", "99999999999999", "no/such/file.mp4", "-1"])
 def test_what_is_not_there_is_named_with_the_choices(source):
-    with pytest.raises(FaceflaxError, match=f"--source: there is no .*{source}.*folder of images, or demo"):
+    with pytest.raises(FaceflaxError, match=f"^source: there is no .*{source}.*folder of images, or demo"):
         open_source(source)
 
 
-def test_demo_film_is_the_photograph_moving():
+def test_demo_video_is_the_photograph_moving():
     source = open_source("demo")
     images = [frame.image for frame in source.frames]
     assert len(images) == source.count == demo.NUM_FRAMES

@@ -8,12 +8,13 @@ from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
 from faceflax.faces.face import Face
+from faceflax.faces.frame import Frame
 from faceflax.labels import EMOTIONS
 from faceflax.media import timeline
 from faceflax.media.outputs import CSV_COLUMNS, csv_lines
-from faceflax.media.sources import Frame, open_source
+from faceflax.media.sources import open_source
 
-PICTURE = np.zeros((48, 64, 3), np.uint8)
+IMAGE = np.zeros((48, 64, 3), np.uint8)
 
 
 def face(emotion, track, box=(10, 10, 20, 20), share=1.0):
@@ -24,12 +25,12 @@ def face(emotion, track, box=(10, 10, 20, 20), share=1.0):
 
 def write_table(path, rows):
     """Rows are (name, frame, faces), ten frames a second."""
-    lines = [csv_lines(Frame(PICTURE, name, frame, frame / 10), faces) for name, frame, faces in rows]
+    lines = [csv_lines(Frame(IMAGE, name, frame, frame / 10), faces) for name, frame, faces in rows]
     path.write_text(",".join(CSV_COLUMNS) + "\n" + "".join(lines))
     return path
 
 
-def film(name="v.avi"):
+def clip(name="v.avi"):
     """Face 3 is happy for five seconds and sad for five; face 7 is there from second 6 to 8 and angry."""
     for frame in range(100):
         faces = [face("happy" if frame < 50 else "sad", 3, (frame // 4, 10, 20, 20), 0.7)]
@@ -40,13 +41,13 @@ def film(name="v.avi"):
 
 @pytest.fixture
 def table(tmp_path):
-    return write_table(tmp_path / "o.csv", film())
+    return write_table(tmp_path / "o.csv", clip())
 
 
-def test_tracks_are_what_was_written(tmp_path):
+def test_histories_are_what_was_written(tmp_path):
     others = [("w.avi", 0, [face("fear", 3)]), ("i.png", 0, [face("fear", None)])]
-    table = write_table(tmp_path / "o.csv", [*others, *film(), *others])
-    first, second = timeline.read_tracks(table, "v.avi")
+    table = write_table(tmp_path / "o.csv", [*others, *clip(), *others])
+    first, second = timeline.read_histories(table, "v.avi")
     assert (first.id, second.id) == (3, 7)
     np.testing.assert_array_equal(first.frames, np.arange(100))
     np.testing.assert_allclose(first.times, np.arange(100) / 10, atol=1e-6)
@@ -56,20 +57,20 @@ def test_tracks_are_what_was_written(tmp_path):
     np.testing.assert_allclose(first.shares, 0.5 * (np.eye(7)[3] + np.eye(7)[4]))
     np.testing.assert_allclose(second.shares, np.eye(7)[0])
     np.testing.assert_allclose(second.genders, [[0.75, 0.25]] * 20)
-    assert timeline.read_tracks(table, "i.png") == timeline.read_tracks(table, "none") == []
+    assert timeline.read_histories(table, "i.png") == timeline.read_histories(table, "none") == []
 
 
 def pixel(figure, axes, seconds, height):
     """The drawn colour at a point of a panel."""
     canvas = FigureCanvasAgg(figure)
     canvas.draw()
-    picture = np.asarray(canvas.buffer_rgba())
+    sample = np.asarray(canvas.buffer_rgba())
     x, y = axes.transData.transform((seconds, height))
-    return picture[picture.shape[0] - 1 - round(y), round(x), :3] / 255
+    return sample[sample.shape[0] - 1 - round(y), round(x), :3] / 255
 
 
 def test_timeline_shows_each_emotion_when_it_was(table):
-    figure = timeline.timeline(timeline.read_tracks(table, "v.avi"), seconds=12.0)
+    figure = timeline.timeline(timeline.read_histories(table, "v.avi"), seconds=12.0)
     upper, lower = figure.axes
     assert (upper.get_ylabel(), lower.get_ylabel()) == ("face 3", "face 7")
     white = (1, 1, 1)
@@ -89,7 +90,7 @@ def test_timeline_shows_each_emotion_when_it_was(table):
 @pytest.mark.parametrize("frames", [[0], [5], [0, 1], range(5000)])
 def test_timeline_of_any_length_has_no_holes(tmp_path, frames):
     table = write_table(tmp_path / "o.csv", [("v", frame, [face("happy", 0)]) for frame in frames])
-    (track,) = timeline.read_tracks(table, "v")
+    (track,) = timeline.read_histories(table, "v")
     figure = timeline.timeline([track])
     (axes,) = figure.axes
     for share in (0.1, 0.37, 0.5, 0.93):
@@ -97,7 +98,7 @@ def test_timeline_of_any_length_has_no_holes(tmp_path, frames):
         np.testing.assert_allclose(pixel(figure, axes, seconds, 0.5), to_rgb(timeline.COLORS["happy"]), atol=0.02)
 
 
-def write_film(path, frames=100):
+def write_clip(path, frames=100):
     writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
     for index in range(frames):
         writer.write(np.full((48, 64, 3), 2 * index, np.uint8))
@@ -106,20 +107,20 @@ def write_film(path, frames=100):
 
 
 def test_thumbnails_are_of_their_frames(table, tmp_path):
-    tracks = timeline.read_tracks(table, "v.avi")
-    samples = timeline.thumbnails(open_source(str(write_film(tmp_path / "v.avi"))).frames, tracks)
+    tracks = timeline.read_histories(table, "v.avi")
+    samples = timeline.thumbnails(open_source(str(write_clip(tmp_path / "v.avi"))).frames, tracks)
     for track in tracks:
         rows = [row for row, _ in samples[track.id]]
         assert (rows[0], rows[-1], len(rows)) == (0, len(track.frames) - 1, 6)
-        for row, picture in samples[track.id]:
-            assert picture.shape == (160, 160, 3)
-            np.testing.assert_allclose(picture, 2 * track.frames[row], atol=4)
+        for row, sample in samples[track.id]:
+            assert sample.shape == (160, 160, 3)
+            np.testing.assert_allclose(sample, 2 * track.frames[row], atol=4)
 
 
 def test_page_needs_no_other_file(table, tmp_path):
-    rows = [*film("<b>&.avi"), *[("short.avi", frame, [face("sad", 0)]) for frame in range(5)]]
+    rows = [*clip("<b>&.avi"), *[("short.avi", frame, [face("sad", 0)]) for frame in range(5)]]
     table = write_table(tmp_path / "o.csv", rows)
-    videos = {name: write_film(tmp_path / file) for name, file in (("<b>&.avi", "1.avi"), ("short.avi", "2.avi"))}
+    videos = {name: write_clip(tmp_path / file) for name, file in (("<b>&.avi", "1.avi"), ("short.avi", "2.avi"))}
     timeline.write_page(tmp_path / "o.html", table, videos)
     page = (tmp_path / "o.html").read_text()
     assert "&lt;b&gt;&amp;.avi" in page
@@ -135,7 +136,7 @@ def test_page_needs_no_other_file(table, tmp_path):
 
 def test_of_many_faces_those_seen_longest_are_shown(tmp_path):
     rows = [("v", frame, [face("sad", n) for n in range(20) if frame < 20 + n]) for frame in range(40)]
-    tracks = timeline.read_tracks(write_table(tmp_path / "o.csv", rows), "v")
-    section = timeline.section("v", write_film(tmp_path / "v.avi"), tracks)
+    tracks = timeline.read_histories(write_table(tmp_path / "o.csv", rows), "v")
+    section = timeline.section("v", write_clip(tmp_path / "v.avi"), tracks)
     assert re.findall(r"<h3>Face (\d+)</h3>", section) == [str(n) for n in range(8, 20)]
     assert "8 that were seen more briefly are left out" in section

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 from scipy.special import softmax
 
+import experiments.architectures  # noqa: F401 (registers tang_cnn)
 import faceflax
 from faceflax import data, models, pretrained
 from faceflax.data.augment import Augmentation

@@ -209,7 +209,7 @@ def test_export_names_a_run_with_its_accuracies_and_the_best_temperature(run, da
             {"resume": True, "augmentation": Augmentation(erase=0.2, zoom=0.3)},
             r"zoom: 0\.3 differs from the run's 0.1 in .*; resume with the same",
         ),
-        ({"arch": "resnet"}, "arch: unknown 'resnet'; choose one of: mini_xception, mini_xception_antialiased"),
+        ({"arch": "resnet"}, "arch: unknown 'resnet'; choose one of: mini_xception, sequential_cnn, vgg"),
     ],
 )
 def test_refuses_to_disturb_a_run(run, changes, message):
