@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from faceflax.errors import needing_extras
+from faceflax.lazy import attach
 
 if TYPE_CHECKING:
     from faceflax.data.augment import Augmentation
@@ -24,20 +23,11 @@ __all__ = [
     "render_faces",
 ]
 
-_HOMES = {
-    "faceflax.data.augment": ("Augmentation",),
-    "faceflax.data.loading": ("DATASETS", "SPLITS", "Examples", "crop_margin", "load"),  # imports TFDS
-    "faceflax.data.synthetic": ("SyntheticFaces", "render_face", "render_faces"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            with needing_extras():
-                return getattr(import_module(module), name)
-    raise AttributeError(f"module 'faceflax.data' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "augment": ("Augmentation",),
+        "loading": ("DATASETS", "SPLITS", "Examples", "crop_margin", "load"),  # imports TFDS
+        "synthetic": ("SyntheticFaces", "render_face", "render_faces"),
+    },
+)

@@ -113,7 +113,7 @@ def load(dataset: str, split: str, *, image_size: int, data_dir: Path | None = N
                 members[key][i] = example[key]
             ids.append(example["id"].decode())
     except (RuntimeError, TypeError) as error:  # array_record's: a wrong checksum or no file; a row that is cut off
-        problem = f"row {len(ids)} of {{}}, {split}, in {str(builder.data_path)!r} is damaged ({error})"
+        problem = f"row {len(ids)} of {{}} {split} in {str(builder.data_path)!r} is damaged ({error})"
         remedy = f"prepare it again: {_preparation(builder)} --overwrite"
         raise FaceflaxError("dataset", dataset, problem, remedy) from None
     return Examples(

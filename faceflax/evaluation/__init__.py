@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from faceflax.errors import needing_extras
+from faceflax.lazy import attach
 
 if TYPE_CHECKING:
     from faceflax.evaluation.calibration import Calibration, calibrate, fit_temperature
@@ -24,20 +23,11 @@ __all__ = [
     "worst",
 ]
 
-_HOMES = {
-    "faceflax.evaluation.calibration": ("Calibration", "calibrate", "fit_temperature"),
-    "faceflax.evaluation.metrics": ("Evaluation", "evaluate", "predict_logits"),
-    "faceflax.evaluation.shares": ("Share", "group_shares", "worst"),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            with needing_extras():
-                return getattr(import_module(module), name)
-    raise AttributeError(f"module 'faceflax.evaluation' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "calibration": ("Calibration", "calibrate", "fit_temperature"),
+        "metrics": ("Evaluation", "evaluate", "predict_logits"),
+        "shares": ("Share", "group_shares", "worst"),
+    },
+)

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from importlib import import_module
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from faceflax.errors import needing_extras
+from faceflax.lazy import attach
 
 if TYPE_CHECKING:
     from faceflax.training.config import Precision, TrainConfig
@@ -15,21 +14,12 @@ if TYPE_CHECKING:
 
 __all__ = ["Precision", "TrainConfig", "Trainer", "cosine", "make_targets", "take_matching", "train"]
 
-_HOMES = {
-    "faceflax.training.config": ("Precision", "TrainConfig"),
-    "faceflax.training.fitting": ("Trainer", "cosine", "take_matching"),
-    "faceflax.training.loop": ("train",),
-    "faceflax.training.targets": ("make_targets",),
-}
-
-
-def __getattr__(name: str) -> Any:
-    for module, names in _HOMES.items():
-        if name in names:
-            with needing_extras():
-                return getattr(import_module(module), name)
-    raise AttributeError(f"module 'faceflax.training' has no attribute {name!r}")
-
-
-def __dir__() -> list[str]:
-    return __all__
+__getattr__, __dir__ = attach(
+    __name__,
+    {
+        "config": ("Precision", "TrainConfig"),
+        "fitting": ("Trainer", "cosine", "take_matching"),
+        "loop": ("train",),
+        "targets": ("make_targets",),
+    },
+)

@@ -106,7 +106,7 @@ def test_a_damaged_line_is_named_or_skipped_and_counted(published, tmp_path):
 @pytest.mark.parametrize(
     ("fault", "message"),
     [
-        ("no votes", "has no fer2013new.csv. PATH is a folder with FER+'s fer2013new.csv"),
+        ("no votes", "has no fer2013new.csv; the source is a folder with FER+'s fer2013new.csv"),
         ("no images", "none of fer2013.csv, icml_face_data.csv"),
         ("other columns", "lacks FER+'s columns Image name, NF"),
         ("other images", "% of FER-2013's labels, so they are not of the same rows"),

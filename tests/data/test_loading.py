@@ -128,7 +128,9 @@ def test_damaged_prepared_files_are_said_to_be_damaged(damage, tmp_path, few_fac
         file.write_bytes(content[:middle] + bytes(2000) + content[middle + 2000 :])
     else:
         file.unlink()
-    with pytest.raises(FaceflaxError, match=r"^dataset: row [0-9]+ of synthetic test in .* --data-dir .* --overwrite$"):
+    with pytest.raises(
+        FaceflaxError, match=r"^dataset: row [0-9]+ of 'synthetic' test in .* --data-dir .* --overwrite$"
+    ):
         data.load("synthetic", "test", image_size=64, data_dir=tmp_path)
 
 
