@@ -108,15 +108,16 @@ class FaceAnalyzer:
             FaceflaxError: a frame is not such an array, or a box is empty.
         """
         frames = as_frames(frames)
-        crops = [
-            [{cut: crop_face(frame.grey, box, *cut) for cut in self._cuts} for box in found]
+        faces = [
+            {cut: crop_face(frame.grey, box, *cut) for cut in self._cuts}
             for frame, found in zip(frames, boxes, strict=True)
+            for box in found
         ]
-        every = [cuts for found in crops for cuts in found]
-        if not every:
+        if not faces:
             return [[] for _ in frames]
-        emotions, genders = self._compiled(*(np.stack([cuts[cut] for cuts in every]) for cut in self._cuts))
-        answers = zip(emotions, genders, every, strict=True)
+        crops = [np.stack([face[cut] for face in faces]) for cut in self._cuts]
+        emotions, genders = self._compiled(*crops)
+        answers = zip(emotions, genders, faces, strict=True)
         return [[make_face(box, *next(answers)) for box in found] for found in boxes]
 
     def probabilities(
