@@ -87,7 +87,7 @@ def _check_files(names: set[str]) -> None:
         warnings.warn(
             "InterpretML is installed in the folder of faceflax's package interpret, so that import interpret is "
             f"faceflax's and InterpretML cannot be used here; {remedy}",
-            stacklevel=2,
+            stacklevel=3,
         )
 
 

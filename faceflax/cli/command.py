@@ -16,7 +16,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
-from faceflax.cli import metavars
+from faceflax.cli import metavars, plugins
 from faceflax.errors import FaceflaxError, MissingExtraError, missing_extra, unknown
 
 Options = TypeVar("Options")
@@ -48,6 +48,8 @@ def run(
         logging.basicConfig(format="%(message)s")
         logging.getLogger("faceflax").setLevel(logging.INFO)
         words = sys.argv[1:] if arguments is None else arguments
+        if main.__module__ == "__main__" and (spec := sys.modules["__main__"].__spec__) is not None:
+            plugins.check_package(spec.name.partition(".")[0])
         main(parse(options_type, default, prog=prog or _prog(), arguments=words))
         sys.stdout.flush()
     sys.exit(0)

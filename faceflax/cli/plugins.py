@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float32, Int
 
+GROUPS = ("faceflax.commands", "faceflax.explainers")
+
 MARK = "__faceflax__"
 """A name that the packages of this distribution define, by which they are known from others of the same name."""
 
@@ -81,16 +83,25 @@ def not_installed() -> FaceflaxError:
     )
 
 
+def check_package(package: str) -> None:
+    """Makes sure that a package is this distribution's, if it is one from which the commands take something.
+
+    Raises:
+        FaceflaxError: another distribution's package of the same name is in its place.
+    """
+    brought = {point.module.partition(".")[0] for group in GROUPS for point in entry_points(group).values()}
+    problem = shadowed(package) if package in brought else None
+    if problem is not None:
+        raise problem
+
+
 def load(point: EntryPoint) -> Any:
     """Imports what an entry point names.
 
     Raises:
         FaceflaxError: another distribution's package of the same name is in its place.
     """
-    package = point.module.partition(".")[0]
-    problem = shadowed(package)
-    if problem is not None:
-        raise problem
+    check_package(point.module.partition(".")[0])
     return point.load()
 
 
@@ -107,13 +118,12 @@ def shadowed(package: str) -> FaceflaxError | None:
         return FaceflaxError(package, None, "is missing from this installation of faceflax", REINSTALL)
     if spec.origin is not None and MARK in Path(spec.origin).read_text(encoding="utf-8", errors="replace"):
         return None
-    place = spec.origin or ", ".join(spec.submodule_search_locations or ())
-    return FaceflaxError(
-        package,
-        place,
-        "{} is not faceflax's; InterpretML has the same import name and was installed over it",
-        f"pip uninstall interpret interpret-core, then {REINSTALL}",
-    )
+    remedy = f"pip uninstall interpret interpret-core, then {REINSTALL}"
+    if spec.origin is None:
+        place = ", ".join(spec.submodule_search_locations or ())
+        return FaceflaxError(package, place, "{} has lost its __init__.py, as when InterpretML is uninstalled", remedy)
+    problem = "{} is not faceflax's; InterpretML has the same import name and was installed over it"
+    return FaceflaxError(package, spec.origin, problem, remedy)
 
 
 REINSTALL = "pip install --force-reinstall --no-deps faceflax"
