@@ -8,23 +8,27 @@ Command, about ten minutes a row on two cores, each row kept as soon as it is do
 
 Every row is fitted on Training and measured on PublicTest, at its best epoch there; PrivateTest is not looked at. The
 rows ``order 1`` and ``order 2`` are the recipe itself with other random numbers: differences no larger than theirs to
-``base`` say nothing. Ten epochs are few, and favour what learns fast over what keeps a long training from overfitting.
+``base`` mean nothing. Ten epochs are few, and favour what learns fast over what keeps a long training from overfitting.
 The results are kept in ``experiments/ablations.json``.
+
+The rows in :data:`RECORDED` were measured at commit cac2caa with options that were removed after it, because no shipped
+weights use them. They stay in the table as results of that commit and cannot be made again with this one.
 """
 
 from __future__ import annotations
 
 import dataclasses
 import json
-import os
 import time
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+import experiments.architectures  # noqa: F401 (registers the rows' networks)
 from faceflax import files
 from faceflax.cli import run
+from faceflax.data.augment import Augmentation
 from faceflax.errors import FaceflaxError, unknown
 from faceflax.training.config import TrainConfig
 
@@ -35,7 +39,7 @@ if TYPE_CHECKING:
 BASE = TrainConfig(epochs=10, average=0.999, stop_patience=1000)
 """The recipe that each row changes."""
 
-MEANS: dict[str, dict[str, Any]] = {
+ABLATIONS: dict[str, dict[str, Any]] = {
     "base": {},
     "order 1": {"seed": 1},
     "order 2": {"seed": 2},
@@ -46,13 +50,9 @@ MEANS: dict[str, dict[str, Any]] = {
     "no label smoothing": {"label_smoothing": 0.0},
     "label smoothing 0.2": {"label_smoothing": 0.2},
     "mixup": {"mixup": 0.2},
-    "cutmix": {"cutmix": 1.0},
     "random erasing": {"erase": 0.25},
-    "stronger geometry": {"shift": 0.12, "rotation": 20.0, "zoom": 0.2, "shear": 8.0},
     "no geometry but the mirror": {"shift": 0.0, "rotation": 0.0, "zoom": 0.0},
     "contrast and brightness": {"contrast": 0.3, "brightness": 0.1},
-    "focal loss": {"focal": 2.0},
-    "classes balanced": {"class_balance": 0.999},
     "56 pixels": {"image_size": 56},
     "64 pixels": {"image_size": 64},
     "80 pixels": {"image_size": 80},
@@ -60,10 +60,15 @@ MEANS: dict[str, dict[str, Any]] = {
     "antialiased": {"arch": "mini_xception_antialiased"},
     "weights of the gender network": {"init_weights": "mini_xception-fairface"},
     "FER+ votes, half": {"soft_labels": "ferplus", "soft_weight": 0.5},
-    "taught by base": {"soft_labels": "base", "soft_weight": 0.5},
-    "taught by vgg-fer2013": {"teachers": ("vgg-fer2013",), "teacher_weight": 0.5},
+    "distilled from base": {"soft_labels": "base", "soft_weight": 0.5},
+    "distilled from vgg-fer2013": {"teachers": ("vgg-fer2013",), "teacher_weight": 0.5},
 }
-"""Each row's changes; ``soft_labels`` names what they are made from."""
+"""Each row's changes, of a run's settings or of its augmentation; ``soft_labels`` names what they are made from."""
+
+RECORDED = ("cutmix", "stronger geometry", "focal loss", "classes balanced")
+"""Rows whose options (cutmix, shear, focal, class_balance) this version no longer has."""
+COMMIT = "cac2caa"
+"""The commit that had them, and made their rows."""
 
 
 @dataclass(frozen=True)
@@ -82,7 +87,7 @@ class Options:
     """Where prepared datasets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
     epochs: int = BASE.epochs
     """Passes over the training split; "twice the epochs" takes twice as many."""
-    runs: Path = Path("runs/means")
+    runs: Path = Path("runs/ablations")
     """Folder of the training runs."""
     results: Path = Path("experiments/ablations.json")
     """Where the numbers are kept."""
@@ -93,20 +98,23 @@ class Options:
 def main(options: Options) -> None:
     """Makes the rows that are missing, keeps each, and prints the table."""
     for name in options.only:
-        if name not in MEANS:
-            raise unknown("--only", name, list(MEANS))
-    wanted = options.only or tuple(MEANS)
-    files.writable_file("--results", options.results)
+        if name in RECORDED:
+            problem = f"was measured at commit {COMMIT} with options that this version does not have"
+            raise FaceflaxError("only", name, problem, "choose another row, or check that commit out")
+        if name not in ABLATIONS:
+            raise unknown("only", name, list(ABLATIONS))
+    wanted = options.only or tuple(ABLATIONS)
+    files.writable_file("results", options.results)
     recipe = {"arch": options.arch, "dataset": options.dataset, "epochs": options.epochs}
     kept = read(options.results, recipe)
     if not options.table_only:
         for name in wanted if "base" in kept else ("base", *(name for name in wanted if name != "base")):
             if name in kept:
                 continue
-            if MEANS[name].get("soft_labels") == "ferplus" and options.ferplus is None:
+            if ABLATIONS[name].get("soft_labels") == "ferplus" and options.ferplus is None:
                 print(f"{name}: left out; it needs --ferplus")
                 continue
-            if not MEANS[name].get("arch", options.arch).startswith(options.arch):
+            if not ABLATIONS[name].get("arch", options.arch).startswith(options.arch):
                 print(f"{name}: left out; it is no variant of {options.arch}")
                 continue
             kept[name] = measure(name, options, kept)
@@ -126,40 +134,39 @@ def read(file: Path, recipe: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         content = json.loads(file.read_bytes())
         before, rows = content["recipe"], content["rows"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FaceflaxError(f"--results: {str(file)!r} is not such a file ({error!r}); name another") from None
+        raise FaceflaxError("results", file, f"is not such a file ({error!r})", "name another") from None
     if before != recipe:
-        raise FaceflaxError(f"--results: {str(file)!r} is of {before}, not of {dict(recipe)}; name another file")
+        raise FaceflaxError("results", file, f"is of {before}, not of {dict(recipe)}", "name another file")
     return rows
 
 
 def _write(file: Path, recipe: Mapping[str, Any], rows: Mapping[str, Any]) -> None:
-    ordered = {name: rows[name] for name in MEANS if name in rows}
-    partial = file.with_suffix(".partial")
-    partial.write_text(json.dumps({"recipe": recipe, "rows": ordered}, indent=1) + "\n")
-    os.replace(partial, file)
+    order = [*ABLATIONS, *(name for name in rows if name not in ABLATIONS)]
+    ordered = {name: rows[name] for name in order if name in rows}
+    files.write(file, json.dumps({"recipe": recipe, "rows": ordered}, indent=1) + "\n")
 
 
 def measure(name: str, options: Options, kept: Mapping[str, Any]) -> dict[str, Any]:
     """Trains one row and compares it with ``base`` on each validation image, which are kept as bits."""
     import numpy as np
 
-    from faceflax.evaluation.metrics import Share
-    from faceflax.training import loop
+    from faceflax.evaluation import Share
+    from faceflax.training import train
 
     folder = options.runs / _slug(name)
     config = dataclasses.replace(BASE, arch=options.arch, dataset=options.dataset, data_dir=options.data_dir)
-    changes = MEANS[name] | {"epochs": options.epochs * (2 if "epochs" in MEANS[name] else 1)}
+    changes = ABLATIONS[name] | {"epochs": options.epochs * (2 if "epochs" in ABLATIONS[name] else 1)}
     if "soft_labels" in changes:
         changes["soft_labels"] = _soft_labels(changes["soft_labels"], options)
-    config = dataclasses.replace(config, **changes, output=folder)
+    config = changed(config, changes | {"output": folder})
     print(f"{name}:", flush=True)
     start = time.perf_counter()
-    loop.train(dataclasses.replace(config, resume=(folder / "config.json").exists()))
+    train(dataclasses.replace(config, resume=(folder / "config.json").exists()))
     seconds = time.perf_counter() - start
     right = _right(folder, options)
     share = Share.of(right)
     row = {
-        "changes": MEANS[name],
+        "changes": ABLATIONS[name],
         "right": share.right,
         "images": share.count,
         "seconds": round(seconds),
@@ -174,6 +181,19 @@ def measure(name: str, options: Options, kept: Mapping[str, Any]) -> dict[str, A
     return row
 
 
+def changed(config: TrainConfig, changes: Mapping[str, Any]) -> TrainConfig:
+    """Returns a configuration with changes of its fields and of its augmentation's.
+
+    Example:
+        >>> changed(BASE, {"epochs": 20, "erase": 0.25}).augmentation.erase
+        0.25
+    """
+    of_images = {field.name for field in dataclasses.fields(Augmentation)} & changes.keys()
+    augmentation = dataclasses.replace(config.augmentation, **{name: changes[name] for name in of_images})
+    rest = {name: value for name, value in changes.items() if name not in of_images}
+    return dataclasses.replace(config, augmentation=augmentation, **rest)
+
+
 def _slug(name: str) -> str:
     return "".join(letter if letter.isalnum() else "_" for letter in name)
 
@@ -185,9 +205,9 @@ def _info(folder: Path) -> Any:
 
 
 def _right(folder: Path, options: Options) -> Bool[np.ndarray, " n"]:
-    """Which validation images a run's weights label right."""
+    """Which validation images a run's weights classify right."""
     from faceflax import data, pretrained
-    from faceflax.evaluation.metrics import predict_logits
+    from faceflax.evaluation import predict_logits
 
     file = folder / "weights.safetensors"
     model, variables = pretrained.load(file)
@@ -208,7 +228,7 @@ def _soft_labels(source: str, options: Options) -> Path:
 
 
 def table(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
-    """Yields the lines of the Markdown table: accuracy, gain over ``base`` with its 95% interval, what to make of it.
+    """Yields the lines of the Markdown table: accuracy, gain over ``base`` with its 95% interval, the verdict.
 
     Example:
         >>> print(*table({"base": {"right": 3, "images": 4, "seconds": 60}}), sep="\\n")
@@ -223,7 +243,8 @@ def table(rows: Mapping[str, Mapping[str, Any]]) -> Iterator[str]:
         if "gain" in row:
             low, high = (100 * (row["gain"] + side * 1.96 * row["gain_error"]) for side in (-1, 1))
             gain = f"{100 * row['gain']:+.2f} [{low:+.2f}, {high:+.2f}] "
-            verdict = "helps " if low > 0 else "harms " if high < 0 else "cannot be told "
+            verdict = "helps " if low > 0 else "harms " if high < 0 else "inconclusive "
+        name += f", at commit {row['commit']}" if "commit" in row else ""
         yield (f"| {name} | {row['right'] / row['images']:.2%} | {gain}| {row['seconds'] / 60:.0f} | {verdict}|")
 
 

@@ -2,13 +2,13 @@
 
 Command: ``python -m experiments.detection_recall --clips ../shared/data/video --output recall.md``
 
-The clips are four short films with one face or none, 640x360 or 960x540. Where the face is was read off by eye in
+The clips are four short videos with one face or none, 640x360 or 960x540. Where the face is was read off by eye in
 every 6th to 30th frame (:data:`TRUTH`), with lines between; a box that overlaps it by 0.4 or more (intersection over
 union) has found it, any other is false. The baseline is Haar on the whole of every frame, factor 1.1, 5 neighbours, as
 ``faceflax.FaceAnalyzer`` uses it on single images. Milliseconds are the processor's, of finding alone, on one thread.
 
 Result, on an Intel Xeon (two minutes): whatever the interval, 613 of 616 faces, no false box, one track a face; the
-three are in the films' first frames, where a face is not yet shown. The baseline finds 606, with 19 false boxes.
+three are in the videos' first frames, where a face is not yet shown. The baseline finds 606, with 19 false boxes.
 
 | whole frame searched | found | false boxes | ms median | ms 95% |
 | --- | --- | --- | --- | --- |
@@ -76,16 +76,14 @@ def main(options: Options) -> None:
     """Prints the table, a row for the baseline and each interval."""
     for name in TRUTH:
         if not (options.clips / name).is_file():
-            raise FaceflaxError(
-                f"--clips: there is no {name!r} in {str(options.clips)!r}; name the folder of the clips"
-            )
+            raise FaceflaxError("clips", options.clips, f"there is no {name!r} in {{}}", "name the folder of the clips")
     for every in options.every:
         if every < 1:
-            raise FaceflaxError(f"--every: {every} is not a number of frames; give 1 or more")
+            raise FaceflaxError("every", every, "is not a frame count", "give 1 or more")
     if options.max_frames is not None and options.max_frames < 1:
-        raise FaceflaxError(f"--max-frames: {options.max_frames} is not a number of frames; give 1 or more")
+        raise FaceflaxError("max_frames", options.max_frames, "is not a frame count", "give 1 or more")
     if options.output:
-        files.writable_file("--output", options.output)
+        files.writable_file("output", options.output)
 
     import numpy as np
     from tqdm import tqdm
@@ -118,7 +116,7 @@ def main(options: Options) -> None:
     table = "\n".join(f"| {line} |" for line in lines)
     print(table)
     if options.output:
-        options.output.write_text(table + "\n")
+        files.write(options.output, table + "\n")
 
 
 @dataclass(frozen=True)
@@ -129,7 +127,7 @@ class Run:
         faces: how many there are in all frames.
         found: how many of them were found.
         false: boxes that are none of them.
-        tracks: how many numbers the boxes had.
+        tracks: how many ids the boxes had.
         seconds: of the processor, for each frame.
     """
 
@@ -148,16 +146,16 @@ def follow(
 
     from faceflax.faces.detection import iou
 
-    found, false, numbers, seconds = 0, 0, set(), []
+    found, false, ids, seconds = 0, 0, set(), []
     for frame, true in zip(frames, boxes, strict=True):
         start = time.process_time()
         faces = list(find(frame))
         seconds.append(time.process_time() - start)
-        numbers |= {getattr(face, "id", 0) for face in faces}
+        ids |= {getattr(face, "id", 0) for face in faces}
         overlap = iou(true, np.array([getattr(face, "box", face) for face in faces], np.float64).reshape(-1, 4))
         hits = int((overlap >= 0.4).any(axis=1).sum())
         found, false = found + hits, false + len(faces) - hits
-    return Run(sum(map(len, boxes)), found, false, len(numbers), seconds)
+    return Run(sum(map(len, boxes)), found, false, len(ids), seconds)
 
 
 def truth(name: str, count: int) -> list[np.ndarray]:

@@ -1,23 +1,23 @@
-"""Pictures of FER-2013's PublicTest and PrivateTest that are in Training as well, cut or watermarked differently.
+"""Images of FER-2013's PublicTest and PrivateTest that are in Training as well, cut or watermarked differently.
 
 Command::
 
     python -m experiments.near_duplicates --output experiments/near_duplicates_fer2013.json
     python scripts/evaluate.py --weights NAME --dataset fer2013 --without experiments/near_duplicates_fer2013.json
 
-Method: pictures are band-passed (Gaussian of 1 minus Gaussian of 6 pixels), so that neither lighting nor the grain of
-the JPEG counts. At 16x16 pixels the middle of each test picture and of its mirror image, at 3 sizes and 9 shifts, is
-correlated with the middle of every training picture; the 20 best are compared at 48x48: the middle 34x34 pixels, and
-their mirror image, at 5 sizes, at every place in the training picture. A test picture whose highest normalised
+Method: images are band-passed (Gaussian of 1 minus Gaussian of 6 pixels), so that neither lighting nor the grain of
+the JPEG counts. At 16x16 pixels the middle of each test image and of its mirror image, at 3 sizes and 9 shifts, is
+correlated with the middle of every training image; the 20 best are compared at 48x48: the middle 34x34 pixels, and
+their mirror image, at 5 sizes, at every place in the training image. A test image whose highest normalised
 correlation reaches the threshold is a near-duplicate.
 
-Threshold: 0.91, in the valley of the histogram of correlations (with 40 pictures compared: 130 from 0.88 to 0.90,
+Threshold: 0.91, in the valley of the histogram of correlations (with 40 images compared: 130 from 0.88 to 0.90,
 66 to 0.92, 63 to 0.94, 185 to 0.96, 589 to 0.98, 1,170 to 1). It was set by eye on at most 16 pairs a band, without
 looking at accuracy: nearly all pairs seen above 0.92 were one photograph, about two thirds of those from 0.91 to
-0.92, few below 0.90. Comparing 40 pictures instead of 20 finds 0.4% more.
+0.92, few below 0.90. Comparing 40 images instead of 20 finds 0.4% more.
 
-Result: 1,013 of 3,589 PublicTest and 1,013 of 3,589 PrivateTest pictures (28.2% each) are near-duplicates of training
-pictures; 11.5% of them have another label than the best matching one. Their rows are in
+Result: 1,013 of 3,589 PublicTest and 1,013 of 3,589 PrivateTest images (28.2% each) are near-duplicates of training
+images; 11.5% of them have another label than the best matching one. Their rows are in
 ``near_duplicates_fer2013.json``. 1 minute 51 seconds of processor time on an Intel Xeon; 5 minutes where it was busy.
 """
 
@@ -44,24 +44,23 @@ TEMPLATE = 34
 
 @dataclass(frozen=True)
 class Options:
-    """Find the test pictures of FER-2013 that are in its training set too, and write their row numbers."""
+    """Find the test images of FER-2013 that are in its training set too, and write their row numbers."""
 
     output: Path
     """JSON file to write: a sorted list of row numbers of fer2013.csv, from 0, for scripts/evaluate.py --without."""
     data_dir: Path | None = None
     """Where prepared datasets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
     threshold: float = 0.91
-    """Normalised correlation from which two pictures are one, in [0, 1]."""
+    """Normalised correlation from which two images are one, in [0, 1]."""
 
 
 def main(options: Options) -> None:
     """Compares both test splits with Training, prints how many near-duplicates there are and writes their rows."""
     if not 0 <= options.threshold <= 1:
-        raise FaceflaxError(f"--threshold: {options.threshold} is not a correlation; give a number from 0 to 1")
-    files.writable_file("--output", options.output)
+        raise FaceflaxError("threshold", options.threshold, "is not a correlation", "give a number from 0 to 1")
+    files.writable_file("output", options.output)
 
     import json
-    import os
 
     from faceflax import data
 
@@ -70,7 +69,8 @@ def main(options: Options) -> None:
         for split in ("Training", "PublicTest", "PrivateTest")
     )
     if not all(identity.isdigit() for test in tests for identity in test.ids):
-        raise FaceflaxError("--data-dir: this fer2013 has no row numbers; prepare it from fer2013.csv")
+        problem = "holds a fer2013 without row numbers"
+        raise FaceflaxError("data_dir", options.data_dir or "the default", problem, "prepare it from fer2013.csv")
     rows: list[int] = []
     for name, test in zip(("PublicTest", "PrivateTest"), tests, strict=True):
         score, partner = best_match(test.images[..., 0], train.images[..., 0])
@@ -78,16 +78,14 @@ def main(options: Options) -> None:
         same_label = (test.labels == train.labels[partner])[near].mean()
         print(f"{name}: {near.sum():,} of {len(near):,} are near-duplicates; {same_label:.1%} have their pair's label")
         rows += (int(test.ids[i]) for i in near.nonzero()[0])
-    partial = options.output.with_suffix(".partial")
-    partial.write_text(json.dumps(sorted(rows)) + "\n")
-    os.replace(partial, options.output)
+    files.write(options.output, json.dumps(sorted(rows)) + "\n")
     print(f"{options.output}: {len(rows):,} row numbers")
 
 
 def best_match(
     test: UInt8[np.ndarray, "n 48 48"], train: UInt8[np.ndarray, "m 48 48"]
 ) -> tuple[Float32[np.ndarray, " n"], np.ndarray]:
-    """Returns, for each test picture, its highest correlation with a training picture, and which one that is."""
+    """Returns, for each test image, its highest correlation with a training image, and which one that is."""
     import numpy as np
     from tqdm import tqdm
 
@@ -97,7 +95,7 @@ def best_match(
     middle = (SMALL - PATCH) // 2
     train_patches = _unit(_small(train_bands)[:, middle : middle + PATCH, middle : middle + PATCH])
     scores, partners = np.full(len(test), -1, np.float32), np.zeros(len(test), int)
-    with tqdm(total=len(test), unit=" pictures", leave=False, disable=None) as bar:
+    with tqdm(total=len(test), unit=" images", leave=False, disable=None) as bar:
         for start in range(0, len(test), 256):
             bands = [_band_pass(image) for image in test[start : start + 256]]
             correlation = np.full((len(bands), len(train)), -1, np.float32)
@@ -146,7 +144,7 @@ def _resized(band: np.ndarray, scale: float) -> np.ndarray:
 
 
 def _variants(bands: list[np.ndarray]) -> Iterator[Float32[np.ndarray, "n pixels"]]:
-    """The middle of small pictures, mirrored or not, smaller or larger, shifted by up to 3 of the 48 pixels."""
+    """The middle of small images, mirrored or not, smaller or larger, shifted by up to 3 of the 48 pixels."""
     from faceflax.opencv import cv2
 
     for mirror in (1, -1):
@@ -162,7 +160,7 @@ def _variants(bands: list[np.ndarray]) -> Iterator[Float32[np.ndarray, "n pixels
 
 
 def _templates(band: np.ndarray) -> Iterator[Float32[np.ndarray, "34 34"]]:
-    """The middle of a picture, mirrored or not, at five sizes."""
+    """The middle of a image, mirrored or not, at five sizes."""
     for mirror in (1, -1):
         for scale in (0.85, 0.92, 1, 1.08, 1.16):
             image = _resized(band[:, ::mirror], scale)

@@ -2,7 +2,7 @@
 
 Command: ``python -m experiments.soak --frames 10000``
 
-The film is one frame of the demo with fresh noise in every frame, as of a camera that nobody moves before. It goes
+The video is one frame of the demo with fresh noise in every frame, as of a camera that nobody moves before. It goes
 through the loop of scripts/live.py: threads, detection, tracks, both networks, drawing, a table and a video.
 
 Result: 10,000 frames at 244 a second; 344.0 MiB after 500 frames and at the end (up to 1.9 MiB more in other runs, none
@@ -12,6 +12,7 @@ of it after frame 6,000); nothing compiled; one track, never lost. 41 seconds on
 from __future__ import annotations
 
 import os
+import sys
 from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -48,9 +49,11 @@ class Options:
 def main(options: Options) -> None:
     """Prints memory, compilations and tracks."""
     if options.frames <= 2 * SETTLED:
-        raise FaceflaxError(f"--frames: {options.frames} is too few to tell; give more than {2 * SETTLED}")
+        raise FaceflaxError(
+            "frames", options.frames, "is too few to conclude anything", f"give more than {2 * SETTLED}"
+        )
     if not 0 <= options.noise < float("inf"):
-        raise FaceflaxError(f"--noise: {options.noise} is not a standard deviation; give 0 or more")
+        raise FaceflaxError("noise", options.noise, "is not a standard deviation", "give 0 or more")
 
     import tempfile
 
@@ -63,7 +66,7 @@ def main(options: Options) -> None:
 
     memory = np.zeros(options.frames)  # made beforehand: what is noted must not grow itself
     frames = lost = compiled = 0
-    numbers: set[int | None] = set()
+    ids: set[int | None] = set()
 
     class Watched(VideoAnalyzer):
         """Notes what each frame leaves behind."""
@@ -72,7 +75,7 @@ def main(options: Options) -> None:
             nonlocal frames, lost
             found = super().read_batch(images, located)
             for faces in found:
-                numbers.update(face.track_id for face in faces)
+                ids.update(face.track_id for face in faces)
                 lost += not faces
                 memory[frames] = resident()
                 frames += 1
@@ -83,20 +86,20 @@ def main(options: Options) -> None:
         compiled += "compile" in event and frames > 0
 
     jax.monitoring.register_event_duration_secs_listener(note)
-    source = Source("video", film(options.frames, options.noise, options.seed), fps=25.0, count=options.frames)
+    source = Source("video", still_video(options.frames, options.noise, options.seed), fps=25.0, count=options.frames)
     with tempfile.TemporaryDirectory() as folder:
-        summary = loop.run(source, Watched(), output=Path(folder) / "film.mp4", csv=Path(folder) / "faces.csv")
+        summary = loop.run(source, Watched(), output=Path(folder) / "video.mp4", csv=Path(folder) / "faces.csv")
     settled, end = np.median(memory[SETTLED - 100 : SETTLED]), np.median(memory[-100:])
     lost -= 1  # in the first frame a face is not yet shown
     print(f"{summary.frames} frames, {summary.frames / summary.seconds:.0f} a second")
     print(f"memory: {settled:.1f} MiB after {SETTLED} frames, {end:.1f} MiB at the end ({end - settled:+.1f})")
     print(f"compilations after the first frame: {compiled}")
-    print(f"frames without the face, but for the first: {lost}; tracks: {len(numbers)}")
-    if end - settled > SLACK or compiled or lost or len(numbers) != 1:
-        raise FaceflaxError("soak: something changed that must not, see above")
+    print(f"frames without the face, but for the first: {lost}; tracks: {len(ids)}")
+    if end - settled > SLACK or compiled or lost or len(ids) != 1:
+        raise FaceflaxError("frames", options.frames, "in the course of {} something changed that must not, see above")
 
 
-def film(count: int, noise: float, seed: int) -> Generator[Frame, None, None]:
+def still_video(count: int, noise: float, seed: int) -> Generator[Frame, None, None]:
     """Yields one frame of the demo ``count`` times, with noise that repeats after 64 frames in another order."""
     import numpy as np
 
@@ -105,11 +108,11 @@ def film(count: int, noise: float, seed: int) -> Generator[Frame, None, None]:
 
     rng = np.random.default_rng(seed)
     still = next(demo.video())
-    pictures: list[np.ndarray] = [
+    images: list[np.ndarray] = [
         (still + rng.normal(0, noise, still.shape)).clip(0, 255).astype(np.uint8) for _ in range(64)
     ]
     for index in range(count):
-        yield Frame(pictures[rng.integers(len(pictures))], "still", index, index / 25)
+        yield Frame(images[rng.integers(len(images))], "still", index, index / 25)
 
 
 def resident() -> float:
@@ -117,7 +120,8 @@ def resident() -> float:
     try:
         return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     except FileNotFoundError:
-        raise FaceflaxError("soak: this system does not say how much memory a process has; run it on Linux") from None
+        problem = "does not say how much memory a process has"
+        raise FaceflaxError("system", sys.platform, problem, "run it on Linux") from None
 
 
 if __name__ == "__main__":

@@ -8,6 +8,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from faceflax._version import __version__
 from faceflax.errors import FaceflaxError
 from faceflax.labels import EMOTIONS, GENDERS
 
@@ -17,9 +18,7 @@ if TYPE_CHECKING:
     from faceflax.faces.video import VideoAnalyzer
     from faceflax.inference import compile
     from faceflax.models import create, layer_names, list_models
-    from faceflax.pretrained import WeightsInfo, list_weights, load, weights_info
-
-__version__ = "0.1.0"
+    from faceflax.pretrained import LoadedModel, WeightsInfo, list_weights, load, weights_info
 
 __all__ = [
     "EMOTIONS",
@@ -27,8 +26,10 @@ __all__ = [
     "Face",
     "FaceAnalyzer",
     "FaceflaxError",
+    "LoadedModel",
     "VideoAnalyzer",
     "WeightsInfo",
+    "__version__",
     "compile",
     "create",
     "layer_names",
@@ -40,7 +41,7 @@ __all__ = [
 
 _HOMES = {
     "faceflax.models": ("create", "layer_names", "list_models"),
-    "faceflax.pretrained": ("WeightsInfo", "list_weights", "load", "weights_info"),
+    "faceflax.pretrained": ("LoadedModel", "WeightsInfo", "list_weights", "load", "weights_info"),
     "faceflax.inference": ("compile",),
     "faceflax.faces.face": ("Face",),
     "faceflax.faces.analyzer": ("FaceAnalyzer",),

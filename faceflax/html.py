@@ -1,13 +1,17 @@
-"""Web pages that need no other file: their pictures are inside."""
+"""Web pages that need no other file: their images are inside. Templates are Jinja's, and escape all they are given."""
 
 from __future__ import annotations
 
 import base64
-import html
 import io
 from collections.abc import Iterable, Sequence
+from functools import cache
+from typing import TYPE_CHECKING, Any
 
-from matplotlib.figure import Figure
+if TYPE_CHECKING:
+    from jinja2 import Template
+    from markupsafe import Markup
+    from matplotlib.figure import Figure
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
@@ -21,6 +25,45 @@ th:first-child, td:first-child { text-align: left; }
 .small img { image-rendering: pixelated; }
 figcaption { font-size: .8rem; line-height: 1.3; }
 """
+PAGE = """<!DOCTYPE html>
+<html lang="en">
+<head>
+<meta charset="utf-8">
+<title>{{ title }}</title>
+<meta name="viewport" content="width=device-width, initial-scale=1">
+<style>{{ style | safe }}</style>
+</head>
+<body>
+<main>
+<h1>{{ title }}</h1>
+{{ body | safe }}</main>
+</body>
+</html>
+"""
+TABLE = """<table><tr>{% for cell in head %}<th scope="col">{{ cell }}</th>{% endfor %}</tr>
+{%- for row in rows %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>
+{%- endfor %}</table>"""
+IMAGE = """<img src="data:image/{{ kind }};base64,{{ content }}" alt="{{ alt }}">"""
+
+
+@cache
+def _template(source: str) -> Template:
+    from jinja2 import Environment, StrictUndefined
+
+    return Environment(autoescape=True, keep_trailing_newline=True, undefined=StrictUndefined).from_string(source)
+
+
+def render(template: str, **values: Any) -> Markup:
+    """Fills a Jinja template in; values are escaped unless they are markup that this module returned.
+
+    Example:
+        >>> render("<p>{{ text }}</p>", text="1 < 2")
+        Markup('<p>1 &lt; 2</p>')
+    """
+    from markupsafe import Markup
+
+    return Markup(_template(template).render(values))
 
 
 def page(title: str, body: str) -> str:
@@ -30,34 +73,26 @@ def page(title: str, body: str) -> str:
         title: plain text.
         body: HTML.
     """
-    heading = html.escape(title)
-    return (
-        f'<!DOCTYPE html>\n<html lang="en">\n<head>\n<meta charset="utf-8">\n<title>{heading}</title>\n'
-        f'<meta name="viewport" content="width=device-width, initial-scale=1">\n<style>{STYLE}</style>\n</head>\n'
-        f"<body>\n<main>\n<h1>{heading}</h1>\n{body}</main>\n</body>\n</html>\n"
-    )
+    return str(render(PAGE, title=title, style=STYLE, body=body))
 
 
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> Markup:
     """Returns a table of plain text cells.
 
     Example:
-        >>> table(["a"], [["1 < 2"]])
+        >>> str(table(["a"], [["1 < 2"]]))
         '<table><tr><th scope="col">a</th></tr>\\n<tr><td>1 &lt; 2</td></tr></table>'
     """
-    lines = ["".join(f'<th scope="col">{html.escape(cell)}</th>' for cell in head)]
-    lines += ["".join(f"<td>{html.escape(cell)}</td>" for cell in row) for row in rows]
-    return "<table>" + "\n".join(f"<tr>{line}</tr>" for line in lines) + "</table>"
+    return render(TABLE, head=head, rows=rows)
 
 
-def figure(drawn: Figure, alt: str) -> str:
+def figure(plot: Figure, alt: str) -> Markup:
     """Returns a figure as an image element; ``alt`` says in words what it shows."""
     file = io.BytesIO()
-    drawn.savefig(file, dpi=110, bbox_inches="tight")
+    plot.savefig(file, dpi=110, bbox_inches="tight")
     return image(file.getvalue(), "png", alt)
 
 
-def image(encoded: bytes, kind: str, alt: str) -> str:
-    """Returns an encoded picture (``kind`` png or jpeg) as an image element; ``alt`` says in words what it shows."""
-    content = base64.b64encode(encoded).decode()
-    return f'<img src="data:image/{kind};base64,{content}" alt="{html.escape(alt)}">'
+def image(encoded: bytes, kind: str, alt: str) -> Markup:
+    """Returns an encoded image (``kind`` png or jpeg) as an image element; ``alt`` says in words what it shows."""
+    return render(IMAGE, kind=kind, content=base64.b64encode(encoded).decode(), alt=alt)

@@ -3,33 +3,35 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from jaxtyping import UInt8
 
 from faceflax.errors import FaceflaxError
 from faceflax.opencv import cv2
 
+if TYPE_CHECKING:  # slow to import, and only annotations need it
+    from jaxtyping import UInt8
+
 Image = TypeVar("Image")
 
 
-def read_grey(argument: str, file: Path) -> UInt8[np.ndarray, "height width"]:
-    """Reads a picture as grey.
+def read_grey(field: str, file: Path) -> UInt8[np.ndarray, "height width"]:
+    """Reads an image as grey.
 
     Args:
-        argument: what the user named the picture by, for the error.
+        field: what the caller names the image by, for the error.
         file: in any format that OpenCV reads.
 
     Raises:
-        FaceflaxError: the file is missing or is not a whole picture.
+        FaceflaxError: the file is missing or is not a whole image.
     """
     try:
         image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_GRAYSCALE)
     except (OSError, cv2.error):  # cv2.error: an empty file
         image = None
     if image is None:
-        raise FaceflaxError(f"{argument}: cannot read the picture {str(file)!r}; replace it or take it out")
+        raise FaceflaxError(field, file, "cannot read the image {}", "replace it or take it out")
     return image
 
 

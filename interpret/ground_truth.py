@@ -195,11 +195,9 @@ def trainer(
     step = make_train_step(
         model,
         optimizer,
-        augment=Augmentation(
-            flip=True, shift=0.05, rotation=5.0, zoom=0.05, shear=0.0, contrast=0.0, brightness=0.0, erase=0.0
-        ),
+        augment=Augmentation(flip=True, shift=0.05, rotation=5.0, zoom=0.05, contrast=0.0, brightness=0.0, erase=0.0),
         mix=lambda key, batch, targets: (batch, targets),
-        loss=lambda logits, targets: cross_entropy(logits, targets, jnp.ones(classes)),
+        loss=lambda logits, targets: cross_entropy(logits, targets),
         key=jax.random.key(0),
     )
     statistics = make_statistics(model)

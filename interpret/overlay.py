@@ -14,7 +14,6 @@ explains other classes. Everything is NumPy.
 from __future__ import annotations
 
 import hashlib
-from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -55,22 +54,21 @@ class Explainer:
             return logits, maps
 
         folded = program.fold(model, variables)  # type: ignore[arg-type]
-        if folded is None:
-            self._explain = BatchFunction(explain, BATCH_SIZES)
-            return
-
-        def fast(faces: jax.Array, target: jax.Array) -> tuple[jax.Array, jax.Array]:
-            if not program.explains(folded):
-                return explain(faces, target)
-            return jax.lax.platform_dependent(faces, target, cpu=partial(program.guided, folded), default=explain)
-
-        self._explain = BatchFunction(fast, BATCH_SIZES, f"explain {program.digest(folded)} {_own_code()}")
+        key = None if folded is None else f"explain {program.digest(folded)} {_own_code()}"
+        self._explain = BatchFunction(explain, BATCH_SIZES, key)
+        network = None if folded is None else program.network(folded)
+        self._network = network if network is not None and network.explains else None
 
     def warm_up(self, image_size: int, channels: int = 1) -> None:
-        """Compiles all batch sizes for images of ``image_size`` pixels a side, so that no later call has to."""
-        self._explain.warm_up(
-            jax.ShapeDtypeStruct((image_size, image_size, channels), jnp.float32), jax.ShapeDtypeStruct((), jnp.int32)
-        )
+        """Compiles all batch sizes for images of ``image_size`` pixels a side, so that no later call has to.
+
+        Where the C++ kernels compute the maps there is nothing to compile.
+        """
+        if self._network is None:
+            self._explain.warm_up(
+                jax.ShapeDtypeStruct((image_size, image_size, channels), jnp.float32),
+                jax.ShapeDtypeStruct((), jnp.int32),
+            )
 
     def __call__(
         self, faces: Faces, target: int | Int[np.ndarray, " batch"] | None = None
@@ -105,15 +103,16 @@ class Explainer:
             )
         if chosen.shape not in ((), (len(faces),)):
             raise FaceflaxError("target", None, f"{target!r} is neither one class nor {len(faces)}, one for each face")
-        return self._explain(faces, np.full(len(faces), chosen, np.int32))
+        targets = np.full(len(faces), chosen, np.int32)
+        return self._explain(faces, targets) if self._network is None else self._network.guided(faces, targets)
 
 
 def explainer(model: Model, variables: Any) -> Explainer:
     """Turns a network and its variables into a fast function from faces to logits and guided-backprop maps.
 
-    One forward and one backward pass, compiled for batches of 1, 4 and 16. On a CPU the C++ kernels
-    (:mod:`faceflax.native`) run both of this project's networks in one call, image by image, shared among the cores.
-    Their programs are kept on disk.
+    One forward and one backward pass. On a CPU the C++ kernels (:mod:`faceflax.native`) run both for this project's
+    networks, image by image, shared among the cores. Elsewhere they are compiled for batches of 1, 4 and 16, and the
+    programs are kept on disk.
 
     Args:
         model: as in :func:`interpret.guided_backprop`.

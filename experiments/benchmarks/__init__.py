@@ -21,9 +21,9 @@ How it is made fair:
   batch 1, within a tenth of it elsewhere), with the fused AdamW.
 * In ONNX Runtime's graph the pooling nodes pad. A graph exported from PyTorch, with pads of their own before them, took
   1.4 times as long; ``--onnx FILE`` measures with such a graph.
-* The row ``live`` has the frames of a film one after the other, as fast as they are done: found, labelled for emotion
+* The row ``live`` has the frames of a video one after the other, as fast as they are done: found, labelled for emotion
   and gender and drawn on, by faceflax; found and labelled for emotion alone, by fer, where ``pip install fer`` was run.
-  A film's frames differ, one in 25 being searched whole, so its frames a second count as well.
+  A video's frames differ, one in 25 being searched whole, so its frames a second count as well.
   First each frame is done before the next; then, in threads, a frame is found while the one before it is labelled.
   ``--explain`` is all of it with each face's guided backpropagation. In how many frames a face is found stands beside
   the times; whether it is one, :mod:`experiments.detection_recall` says.

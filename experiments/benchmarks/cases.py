@@ -98,7 +98,7 @@ class Setting:
         threads: numbers of threads to measure with, in rising order.
         graphs: each network's ONNX file.
         own_graphs: they hold our weights.
-        video: a film with one face for whole frames; the demo's if None.
+        video: a video with one face for whole frames; the demo's if None.
     """
 
     repeats: int
@@ -267,26 +267,26 @@ def _memory(setting: Setting) -> Iterator[Case]:
 
 
 def _live(setting: Setting) -> Iterator[Case]:
-    film = {"video": setting.video and str(setting.video)}
+    video = {"video": setting.video and str(setting.video)}
 
     def fer(function: str) -> dict[str, Call]:
-        return {FER: Call(".peer_fer", function, film, checked=False)} if find_spec("fer") else {}
+        return {FER: Call(".peer_fer", function, video, checked=False)} if find_spec("fer") else {}
 
     for threads in setting.threads:
         yield Case(
             "live",
-            "whole frame of a film, one face",
+            "whole frame of a video, one face",
             threads,
             "ms",
             setting.repeats,
             {
-                OURS: Call(".ours", "live", film),
+                OURS: Call(".ours", "live", video),
                 **fer("live"),
-                "--explain": Call(".ours", "explained", film, checked=False),
-                "finding": Call(".ours", "find", film, checked=False),
-                "networks": Call(".ours", "read", film, checked=False),
-                "drawing": Call(".ours", "draw", film, checked=False),
-                "single images": Call(".ours", "analyze", film, checked=False),
+                "--explain": Call(".ours", "explained", video, checked=False),
+                "finding": Call(".ours", "find", video, checked=False),
+                "networks": Call(".ours", "read", video, checked=False),
+                "drawing": Call(".ours", "draw", video, checked=False),
+                "single images": Call(".ours", "analyze", video, checked=False),
             },
         )
         yield Case(
@@ -296,20 +296,20 @@ def _live(setting: Setting) -> Iterator[Case]:
             "ms",
             setting.repeats,
             {
-                OURS: Call(".ours", "overlapping", film),
+                OURS: Call(".ours", "overlapping", video),
                 **fer("live"),
-                "--explain": Call(".ours", "overlapping_explained", film, checked=False),
+                "--explain": Call(".ours", "overlapping_explained", video, checked=False),
             },
         )
     yield Case(
         "live",
-        "frames of the film with a face found",
+        "frames of the video with a face found",
         setting.threads[-1],
         "frames",
         1,
         {
-            OURS: Call(".ours", "found", film),
-            "Haar, every frame": Call(".ours", "found_by_haar", film, checked=False),
+            OURS: Call(".ours", "found", video),
+            "Haar, every frame": Call(".ours", "found_by_haar", video, checked=False),
             **fer("found"),
         },
     )

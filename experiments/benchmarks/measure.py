@@ -92,10 +92,10 @@ class Worker:
             line = ""
         if not line:
             self._log.seek(0)
-            raise FaceflaxError(f"its process ended with status {self._process.wait()}: {self._log.read()[-2000:]}")
+            raise _ended(self._process.wait(), self._log.read())
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise FaceflaxError(answer["error"])
+            raise FaceflaxError("work", request.get("function", "a call"), f"of {{}} failed with {answer['error']}")
         return answer
 
     def close(self) -> None:
@@ -175,7 +175,7 @@ def _named(case: Case, label: str) -> Iterator[None]:
     try:
         yield
     except FaceflaxError as error:
-        raise FaceflaxError(f"{case.name}: {label}: {error}") from None
+        raise error.renamed(f"{case.name}: {label}") from None
 
 
 def check_numbers(case: Case, numbers: Mapping[str, np.ndarray]) -> None:
@@ -191,13 +191,15 @@ def check_numbers(case: Case, numbers: Mapping[str, np.ndarray]) -> None:
             continue
         ours, theirs = numbers[first], numbers[label]
         if ours.shape != theirs.shape:
-            raise FaceflaxError(f"{case.name}: {label} gives shape {theirs.shape}, {first} {ours.shape}")
+            raise FaceflaxError(case.name, theirs.shape, f"{label} gives shape {{}}, {first} {ours.shape}")
         error = np.linalg.norm(ours - theirs) / np.linalg.norm(ours)
         if not error <= TOLERANCE:  # NaN too
-            raise FaceflaxError(
-                f"{case.name}: the numbers of {label} differ from those of {first} by {error:.1e}, more than "
-                f"{TOLERANCE:g}; their times cannot be compared"
-            )
+            problem = f"the numbers of {label} differ from those of {first} by {{}}, more than {TOLERANCE:g}"
+            raise FaceflaxError(case.name, float(f"{error:.1e}"), problem, "do not compare their times")
+
+
+def _ended(status: int, log: str) -> FaceflaxError:
+    return FaceflaxError("process", status, f"ended with status {{}}: {log[-2000:]}")
 
 
 _LAUNCHER = """
@@ -237,5 +239,5 @@ def run_process(process: Process, threads: int, cache: Path) -> tuple[float, flo
         seconds, memory, status = json.loads(answer)
         if status:
             log.seek(0)
-            raise FaceflaxError(f"its process ended with status {status}: {log.read()[-2000:]}")
+            raise _ended(status, log.read())
     return seconds, memory / (2**20 if sys.platform == "darwin" else 2**10)

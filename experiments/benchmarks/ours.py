@@ -55,7 +55,7 @@ def _steps(
         optimizer,
         augment=lambda key, images: images,
         mix=lambda key, images, targets: (images, targets),
-        loss=partial(cross_entropy, weights=jnp.ones(shared.CLASSES)),
+        loss=cross_entropy,
         key=jax.random.key(0),
         precision=precision,
     )
@@ -93,7 +93,7 @@ def guided(targets: list[int]) -> Run:
 
 def live(video: str | None, draw: Overlay = draw_faces) -> Run:
     """How many faces there are in the next frame, which is analysed as the live loop does it, and drawn on."""
-    analyzer, frames = VideoAnalyzer(), cycle(shared.film(video))
+    analyzer, frames = VideoAnalyzer(), cycle(shared.video_frames(video))
 
     def run() -> np.ndarray:
         frame = next(frames)
@@ -111,7 +111,7 @@ def explained(video: str | None) -> Run:
 
 def overlapping(video: str | None, draw: Overlay = draw_faces) -> Run:
     """How many faces there are in the next frame, which went through the live loop's stages while others did."""
-    return partial(next, _overlapping(cycle(shared.film(video)), draw))
+    return partial(next, _overlapping(cycle(shared.video_frames(video)), draw))
 
 
 def overlapping_explained(video: str | None) -> Run:
@@ -141,26 +141,26 @@ def _overlapping(frames: Iterator[Any], draw: Overlay) -> Iterator[np.ndarray]:
 
 def find(video: str | None) -> Run:
     """How many faces are found in the next frame and followed: the live loop's first part."""
-    finder, frames = FaceFinder(), cycle(shared.film(video))
+    finder, frames = FaceFinder(), cycle(shared.video_frames(video))
     return lambda: np.asarray(len(finder(next(frames))))
 
 
 def found(video: str | None) -> Run:
     """In how many frames a face is found: the live loop's first part, and recall where each frame has one."""
     finder = FaceFinder()
-    number = sum(len(finder(frame)) > 0 for frame in shared.film(video))
+    number = sum(len(finder(frame)) > 0 for frame in shared.video_frames(video))
     return lambda: np.asarray(number)
 
 
 def found_by_haar(video: str | None) -> Run:
     """In how many frames OpenCV's Haar cascade, factor 1.1 and 5 neighbours, finds a face in all of the frame."""
     detector = HaarDetector(1.1, 5, min_confidence=-np.inf, max_side=None)
-    number = sum(len(detector(frame)) > 0 for frame in shared.film(video))
+    number = sum(len(detector(frame)) > 0 for frame in shared.video_frames(video))
     return lambda: np.asarray(number)
 
 
 def _found(video: str | None) -> tuple[VideoAnalyzer, Iterator[tuple[np.ndarray, list[Track]]]]:
-    frames = shared.film(video)
+    frames = shared.video_frames(video)
     finder = FaceFinder()
     return VideoAnalyzer(), cycle([(frame, finder(frame)) for frame in frames])
 
@@ -174,11 +174,13 @@ def read(video: str | None) -> Run:
 def draw(video: str | None) -> Run:
     """The next frame's mean with its faces drawn: the last part."""
     analyzer, frames = _found(video)
-    read = cycle([(frame, analyzer.read(frame, found)) for frame, found in islice(frames, len(shared.film(video)))])
+    read = cycle(
+        [(frame, analyzer.read(frame, found)) for frame, found in islice(frames, len(shared.video_frames(video)))]
+    )
     return lambda: draw_faces(*next(read))[0, 0]
 
 
 def analyze(video: str | None) -> Run:
     """How many faces there are in the next frame, as an image by itself."""
-    analyzer, frames = faceflax.FaceAnalyzer(), cycle(shared.film(video))
+    analyzer, frames = faceflax.FaceAnalyzer(), cycle(shared.video_frames(video))
     return lambda: np.asarray(len(analyzer(next(frames))))

@@ -1,4 +1,4 @@
-"""The ratios as a picture."""
+"""The ratios as a plot."""
 
 from __future__ import annotations
 

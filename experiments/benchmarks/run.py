@@ -18,6 +18,7 @@ from experiments.benchmarks import plot, report
 from experiments.benchmarks.cases import ARCHS, ONNX, REQUIRED, Process, Setting, cases, missing
 from experiments.benchmarks.measure import Workers, cores, measure, run_process
 from experiments.benchmarks.shared import CLASSES
+from faceflax import files
 from faceflax.errors import FaceflaxError
 
 
@@ -37,7 +38,7 @@ def run(
         onnx: graph to use for mini_xception instead of ours.
         output: JSON file to write.
         picture: plot of the ratios to write.
-        video: film with one face, for whole frames, instead of the demo's.
+        video: video with one face, for whole frames, instead of the demo's.
 
     Raises:
         FaceflaxError: ``onnx`` is not a usable graph, or a contender failed or gives other numbers than faceflax.
@@ -46,7 +47,8 @@ def run(
     no_onnx = [package for package in REQUIRED[ONNX] if package in absent]
     if onnx:
         if no_onnx:
-            raise FaceflaxError(f"--onnx: {', '.join(no_onnx)} not installed; run: pip install -e '.[benchmark]'")
+            problem = f"{{}} needs {', '.join(no_onnx)}, not installed"
+            raise FaceflaxError("onnx", onnx, problem, "run: pip install -e '.[benchmark]'")
         check_graph(onnx)
     threads = [count for count in (1, 2) if count <= (len(cores(2)) or os.cpu_count() or 1)]
     header = {"command": shlex.join(["python", *sys.argv]), "machine": report.machine(), "pinning": pinning(threads)}
@@ -74,7 +76,7 @@ def run(
         finally:
             bar.close()
             if results and output:
-                write(output, json.dumps(header | {"results": results}, indent=2) + "\n")
+                files.write(output, json.dumps(header | {"results": results}, indent=2) + "\n")
             if results and picture:
                 plot.draw(results, picture)
 
@@ -86,19 +88,18 @@ def check_graph(file: Path) -> None:
         FaceflaxError: it is missing, is no graph, or does not map ``[batch, 1, 64, 64]`` to ``[batch, 7]``.
     """
     if not file.is_file():
-        raise FaceflaxError(f"--onnx: there is no file {str(file)!r}; check the path")
+        raise FaceflaxError("onnx", file, "there is no file {}", "check the path")
     batch = 2
     arguments = {"file": str(file.resolve()), "batch": batch, "threads": 1}
     with Workers() as workers:
         try:
             answer = workers.get(".peer_onnx", 1, "forward").ask(prepare=ONNX, function="forward", arguments=arguments)
         except FaceflaxError as error:
-            raise FaceflaxError(
-                f"--onnx: ONNX Runtime cannot run {str(file)!r} on images [{batch}, 1, 64, 64] ({error})"
-            ) from None
+            problem = f"ONNX Runtime cannot run {{}} on images [{batch}, 1, 64, 64] ({error})"
+            raise FaceflaxError("onnx", file, problem, "give a graph that takes them") from None
     shape = np.shape(answer["numbers"])[1:]
     if shape != (batch, CLASSES):
-        raise FaceflaxError(f"--onnx: {str(file)!r} gives shape {shape}; give a graph with logits [batch, {CLASSES}]")
+        raise FaceflaxError("onnx", file, f"gives shape {shape}", f"give a graph with logits [batch, {CLASSES}]")
 
 
 def pinning(threads: Sequence[int]) -> str:
@@ -110,10 +111,3 @@ def pinning(threads: Sequence[int]) -> str:
         f"{count} thread{'s' if count > 1 else ''} on {', '.join(f'core {core}' for core in chosen[count])}"
         for count in threads
     )
-
-
-def write(file: Path, text: str) -> None:
-    """Replaces ``file`` in one step."""
-    temporary = file.with_name(f".{file.name}.tmp")
-    temporary.write_text(text)
-    os.replace(temporary, file)

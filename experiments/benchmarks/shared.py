@@ -81,8 +81,8 @@ def training_set(count: int) -> tuple[np.ndarray, np.ndarray]:
     )
 
 
-def film(video: str | None) -> list[np.ndarray]:
-    """Returns the frames of a film, or of the demo's, uint8 ``[height, width, 3]`` BGR."""
+def video_frames(video: str | None) -> list[np.ndarray]:
+    """Returns the frames of a video, or of the demo's, uint8 ``[height, width, 3]`` BGR."""
     from faceflax.media.sources import open_source
 
     return [frame.image for frame in open_source(video or "demo").frames]

@@ -8,10 +8,10 @@ Commands::
     python -m experiments.paper                       # everything; FER-2013 and FairFace prepared
     python -m experiments.paper --only glasses        # one claim or several
     python -m experiments.paper --dataset-gender imdb --weights-mini-gender FILE --weights-sequential-gender FILE
-    python -m experiments.paper --quick               # a rehearsal on drawn faces: its numbers mean nothing
+    python -m experiments.paper --quick               # a rehearsal on synthetic faces: its numbers mean nothing
 
 ``out/paper/report.html`` has everything. A finished claim is kept in ``out/paper/records`` and a finished training in
-``out/paper/trainings``, so that a run which was stopped goes on from there with the same command. Claims share what
+``out/paper/trainings``, so that a run which was stopped continues from there with the same command. Claims share what
 they train alike.
 
 Rules: networks are fitted to the training split; what is chosen is chosen on PublicTest, or on the held-out tenth of

@@ -29,7 +29,7 @@ GENDER_DATASETS = ("fairface", "imdb")
 class Options:
     """Test the study's claims and write what was found as one page, report.html.
 
-    A claim that is finished, and a training, is kept in the output folder; the same command goes on after an
+    A claim that is finished, and a training, is kept in the output folder; the same command continues after an
     interruption.
     """
 
@@ -37,7 +37,7 @@ class Options:
     """Names of claims: sizes, pipeline, confusions, interpretability, glasses, chaining, multilevel, choices,
     finetuning; all if not given."""
     quick: bool = False
-    """A rehearsal on drawn faces in about a minute; its numbers mean nothing."""
+    """A rehearsal on synthetic faces in about a minute; its numbers mean nothing."""
     data_dir: Path | None = None
     """Where prepared datasets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
     dataset_gender: str = "fairface"
@@ -58,10 +58,10 @@ def main(options: Options) -> None:
     """Checks what is needed, runs the claims that are not finished, writes the page and prints the verdicts."""
     for name in options.only:
         if name not in CLAIMS:
-            raise unknown("--only", name, CLAIMS)
+            raise unknown("only", name, CLAIMS)
     if options.dataset_gender not in GENDER_DATASETS:
-        raise unknown("--dataset-gender", options.dataset_gender, GENDER_DATASETS)
-    records, trainings = (files.writable_folder("--output", options.output / name) for name in ("records", "trainings"))
+        raise unknown("dataset_gender", options.dataset_gender, GENDER_DATASETS)
+    records, trainings = (files.writable_folder("output", options.output / name) for name in ("records", "trainings"))
 
     from faceflax.training.memory import keep_freed_memory
 
@@ -108,7 +108,7 @@ def _run(name: str, study: Study, key: str, command: str) -> Record:
     try:
         result = module.run(study, module.QUICK if study.quick else module.FULL)
     except FaceflaxError as error:
-        raise FaceflaxError(f"{name}: {error}") from None
+        raise error.renamed(f"{name}: {error.field}") from None
     seconds = time.perf_counter() - start
     return Record(key, name, module.TITLE, module.CLAIM, command, study.quick, seconds, result)
 

@@ -1,8 +1,8 @@
-"""Does it help to tell the emotion network the perceived gender?
+"""Does it help to give the emotion network the perceived gender?
 
 Command: ``python -m experiments.paper --only chaining`` (nine trainings of 8 epochs, about 28 minutes).
 
-The gender network's probability of "man" becomes a second channel of the picture, even all over. Against it stand the
+The gender network's probability of "man" becomes a second channel of the image, even all over. Against it stand the
 network without that channel, and one whose channel holds another face's gender, shuffled within each split. All are
 trained alike, over several seeds.
 """
@@ -18,7 +18,8 @@ from scipy.special import softmax
 
 from experiments.paper import intervals
 from experiments.paper.record import Result, Table, above
-from experiments.paper.study import Faces, Recipe, Study, logits, right
+from experiments.paper.study import Faces, Recipe, Study, right
+from faceflax.evaluation import predict_logits
 
 TITLE = "6. Gender chained into emotion"
 CLAIM = "giving the predicted gender to the emotion network can improve its accuracy."
@@ -80,7 +81,7 @@ def _men(study: Study, split: str) -> Float[np.ndarray, " n"]:
     """The predicted probability of "man" of each face."""
     network = study.network("mini_xception", "gender")
     faces = study.faces("emotion", split, network.weights.image_size)
-    found = logits(network.model, network.variables, faces.images).astype(np.float64)
+    found = predict_logits(network.model, network.variables, faces.images).astype(np.float64)
     return softmax(found / network.weights.temperature, axis=1)[:, network.weights.labels.index("man")]
 
 

@@ -12,8 +12,8 @@ from jaxtyping import Float, Int
 
 from experiments.paper import intervals
 from experiments.paper.record import Number, Picture, Result, Table, above
-from experiments.paper.study import Study, Task, logits
-from faceflax.evaluation.metrics import evaluate
+from experiments.paper.study import Study, Task
+from faceflax.evaluation import evaluate, predict_logits
 from faceflax.evaluation.report import confusion_figure
 
 TITLE = "3. Confusions"
@@ -37,7 +37,7 @@ def run(study: Study, config: Config) -> Result:
     for task in tasks:
         network = study.network("mini_xception", task)
         faces = study.faces(task, "test", network.weights.image_size)
-        found = logits(network.model, network.variables, faces.images)
+        found = predict_logits(network.model, network.variables, faces.images)
         evaluation = evaluate(found, faces.labels, faces.names)
         title = f"{network.weights.name} on {faces.source}"
         pictures.append(Picture.of(confusion_figure(evaluation, title), f"Normalised confusion matrix of {title}"))

@@ -12,7 +12,7 @@ from faceflax.opencv import cv2, load_cascade
 ENLARGED = 192
 """Pixels a side at which eyes are searched: the cascade was made for eyes of 20."""
 STANDARD = np.array([[0.30, 0.40], [0.70, 0.40]])
-"""Centres of the eyes that are taken where none are found, x and y as shares of the side, left of the picture first."""
+"""Centres of the eyes that are taken where none are found, x and y as shares of the side, left of the image first."""
 
 
 def find(study: Study, images: Images) -> tuple[Float[np.ndarray, "n 2 2"], Bool[np.ndarray, " n"]]:

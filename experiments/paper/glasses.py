@@ -11,7 +11,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
-import jax.numpy as jnp
+import jax
 import numpy as np
 from jaxtyping import Bool, Float
 from matplotlib.figure import Figure
@@ -19,7 +19,9 @@ from scipy.special import softmax
 
 from experiments.paper import eyes, intervals
 from experiments.paper.record import Picture, Result, Table, above
-from experiments.paper.study import Images, Network, Study, logits
+from experiments.paper.study import Images, Network, Study
+from faceflax.evaluation import predict_logits
+from faceflax.inference.compiled import BatchFunction
 from faceflax.opencv import cv2
 from faceflax.preprocessing import normalize
 from interpret import guided_backprop, metrics
@@ -58,12 +60,12 @@ def run(study: Study, config: Config) -> Result:
     masks = {"glasses": frames} | {place: move(frames, row) for place, row in CONTROLS.items()}
     drawn = {name: np.where(mask[..., None], np.uint8(config.luma), images) for name, mask in masks.items()}
 
-    def predict(pictures: Images) -> Float[np.ndarray, "n classes"]:
-        found = logits(network.model, network.variables, pictures).astype(np.float64)
+    def predict(faces: Images) -> Float[np.ndarray, "n classes"]:
+        found = predict_logits(network.model, network.variables, faces).astype(np.float64)
         return softmax(found / network.weights.temperature, axis=1)
 
     bare = predict(images)
-    after = {name: predict(pictures) for name, pictures in drawn.items()}
+    after = {name: predict(changed) for name, changed in drawn.items()}
     correct = {name: p.argmax(1) == labels for name, p in {"bare": bare, **after}.items()}
     angry = names.index("angry")
     not_angry = labels != angry
@@ -96,8 +98,8 @@ def run(study: Study, config: Config) -> Result:
         verdicts.append(above(f'Glasses raise "angry" more than the same shape at the {place}', number, 0))
 
     inside = {
-        name: _attention(network, pictures, frames, config.batch)
-        for name, pictures in (("bare", images), ("glasses", drawn["glasses"]))
+        name: _attention(network, seen_images, frames, config.batch)
+        for name, seen_images in (("bare", images), ("glasses", drawn["glasses"]))
     }
     shares = [intervals.mean(f"attribution on the frame's pixels, {name}", v, "%") for name, v in inside.items()]
     extra = intervals.mean("with the frame less without", inside["glasses"] - inside["bare"], "points")
@@ -117,7 +119,7 @@ def run(study: Study, config: Config) -> Result:
             Picture.of(_changes(names, bare, after), "Change of each class's mean probability by what was drawn"),
         ),
         remarks=(
-            f"Both eyes were found in {seen.mean():.1%} of the faces; a frame covers {frames.mean():.1%} of a picture. "
+            f"Both eyes were found in {seen.mean():.1%} of the faces; a frame covers {frames.mean():.1%} of an image. "
             "Attribution is the magnitude of guided backprop of the last convolution's highest neuron. Drawn frames "
             "are no real glasses: they have no lenses and no shadows, and are put on faces that may wear some already.",
         ),
@@ -128,8 +130,8 @@ def frame_mask(pair: Float[np.ndarray, "2 2"], size: int, config: Config) -> Boo
     """The pixels of a frame around two eyes.
 
     Args:
-        pair: the eyes' centres, x and y in pixels, the left of the picture first.
-        size: the picture's side.
+        pair: the eyes' centres, x and y in pixels, the left of the image first.
+        size: the image's side.
         config: the frame's measures.
     """
     scale = 8  # drawn large and reduced, so that a thin ring keeps its width on average
@@ -166,23 +168,21 @@ def move(masks: Bool[np.ndarray, "n size size"], row: float) -> Bool[np.ndarray,
 
 def _attention(network: Network, images: Images, masks: Bool[np.ndarray, "n size size"], batch: int) -> np.ndarray:
     """For each face, the share of the attribution that lies in its mask."""
-    shares = []
-    for start in range(0, len(images), batch):
-        rows = np.resize(np.arange(start, min(start + batch, len(images))), batch)
-        pictures = jnp.asarray(normalize(images[rows]))
-        maps = guided_backprop(network.model, network.variables, pictures)
-        inside = metrics.energy_inside(metrics.importance(maps, signed=False), jnp.asarray(masks[rows]))
-        shares.append(np.asarray(inside)[: len(images) - start])
-    return np.concatenate(shares)
+
+    def inside(images: jax.Array, masks: jax.Array) -> jax.Array:
+        maps = guided_backprop(network.model, network.variables, normalize(images))
+        return metrics.energy_inside(metrics.importance(maps, signed=False), masks)
+
+    return BatchFunction(inside, sizes=(batch,))(images, masks)
 
 
 def _examples(images: Images, drawn: dict[str, Images], count: int = 6) -> Figure:
     figure = Figure((1.2 * count + 0.8, 1.25 * (1 + len(drawn))), layout="constrained")
     grid = figure.subplots(1 + len(drawn), count, squeeze=False)
-    for row, (name, pictures) in zip(grid, {"bare": images, **drawn}.items(), strict=True):
+    for row, (name, shown) in zip(grid, {"bare": images, **drawn}.items(), strict=True):
         row[0].set_ylabel(name, rotation=0, ha="right", va="center")
-        for axes, picture in zip(row, pictures, strict=False):
-            axes.imshow(picture[:, :, 0], cmap="gray", vmin=0, vmax=255)
+        for axes, image in zip(row, shown, strict=False):
+            axes.imshow(image[:, :, 0], cmap="gray", vmin=0, vmax=255)
             axes.set(xticks=[], yticks=[])
     return figure
 

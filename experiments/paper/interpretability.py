@@ -85,7 +85,7 @@ def run(study: Study, config: Config) -> Result:
         verdicts=tuple(verdicts),
         tables=(
             Table(
-                f"Maps of {len(everything)} faces of {faces.source} (the boxes are {inside:.0%} of the picture)",
+                f"Maps of {len(everything)} faces of {faces.source} (the boxes are {inside:.0%} of the image)",
                 ("measure", *archs, "difference"),
                 tuple(tables),
             ),
@@ -120,8 +120,7 @@ def _measure(network: Network, faces: Faces, rows: np.ndarray, batch: int) -> di
     mask = _regions(network.weights.image_size)
     found: dict[str, list[np.ndarray]] = {name: [] for name in MEASURES}
     for start in range(0, len(rows), batch):
-        part = rows[start : start + batch]
-        images = _input(faces, np.resize(part, batch), network)  # one shape, one compilation
+        images = _input(faces, rows[start : start + batch], network)
         maps = guided_backprop(model, variables, images)
         matters = metrics.importance(maps, signed=False)
         masks = jnp.broadcast_to(jnp.asarray(mask), matters.shape)
@@ -133,5 +132,5 @@ def _measure(network: Network, faces: Faces, rows: np.ndarray, batch: int) -> di
             1 - np.mean([similarity.rank_correlation for similarity in after.values()], 0),
         )
         for name, value in zip(MEASURES, values, strict=True):
-            found[name].append(np.asarray(value)[: len(part)])
+            found[name].append(np.asarray(value))
     return {name: np.concatenate(values) for name, values in found.items()}

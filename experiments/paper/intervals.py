@@ -9,13 +9,13 @@ from jaxtyping import Float
 from scipy.stats import t as student
 
 from experiments.paper.record import Number, Unit
-from faceflax.evaluation.metrics import Share
+from faceflax.evaluation import Share
 
 RESAMPLES = 2000
 
 
 def share(name: str, right: np.ndarray, over: str = "images") -> Number:
-    """The share that is true, with the bootstrap interval of :class:`faceflax.evaluation.metrics.Share`.
+    """The share that is true, with the bootstrap interval of :class:`faceflax.evaluation.Share`.
 
     Example:
         >>> print(share("accuracy", np.repeat([True, False], [75, 25])))

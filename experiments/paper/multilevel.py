@@ -11,8 +11,10 @@ Perronnin, Sánchez and Mensink, "Improving the Fisher Kernel for Large-Scale Im
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
+import jax
 import numpy as np
 from jaxtyping import Float
 from sklearn.linear_model import RidgeClassifier
@@ -21,7 +23,10 @@ from tqdm import tqdm
 
 from experiments.paper import intervals
 from experiments.paper.record import Result, Table, above
-from experiments.paper.study import Faces, Network, Study, forward, logits
+from experiments.paper.study import Faces, Images, Network, Study
+from faceflax.evaluation import predict_logits
+from faceflax.inference.compiled import BatchFunction
+from faceflax.preprocessing import normalize
 
 TITLE = "7. Multi-level features"
 CLAIM = "features of several levels, Fisher-encoded and concatenated, can be classified better than by the last layer."
@@ -67,9 +72,10 @@ def run(study: Study, config: Config) -> Result:
     network = study.network("mini_xception", "emotion")
     size = network.weights.image_size
     splits = {split: study.faces("emotion", split, size) for split in ("train", "validation", "test")}
-    mixtures = _mixtures(network, splits["train"], config)
-    codes = {split: _encode_split(network, faces, mixtures, config.batch) for split, faces in splits.items()}
-    head = _right(logits(network.model, network.variables, splits["test"].images), splits["test"])
+    sets_of = _sets(network, config)
+    mixtures = _mixtures(sets_of, splits["train"], config)
+    codes = {split: _encode_split(sets_of, faces, mixtures, config.batch) for split, faces in splits.items()}
+    head = _right(predict_logits(network.model, network.variables, splits["test"].images), splits["test"])
     rows = [("the network's own head", "", "", str(intervals.share("", head)))]
     found = {}
     every = "all levels"
@@ -95,7 +101,7 @@ def run(study: Study, config: Config) -> Result:
         tables=(
             Table(
                 f"Accuracy on {splits['test'].source} of {network.weights.name}",
-                ("features", "numbers of a face", "ridge alpha, by validation", "accuracy"),
+                ("features", "values a face", "ridge alpha, by validation", "accuracy"),
                 tuple(rows),
             ),
             Table.of("Paired differences", [gain, over_last]),
@@ -134,19 +140,26 @@ def encode(
     return code / np.where(length > 0, length, 1)
 
 
-def _sets(network: Network, faces: Faces, rows: np.ndarray, layers: tuple[str, ...]) -> dict[str, np.ndarray]:
-    features = forward(network.model, network.variables, faces.images[rows])[1]
-    return {layer: np.asarray(features[layer]).reshape(len(rows), -1, features[layer].shape[-1]) for layer in layers}
+Sets = Callable[[Images], dict[str, Float[np.ndarray, "n pixels axes"]]]
 
 
-def _mixtures(network: Network, faces: Faces, config: Config) -> dict[str, Mixture]:
+def _sets(network: Network, config: Config) -> Sets:
+    """Builds what computes each layer's vectors of images."""
+
+    def sets(images: jax.Array) -> dict[str, jax.Array]:
+        features = network.model.apply(network.variables, normalize(images))[1]
+        return {layer: features[layer].reshape(len(images), -1, features[layer].shape[-1]) for layer in config.layers}
+
+    return BatchFunction(sets, sizes=(config.batch,))
+
+
+def _mixtures(sets_of: Sets, faces: Faces, config: Config) -> dict[str, Mixture]:
     rng = np.random.default_rng(0)
     order = rng.permutation(len(faces.images))
     found = {}
     parts: dict[str, list[np.ndarray]] = {layer: [] for layer in config.layers}
     for start in range(0, min(len(order), 16 * config.batch), config.batch):
-        rows = np.resize(order[start : start + config.batch], config.batch)
-        for layer, sets in _sets(network, faces, rows, config.layers).items():
+        for layer, sets in sets_of(faces.images[order[start : start + config.batch]]).items():
             vectors = sets.reshape(-1, sets.shape[-1])
             parts[layer].append(vectors[rng.permutation(len(vectors))[: config.descriptors // 8]])
     for layer, drawn in parts.items():
@@ -156,14 +169,13 @@ def _mixtures(network: Network, faces: Faces, config: Config) -> dict[str, Mixtu
 
 
 def _encode_split(
-    network: Network, faces: Faces, mixtures: dict[str, Mixture], batch: int
+    sets_of: Sets, faces: Faces, mixtures: dict[str, Mixture], batch: int
 ) -> dict[str, Float[np.ndarray, "n code"]]:
     codes: dict[str, list[np.ndarray]] = {layer: [] for layer in mixtures}
     for start in tqdm(range(0, len(faces.images), batch), f"encoding, {faces.source}", leave=False):
-        rows = np.arange(start, min(start + batch, len(faces.images)))
-        sets = _sets(network, faces, np.resize(rows, batch), tuple(mixtures))
+        sets = sets_of(faces.images[start : start + batch])
         for layer, mixture in mixtures.items():
-            codes[layer].append(encode(sets[layer][: len(rows)], mixture).astype(np.float32))
+            codes[layer].append(encode(sets[layer], mixture).astype(np.float32))
     return {layer: np.concatenate(parts) for layer, parts in codes.items()}
 
 

@@ -2,7 +2,7 @@
 
 Command: ``python -m experiments.paper --only pipeline`` (about a minute).
 
-Every frame of the demo's film (640x360, one face) goes through ``FaceAnalyzer``, which searches the whole frame.
+Every frame of the demo's video (640x360, one face) goes through ``FaceAnalyzer``, which searches the whole frame.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""What a claim's experiment leaves: numbers with intervals, verdicts that follow from them, tables and pictures.
+"""What a claim's experiment leaves: numbers with intervals, verdicts that follow from them, tables and figures.
 
 A verdict is decided by :func:`above`, :func:`below` or :func:`equal` and by nothing else.
 """
@@ -9,17 +9,18 @@ import base64
 import dataclasses
 import io
 import json
-import os
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from faceflax import files
+
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
-Answer = Literal["holds", "does not hold", "cannot be told"]
+Answer = Literal["holds", "does not hold", "inconclusive"]
 Unit = Literal["", "%", "points", "ms", "x", "kB"]
 
 
@@ -88,14 +89,14 @@ class Verdict:
 
 
 def above(statement: str, number: Number, threshold: float) -> Verdict:
-    """Holds if the whole interval is above the threshold, does not hold if it is below, else cannot be told.
+    """Holds if the whole interval is above the threshold, does not hold if it is below, else inconclusive.
 
     Example:
         >>> gain = Number("gain", 0.02, -0.01, 0.05, "points", "bootstrap")
         >>> print(above("It helps", gain, 0).answer)
-        cannot be told
+        inconclusive
     """
-    answer: Answer = "cannot be told"
+    answer: Answer = "inconclusive"
     if number.low > threshold:
         answer = "holds"
     elif number.high <= threshold:
@@ -110,7 +111,7 @@ def below(statement: str, number: Number, threshold: float) -> Verdict:
         >>> print(below("At most 3 ms", Number("time", 2.0, 1.9, 2.1, "ms"), 3).answer)
         holds
     """
-    answer: Answer = "cannot be told"
+    answer: Answer = "inconclusive"
     if number.high < threshold:
         answer = "holds"
     elif number.low >= threshold:
@@ -122,7 +123,7 @@ def equal(statement: str, number: Number, expected: float) -> Verdict:
     """Holds if an exact number is the expected one.
 
     Example:
-        >>> print(equal("58,423 numbers", Number.exact("numbers", 58_423), 58_423).answer)
+        >>> print(equal("58,423 parameters", Number.exact("parameters", 58_423), 58_423).answer)
         holds
     """
     answer: Answer = "holds" if number.value == expected else "does not hold"
@@ -184,7 +185,7 @@ class Record:
         title: its heading.
         claim: what the paper says, in our words.
         command: what makes it again.
-        quick: whether it was only a rehearsal on drawn faces.
+        quick: whether it was only a rehearsal on synthetic faces.
         seconds: how long it took here.
         result: what was found.
     """
@@ -204,7 +205,7 @@ class Record:
         answers = {verdict.answer for verdict in self.result.verdicts}
         if answers == {"holds"}:
             return "holds"
-        return "does not hold" if "does not hold" in answers else "cannot be told"
+        return "does not hold" if "does not hold" in answers else "inconclusive"
 
     @property
     def sentence(self) -> str:
@@ -217,9 +218,7 @@ class Record:
 
     def save(self, folder: Path) -> None:
         """Writes ``NAME.json`` in one step."""
-        partial = folder / f"{self.name}.partial"
-        partial.write_text(json.dumps(dataclasses.asdict(self), indent=1) + "\n", encoding="utf-8")
-        os.replace(partial, folder / f"{self.name}.json")
+        files.write(folder / f"{self.name}.json", json.dumps(dataclasses.asdict(self), indent=1) + "\n")
 
     @classmethod
     def load(cls, folder: Path, name: str) -> Record | None:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import base64
-import html
-import os
 from collections.abc import Sequence
 from pathlib import Path
 
-from experiments.paper.record import Record
-from faceflax.html import image, page, table
+from experiments.paper.record import Picture, Record, Verdict
+from faceflax import files, html
 
 QUICK = (
-    "This is a rehearsal on drawn faces, with networks that were hardly trained or not at all. It shows that the "
+    "This is a rehearsal on synthetic faces, with networks that were hardly trained or not at all. It shows that the "
     "experiments run; its numbers and verdicts say nothing about the study."
 )
 INTRODUCTION = (
@@ -22,39 +20,49 @@ INTRODUCTION = (
 )
 
 
+BODY = """<p>{{ introduction }}</p>
+{% if quick %}<p><strong>{{ quick }}</strong></p>
+{% endif %}{{ table(("claim", "answer", "computed in"), answers) }}
+{%- for record in records %}{% set made = "<p>Made by <code>%s</code></p>\n" | safe | format(record.command) -%}
+<h2 id="{{ record.name }}">{{ record.title }}</h2>
+<p>The study: {{ record.claim }}</p>
+<ul>
+{%- for verdict in record.result.verdicts %}{% set before, after = parts(verdict) -%}
+<li>{{ before }}<strong>{{ verdict.answer }}</strong>{{ after }}</li>
+{%- endfor %}</ul>
+{% for found in record.result.tables %}<h3>{{ found.title }}</h3>
+{{ table(found.head, found.rows) }}
+{{ made }}{% endfor %}
+{%- for picture in record.result.pictures %}<p>{{ image(picture) }}</p>
+{{ made }}{% endfor %}
+{%- for remark in record.result.remarks %}<p>{{ remark }}</p>
+{% endfor %}<p><strong>In a sentence.</strong> {{ record.sentence }}</p>
+{% endfor %}"""
+
+
 def write(file: Path, records: Sequence[Record]) -> None:
     """Writes the page in one step."""
-    partial = file.with_suffix(".partial")
-    partial.write_text(page("The study, reproduced", body(records)), encoding="utf-8")
-    os.replace(partial, file)
+    files.write(file, html.page("The study, reproduced", body(records)))
 
 
 def body(records: Sequence[Record]) -> str:
     """Returns the page's content."""
-    parts = [f"<p>{html.escape(INTRODUCTION)}</p>\n"]
-    if any(record.quick for record in records):
-        parts.append(f"<p><strong>{html.escape(QUICK)}</strong></p>\n")
-    rows = [(record.title, record.answer, f"{record.seconds:.0f} s") for record in records]
-    parts.append(table(("claim", "answer", "computed in"), rows))
-    return "".join(parts) + "\n".join(map(section, records))
+    return html.render(
+        BODY,
+        introduction=INTRODUCTION,
+        quick=QUICK if any(record.quick for record in records) else "",
+        answers=[(record.title, record.answer, f"{record.seconds:.0f} s") for record in records],
+        records=records,
+        table=html.table,
+        image=_image,
+        parts=_around_answer,
+    )
 
 
-def section(record: Record) -> str:
-    """Returns a claim's section."""
-    result = record.result
-    command = f"<p>Made by <code>{html.escape(record.command)}</code></p>\n"
-    parts = [
-        f'<h2 id="{record.name}">{html.escape(record.title)}</h2>\n<p>The study: {html.escape(record.claim)}</p>\n'
-    ]
-    parts.append("<ul>" + "".join(f"<li>{_verdict(str(v), v.answer)}</li>" for v in result.verdicts) + "</ul>\n")
-    for found in result.tables:
-        parts.append(f"<h3>{html.escape(found.title)}</h3>\n{table(found.head, found.rows)}\n{command}")
-    for picture in result.pictures:
-        parts.append(f"<p>{image(base64.b64decode(picture.png), 'png', picture.alt)}</p>\n{command}")
-    parts += [f"<p>{html.escape(remark)}</p>\n" for remark in result.remarks]
-    parts.append(f"<p><strong>In a sentence.</strong> {html.escape(record.sentence)}</p>\n")
-    return "".join(parts)
+def _image(picture: Picture) -> str:
+    return html.image(base64.b64decode(picture.png), "png", picture.alt)
 
 
-def _verdict(sentence: str, answer: str) -> str:
-    return html.escape(sentence).replace(f": {answer} (", f": <strong>{answer}</strong> (", 1)
+def _around_answer(verdict: Verdict) -> tuple[str, str]:
+    before, _, after = str(verdict).partition(f": {verdict.answer} (")
+    return f"{before}: ", f" ({after}"

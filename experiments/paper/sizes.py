@@ -22,13 +22,14 @@ import numpy as np
 
 from experiments.paper import intervals
 from experiments.paper.record import Number, Result, Table, above, below, equal
-from experiments.paper.study import Recipe, Study, logits, right
+from experiments.paper.study import Recipe, Study, right
 from faceflax import compile, pretrained
+from faceflax.evaluation import predict_logits
 from faceflax.preprocessing import normalize
 
 TITLE = "1. Size, accuracy and speed"
 CLAIM = (
-    "the sequential network has 642,935 numbers and mini-Xception 58,423; both label 66% of FER-2013's faces right; "
+    "the sequential network has 642,935 parameters and mini-Xception 58,423; both label 66% of FER-2013's faces right; "
     "mini-Xception's file takes 855 kB; it is 1.5 times as fast as Tang's network, which won the FER-2013 contest."
 )
 NEEDS = (("mini_xception", "emotion"), ("sequential_cnn", "emotion"))
@@ -62,7 +63,7 @@ def run(study: Study, config: Config) -> Result:
         size = network.weights.image_size
         faces = study.faces("emotion", "test", size)
         networks[arch] = network.model, network.variables, size, right((network.model, network.variables), faces)
-        flipped = logits(network.model, network.variables, faces.images, flip=True).argmax(1) == faces.labels
+        flipped = predict_logits(network.model, network.variables, faces.images, flip=True).argmax(1) == faces.labels
         numbers.append(intervals.share(f"{arch}, flip averaged", flipped))
         kilobytes[arch] = _file_size(network.path) / 1000
     verdicts = []
@@ -72,11 +73,13 @@ def run(study: Study, config: Config) -> Result:
         accuracy = intervals.share(f"{arch} accuracy", correct)
         rows.append((arch, f"{count:,}", f"{4 * count / 1000:,.0f} kB", f"{size}x{size}", str(accuracy)))
         if arch in STATED:
-            verdicts.append(equal(f"{arch} has {STATED[arch]:,} numbers", Number.exact("numbers", count), STATED[arch]))
+            verdicts.append(
+                equal(f"{arch} has {STATED[arch]:,} parameters", Number.exact("parameters", count), STATED[arch])
+            )
             verdicts.append(above(f"{arch} labels 66% right", accuracy, 0.655))
-        picture = normalize(study.faces("emotion", "test", size).images[:1])
-        calls["compiled"][arch] = partial(compile(model, weights), picture)
-        calls["as it stands"][arch] = partial(_apply, jax.jit(model.apply), weights, jnp.asarray(picture))
+        image = normalize(study.faces("emotion", "test", size).images[:1])
+        calls["compiled"][arch] = partial(compile(model, weights), image)
+        calls["as it stands"][arch] = partial(_apply, jax.jit(model.apply), weights, jnp.asarray(image))
     file = Number.exact("size", kilobytes["mini_xception"], "kB")
     verdicts.append(below("mini_xception's file takes at most 855 kB", file, 855.5))
     for way, functions in calls.items():
@@ -94,7 +97,7 @@ def run(study: Study, config: Config) -> Result:
         tables=(
             Table(
                 f"Networks on {test.source}, single crop",
-                ("network", "numbers", "as float32", "images", "accuracy"),
+                ("network", "parameters", "as float32", "images", "accuracy"),
                 tuple(rows),
             ),
             Table.of("Times, ratios and flip-averaged accuracy", numbers),

@@ -5,7 +5,6 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import os
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from functools import lru_cache, partial
@@ -19,16 +18,15 @@ import numpy as np
 import safetensors.numpy
 from flax.traverse_util import flatten_dict, unflatten_dict
 from jaxtyping import Array, Float, Int, UInt8
-from tqdm import tqdm
 
-from faceflax import data, models, pretrained
-from faceflax.data.augment import Augmentation
-from faceflax.data.synthetic import render_faces
+import experiments.architectures  # noqa: F401 (registers tang_cnn)
+from faceflax import data, files, models, pretrained
+from faceflax.data import render_faces
 from faceflax.errors import FaceflaxError
+from faceflax.evaluation import predict_logits
 from faceflax.labels import EMOTIONS, GENDERS
-from faceflax.preprocessing import normalize
-from faceflax.training.step import adam, create_state, make_statistics, make_train_step
-from faceflax.training.targets import cross_entropy, make_targets
+from faceflax.training import Trainer, make_targets, take_matching
+from faceflax.training.targets import cross_entropy
 
 Task = Literal["emotion", "gender"]
 Loss = Literal["cross_entropy", "squared_error", "squared_hinge"]
@@ -38,10 +36,6 @@ Images = UInt8[np.ndarray, "n size size channels"]
 LABELS: dict[Task, tuple[str, ...]] = {"emotion": EMOTIONS, "gender": GENDERS}
 SIZE = 48
 """Pixels a side of the images that networks are trained on here."""
-BATCH = 256
-"""Images a forward pass."""
-ROWS = 64
-"""Steps whose batches are on the device together; a compiled step takes trainings of any length."""
 STATISTICS_IMAGES = 4096
 QUICK_FACES = {"train": 196, "validation": 98, "test": 98}
 
@@ -102,7 +96,7 @@ class Study:
         weights: for each network and task, shipped weights or a file.
         data_dir: where datasets are prepared.
         dataset_gender: what gender is learned and tested on.
-        quick: drawn faces instead of datasets, and stand-ins for weights that are not there: drawn, not learned.
+        quick: synthetic faces instead of datasets, and random stand-ins for weights that are not there.
     """
 
     def __init__(
@@ -121,15 +115,14 @@ class Study:
         self._data_dir = data_dir
         self.faces = lru_cache(maxsize=None)(self._faces)
         self.network = lru_cache(maxsize=None)(self._network)
-        self.step = lru_cache(maxsize=None)(_make_step)
-        self.statistics = lru_cache(maxsize=None)(make_statistics)
+        self.trainer = lru_cache(maxsize=None)(_make_trainer)
 
     def _faces(self, task: Task, split: str, size: int = SIZE) -> Faces:
         """Reads ``train``, ``validation`` or ``test``; of FER-2013 the last two are PublicTest and PrivateTest."""
         if self.quick:
-            drawn = render_faces(QUICK_FACES[split], list(QUICK_FACES).index(split), size)
-            labels = drawn.emotions if task == "emotion" else drawn.genders
-            return Faces(drawn.images, labels, LABELS[task], f"drawn faces, {split}")
+            faces = render_faces(QUICK_FACES[split], list(QUICK_FACES).index(split), size)
+            labels = faces.emotions if task == "emotion" else faces.genders
+            return Faces(faces.images, labels, LABELS[task], f"synthetic faces, {split}")
         dataset = "fer2013" if task == "emotion" else self.dataset_gender
         found = data.load(dataset, split, image_size=size, data_dir=self._data_dir)
         return Faces(found.images, found.labels, found.names, f"{dataset} {split}")
@@ -144,29 +137,28 @@ class Study:
 
     def _find(self, arch: str, task: Task) -> Path | str:
         name = self._weights[arch, task]
-        option = f"--weights-{arch.split('_')[0]}-{task}"
+        field = f"weights_{arch.split('_')[0]}_{task}"
         dataset = "fer2013" if task == "emotion" else self.dataset_gender
         is_name = Path(name).name == name and not Path(name).suffix
         if is_name and name not in pretrained.list_weights():
             if self.quick:
                 return self._stand_in(arch, task)
-            raise FaceflaxError(
-                f"{option}: there are no weights {name!r}; train them with: python scripts/train.py --arch {arch} "
-                f"--dataset {dataset}, then give {option} runs/{arch}-{dataset}/weights.safetensors"
+            remedy = (
+                f"train them with: faceflax train --arch {arch} --dataset {dataset}, then give "
+                f"runs/{arch}-{dataset}/weights.safetensors"
             )
+            raise FaceflaxError(field, name, "there are no weights {}", remedy)
         try:
             info = pretrained.weights_info(name)
-            if info.arch != arch or info.labels != LABELS[task]:
-                raise FaceflaxError(
-                    f"weights: {name!r} is a {info.arch} for {', '.join(info.labels)}; give a {arch} for "
-                    f"{', '.join(LABELS[task])}"
-                )
         except FaceflaxError as error:
-            raise FaceflaxError(f"{option}: {error}") from None
+            raise error.renamed(field) from None
+        if info.arch != arch or info.labels != LABELS[task]:
+            problem = f"is a {info.arch} for {', '.join(info.labels)}"
+            raise FaceflaxError(field, name, problem, f"give a {arch} for {', '.join(LABELS[task])}")
         return name
 
     def _stand_in(self, arch: str, task: Task) -> Path:
-        """Weights of a quick run that were drawn at random, by the size of each layer's input."""
+        """Random weights for a quick run."""
         file = self.folder / f"{arch}-{task}-drawn.safetensors"
         if not file.exists():
             drawn = draw(models.create(arch, len(LABELS[task])), 0)
@@ -216,41 +208,23 @@ class Study:
     ) -> dict[str, np.ndarray]:
         variables = draw(model, recipe.seed, faces.images.shape[3])
         if start is not None:
-            variables = _take_matching(variables, start)
-        step, optimizer = self.step(model, recipe.loss)
+            variables = take_matching(variables, start, afresh=("last_conv",))
         smoothing = recipe.smoothing if recipe.loss == "cross_entropy" else 0.0
-        targets = jnp.asarray(make_targets(faces.labels, len(faces.names), smoothing=smoothing))
-        images = jnp.asarray(faces.images)
         rng = np.random.default_rng([recipe.order, 1])
         stream = np.concatenate([rng.permutation(rows) for _ in range(recipe.epochs)])
         steps = -(-len(stream) // recipe.batch_size)
-        batches = np.resize(stream, (-(-steps // ROWS) * ROWS, recipe.batch_size)).reshape(-1, ROWS, recipe.batch_size)
-        progress = np.arange(batches.shape[0] * ROWS)
+        progress = np.arange(steps)
         warmup = 0.5 * steps / recipe.epochs
-        rates = np.where(
-            progress < warmup, (progress + 1) / (warmup + 1), 0.5 + 0.5 * np.cos(np.pi * (progress / steps).clip(0, 1))
+        rates = np.where(progress < warmup, (progress + 1) / (warmup + 1), 0.5 + 0.5 * np.cos(np.pi * progress / steps))
+        variables = self.trainer(model, recipe.loss).fit(
+            variables,
+            faces.images,
+            make_targets(faces.labels, len(faces.names), smoothing=smoothing),
+            np.resize(stream, (steps, recipe.batch_size)),
+            recipe.learning_rate * rates,
+            statistics=np.resize(rng.permutation(rows), min(STATISTICS_IMAGES, len(faces.images))),
+            label=label or recipe.arch,
         )
-        rates = (recipe.learning_rate * rates).reshape(-1, ROWS)
-        # Copies: a step donates its state, and a network that was given is still needed.
-        state = create_state(jax.tree.map(jnp.array, variables), optimizer)
-        metrics: Any = None
-        with tqdm(total=steps * recipe.batch_size, desc=label or recipe.arch, unit=" images", leave=False) as bar:
-            for chunk in range(len(batches)):
-                chosen = jnp.asarray(batches[chunk], jnp.int32), jnp.asarray(rates[chunk], jnp.float32)
-                count = min(ROWS, steps - chunk * ROWS)
-                for _ in range(count):
-                    state, metrics = step(state, images, targets, *chosen)
-                loss = float(metrics["loss"])
-                if not np.isfinite(loss):
-                    raise FaceflaxError(
-                        f"learning_rate: with {recipe.learning_rate} the loss of {label or recipe.arch} became {loss}"
-                    )
-                bar.update(count * recipe.batch_size)
-                bar.set_postfix(loss=f"{loss:.3f}")
-        variables = state.variables
-        if variables["batch_stats"]:
-            sample = images[jnp.asarray(np.resize(rng.permutation(rows), min(STATISTICS_IMAGES, len(images))))]
-            variables |= {"batch_stats": self.statistics(model)(variables, sample)}
         return {name: np.asarray(value) for name, value in flatten_dict(variables, sep="/").items()}
 
     def kept(self, name: str, make: Callable[[], dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
@@ -259,9 +233,8 @@ class Study:
         if file.exists():
             return safetensors.numpy.load_file(file)
         arrays = {key: np.ascontiguousarray(value) for key, value in make().items()}
-        partial = file.with_suffix(".partial")
-        safetensors.numpy.save_file(arrays, partial)
-        os.replace(partial, file)
+        with files.replacing(file) as temporary:
+            safetensors.numpy.save_file(arrays, temporary)
         return arrays
 
 
@@ -281,29 +254,9 @@ def draw(model: nn.Module, seed: int, channels: int = 1) -> Variables:
     return jax.tree_util.tree_map_with_path(draw_leaf, shapes)
 
 
-def logits(model: nn.Module, variables: Variables, images: Images, *, flip: bool = False) -> Float[np.ndarray, "n c"]:
-    """Computes logits of uint8 images; compiled once for a network, whatever its variables."""
-    size = min(BATCH, len(images))
-    found = []
-    for start in range(0, len(images), size):
-        batch = images[start : start + size]
-        padded = np.pad(batch, ((0, size - len(batch)), (0, 0), (0, 0), (0, 0)))
-        views = (padded, padded[:, :, ::-1]) if flip else (padded,)
-        found.append(np.mean([forward(model, variables, view)[0] for view in views], 0)[: len(batch)])
-    return np.concatenate(found)
-
-
-@partial(jax.jit, static_argnames="model")
-def forward(
-    model: nn.Module, variables: Variables, images: UInt8[Array, "batch size size channels"]
-) -> tuple[Array, dict[str, Array]]:
-    """Applies a network to uint8 images."""
-    return model.apply(variables, normalize(images))  # type: ignore[return-value]
-
-
 def right(network: tuple[nn.Module, Variables], faces: Faces) -> np.ndarray:
-    """Whether each face is labelled right, bool ``[n]``."""
-    return logits(*network, faces.images).argmax(1) == faces.labels
+    """Whether each face is classified right, bool ``[n]``."""
+    return predict_logits(*network, faces.images).argmax(1) == faces.labels
 
 
 def digest(*parts: Any) -> str:
@@ -330,33 +283,14 @@ def losses(name: Loss, logits: Float[Array, "batch classes"], targets: Float[Arr
         0.25
     """
     if name == "cross_entropy":
-        return cross_entropy(logits, targets, jnp.ones(targets.shape[1]))
+        return cross_entropy(logits, targets)
     if name == "squared_error":
         return jnp.square(jax.nn.softmax(logits) - targets).sum(1).mean()
     return jnp.square(jnp.maximum(0, 1 - (2 * targets - 1) * logits)).sum(1).mean()
 
 
-def _make_step(model: nn.Module, loss: Loss) -> tuple[Any, Any]:
-    optimizer = adam(weight_decay=1e-2)
-    step = make_train_step(
-        model,
-        optimizer,
-        augment=Augmentation(),
-        mix=lambda key, images, targets: (images, targets),
-        loss=partial(losses, loss),
-        key=jax.random.key(0),
-    )
-    return step, optimizer
-
-
-def _take_matching(fresh: Any, given: Any) -> Any:
-    """``given``'s arrays where both trees have them in the same shape, ``fresh``'s elsewhere and in the last layer."""
-    if not isinstance(fresh, dict):
-        return given if getattr(given, "shape", None) == fresh.shape else fresh
-    return {
-        name: value if name == "last_conv" else _take_matching(value, given.get(name, {}))
-        for name, value in fresh.items()
-    }
+def _make_trainer(model: nn.Module, loss: Loss) -> Trainer:
+    return Trainer(model, key=jax.random.key(0), loss=partial(losses, loss))
 
 
 def _leaves(tree: Any) -> list[Any]:

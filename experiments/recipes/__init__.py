@@ -10,9 +10,9 @@ from faceflax.training.config import TrainConfig
 
 def train(config: TrainConfig) -> None:
     """Trains as an experiment's configuration says and prints where the weights are."""
-    from faceflax.training import loop
+    from faceflax import training
 
-    print(f"weights: {loop.train(config)}")
+    print(f"weights: {training.train(config)}")
 
 
 def train_stages(before: Sequence[TrainConfig], config: TrainConfig) -> None:

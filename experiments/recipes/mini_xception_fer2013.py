@@ -1,4 +1,4 @@
-"""mini_xception on FER-2013 in two stages, taught by the larger ``vgg``: the shipped weights ``mini_xception-fer2013``.
+"""mini_xception on FER-2013 in two stages, distilled from the larger ``vgg``: the shipped ``mini_xception-fer2013``.
 
 Most of each image's target are the teacher's probabilities for the image as it is augmented (seven tenths, then four
 fifths), the rest is FER-2013's label, unsmoothed. The start is ``mini_xception-ferplus``; AdamW, a cosine, batches of
@@ -15,14 +15,14 @@ PublicTest 66.73% (epoch 34 of 40; 66.1% to 66.7% from epoch 26 on, cross-entrop
 69.99], with flip averaging 69.30%, without near-duplicates 66.50%. An epoch takes 45 to 75 seconds on one core of an
 Intel Xeon with AMX whose other core was busy. (The first stage's teacher was an earlier vgg, of 18 epochs with twice
 the dropout and two and a half times the erasing and 25 more with as little as
-``experiments/recipes/vgg_fer2013.py`` has; the command here has the shipped one teach both stages. The start was the
-first stage of ``experiments/recipes/mini_xception_ferplus.py``, which shipped then.) Without a teacher, from random
-weights, 30 epochs of batches of 64 with smoothed labels gave PublicTest 64.47% and PrivateTest 63.78%.
+``experiments/recipes/vgg_fer2013.py`` has; the command here has the shipped one as teacher of both stages. The start
+was the first stage of ``experiments/recipes/mini_xception_ferplus.py``, which shipped then.) Without a teacher, from
+random weights, 30 epochs of batches of 64 with smoothed labels gave PublicTest 64.47% and PrivateTest 63.78%.
 
-Tried after the first stage, taught by a vgg of PublicTest 68.51%, and not kept: 64x64 for 35 epochs more (PublicTest
-65.6% to 66.0% over the last ten; its cross-entropy fell from 0.938 to 0.918), and after it FairFace's faces without
-labels (``--unlabelled``), stopped after 7 of 15 epochs (64.7%, cross-entropy 0.965: above that of the 64x64 run at any
-epoch but the first).
+Tried after the first stage, distilled from a vgg of PublicTest 68.51%, and not kept: 64x64 for 35 epochs more
+(PublicTest 65.6% to 66.0% over the last ten; its cross-entropy fell from 0.938 to 0.918), and after it FairFace's faces
+without labels (``--unlabelled``, an option of commit cac2caa, since removed), stopped after 7 of 15 epochs (64.7%,
+cross-entropy 0.965: above that of the 64x64 run at any epoch but the first).
 """
 
 from __future__ import annotations

@@ -3,9 +3,9 @@
 In the first three, half of each face's target is the share of FER+'s votes, the other half FER-2013's own label. With
 dropout, mixup and erasing the network was right on less of Training than of PublicTest from the first epoch on: of ten
 convolutions only four have a nonlinearity behind them, so it is short of fitting, not of generalising. The first stage
-was therefore stopped, and the others have less regularisation; the third sees the faces at 64x64. In the fourth and
-fifth, at 48x48, a larger network teaches: four fifths of the target are its probabilities for the image as it is
-augmented.
+was therefore stopped, and the others have less regularisation; the third sees the faces at 64x64. The fourth and
+fifth, at 48x48, are distilled from a larger network: four fifths of the target are its probabilities for the image as
+it is augmented.
 
 Fitted on Training; each stage's epoch is chosen on PublicTest; PrivateTest is reported once for each of the
 last three. The products are of bfloat16 numbers, for processors with AMX; ``--precision float32`` does the same
@@ -23,7 +23,7 @@ where training accuracy still rose (to 69.5%) and validation did not; 67.32% [65
 68.0% from epoch 27 on), rounding to float16 included. An epoch takes about 50 seconds at 48x48 (with the teacher 75 to
 100) and 85 at 64x64 on one core of an Intel Xeon with AMX that was shared with other work. (The fourth stage's schedule
 was 26 epochs long for five epochs and 20 for two more, before it was 14 as it is here; its teacher was the earlier one
-that ``experiments/recipes/mini_xception_fer2013.py`` tells of.)
+that ``experiments/recipes/mini_xception_fer2013.py`` describes.)
 """
 
 from __future__ import annotations
@@ -33,6 +33,7 @@ from pathlib import Path
 
 from experiments.recipes import train_stages
 from faceflax.cli import run
+from faceflax.data.augment import Augmentation
 from faceflax.training.config import TrainConfig
 
 RUNS = Path("runs")
@@ -54,12 +55,8 @@ FIRST = dataclasses.replace(
     learning_rate=2e-3,
     weight_decay=0.05,
     dropout=0.2,
-    erase=0.25,
+    augmentation=Augmentation(erase=0.25, shift=0.1, zoom=0.15, rotation=15.0, contrast=0.2),
     mixup=0.2,
-    shift=0.1,
-    zoom=0.15,
-    rotation=15.0,
-    contrast=0.2,
 )
 SECOND = dataclasses.replace(
     BASE,
@@ -70,9 +67,7 @@ SECOND = dataclasses.replace(
     learning_rate=1.2e-3,
     weight_decay=0.02,
     dropout=0.05,
-    erase=0.15,
-    zoom=0.12,
-    rotation=12.0,
+    augmentation=Augmentation(erase=0.15, zoom=0.12, rotation=12.0),
 )
 THIRD = dataclasses.replace(
     SECOND,
@@ -84,7 +79,7 @@ THIRD = dataclasses.replace(
     learning_rate=1e-3,
     warmup_epochs=0.5,
     dropout=0.0,
-    erase=0.1,
+    augmentation=dataclasses.replace(SECOND.augmentation, erase=0.1),
 )
 FOURTH = dataclasses.replace(
     BASE,

@@ -1,7 +1,7 @@
-"""vgg on FER-2013 in two stages: the shipped weights ``vgg-fer2013``, whose answers the small networks are fitted to.
+"""vgg on FER-2013 in two stages: the shipped weights ``vgg-fer2013``, from which the small networks are distilled.
 
 AdamW, a cosine, averaged weights, batches of 64, 48x48, with little dropout and erasing: with twice as much, training
-accuracy stayed 4 points below validation. The first stage ended while its loss still fell, so the second goes on from
+accuracy stayed 4 points below validation. The first stage ended while its loss still fell, so the second starts from
 its weights with a cosine of its own. Fitted on Training; each stage's epoch is chosen on PublicTest; PrivateTest is
 reported once for each.
 
@@ -28,6 +28,7 @@ from pathlib import Path
 
 from experiments.recipes import train_stages
 from faceflax.cli import run
+from faceflax.data.augment import Augmentation
 from faceflax.training.config import TrainConfig
 
 RUNS = Path("runs")
@@ -41,10 +42,7 @@ FIRST = TrainConfig(
     weight_decay=0.05,
     average=0.999,
     dropout=0.1,
-    erase=0.1,
-    zoom=0.12,
-    rotation=12.0,
-    contrast=0.2,
+    augmentation=Augmentation(erase=0.1, zoom=0.12, rotation=12.0, contrast=0.2),
     stop_patience=1000,
 )
 CONFIG = dataclasses.replace(

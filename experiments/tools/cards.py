@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import importlib
 import json
-import os
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
+from faceflax import files
 from faceflax.cli import run
 from faceflax.errors import FaceflaxError, unknown
 
@@ -31,7 +31,7 @@ FITTED = {
     "fer2013": "FER-2013 (Goodfellow et al., 2013), split Training, 28,709 faces; for research, see its publisher's "
     "terms",
     "ferplus": "FER+ (Barsoum et al., 2016), labels under MIT: the 24,938 faces of FER-2013's split Training on whose "
-    "perceived emotion, of these seven, more than half of ten annotators agree; pictures for research, see FER-2013's "
+    "perceived emotion, of these seven, more than half of ten annotators agree; images for research, see FER-2013's "
     "publisher's terms",
     "fairface": "FairFace (Kärkkäinen and Joo, 2021), CC BY 4.0: 36,048 of a subset of 40,000 of its 86,744 training "
     "faces, at 96x96 grey",
@@ -43,8 +43,8 @@ CHOSEN = {
 }
 MEASURED = {
     "fer2013": "PrivateTest, 3,589 faces",
-    "ferplus": "FER+'s PrivateTest, 3,136 faces. 16 more were voted contempt, which this network cannot say: with them "
-    "counted as wrong, multiply by 0.995",
+    "ferplus": "FER+'s PrivateTest, 3,136 faces. 16 more were voted contempt, which is not one of its classes: with "
+    "them counted as wrong, multiply by 0.995",
     "fairface": "5,000 faces of FairFace's 10,954 published validation faces",
 }
 REMARKS = {
@@ -52,7 +52,7 @@ REMARKS = {
     "2013).",
     "ferplus": "The labels are what most of ten annotators saw; faces on which they disagreed are left out, which "
     "makes the rest easier than FER-2013.",
-    "fairface": "Two classes are what the dataset has; many faces are hard to tell, children's above all.",
+    "fairface": "Two classes are what the dataset has; many faces are hard to classify, children's above all.",
 }
 NOT_FOR = {
     "emotion": "The labels are what annotators *perceived* in web images found by emotion words. A face does not show "
@@ -81,7 +81,8 @@ class Options:
     test: Path
     """metrics.json of the test split."""
     made_by: str | None = None
-    """The experiment that made them, which says what taught them; experiments/ARCH_DATASET.py if not given."""
+    """The experiment that made them, which says what they were distilled from; experiments/recipes/ARCH_DATASET.py if
+    not given."""
 
 
 def main(options: Options) -> None:
@@ -91,22 +92,21 @@ def main(options: Options) -> None:
     from faceflax import list_weights, pretrained
 
     if options.name not in list_weights():
-        raise unknown("NAME", options.name, list_weights())
+        raise unknown("name", options.name, list_weights())
     info = pretrained.weights_info(options.name)
     if info.dataset not in FITTED:
-        raise FaceflaxError(f"NAME: {options.name} was fitted to {info.dataset}; cards are for {', '.join(FITTED)}")
+        problem = f"was fitted to {info.dataset}"
+        raise FaceflaxError("name", options.name, problem, f"name weights of {', '.join(FITTED)}")
     numbers = {
         split: _read(split, file, info) for split, file in (("validation", options.validation), ("test", options.test))
     }
     size = sum(leaf.size for leaf in jax.tree.leaves(pretrained.load(options.name)[1]))
-    made_by = options.made_by or f"experiments/{info.arch}_{info.dataset}.py"
+    made_by = options.made_by or f"experiments/recipes/{info.arch}_{info.dataset}.py"
     recipe = _recipe(made_by)
     file = folder() / f"{options.name}.md"
     stored = "float16" if file.with_suffix(".safetensors").stat().st_size < 3 * size else "float32"
-    lines = card(info, f"{size:,} numbers, {stored}", numbers["validation"], numbers["test"], made_by, recipe)
-    partial = file.with_suffix(".partial")
-    partial.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
-    os.replace(partial, file)
+    lines = card(info, f"{size:,} parameters, {stored}", numbers["validation"], numbers["test"], made_by, recipe)
+    files.write(file, "".join(f"{line}\n" for line in lines))
     print(file)
 
 
@@ -122,23 +122,21 @@ def _read(split: str, file: Path, info: WeightsInfo) -> dict[str, Any]:
         numbers = json.loads(file.read_bytes())
         of = {key: numbers[key] for key in ("sha256", "dataset", "flip")}
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise FaceflaxError(
-            f"--{split}: cannot read {str(file)!r} ({error!r}); name the metrics.json of scripts/evaluate.py --report"
-        ) from None
+        remedy = "name the metrics.json of an evaluation's report"
+        raise FaceflaxError(split, file, f"cannot read {{}} ({error!r})", remedy) from None
     expected = {"sha256": info.sha256, "dataset": info.dataset, "flip": False}
     if of != expected:
-        raise FaceflaxError(f"--{split}: {str(file)!r} is of {of}, not of {expected}; evaluate these weights again")
+        raise FaceflaxError(split, file, f"is of {of}, not of {expected}", "evaluate these weights again")
     return numbers
 
 
 def _recipe(made_by: str) -> TrainConfig:
     """The configuration of an experiment's last stage."""
     try:
-        return importlib.import_module(f"experiments.{Path(made_by).stem}").CONFIG
+        return importlib.import_module(f"experiments.recipes.{Path(made_by).stem}").CONFIG
     except (ImportError, AttributeError) as error:
-        raise FaceflaxError(
-            f"--made-by: {made_by!r} is no experiment with a CONFIG ({error}); name a file like experiments/NAME.py"
-        ) from None
+        problem = f"is no experiment with a CONFIG ({error})"
+        raise FaceflaxError("made_by", made_by, problem, "name a file like experiments/recipes/NAME.py") from None
 
 
 def card(
@@ -153,7 +151,7 @@ def card(
 
     Args:
         info: the weights' record.
-        size: how many numbers they are, and of which type.
+        size: how many parameters they are, and of which type.
         validation: what ``faceflax.evaluation.report.metrics`` says of the validation split.
         test: the same of the test split.
         made_by: the experiment's file.
@@ -171,9 +169,7 @@ def card(
     yield f"| fitted to | {FITTED[info.dataset]} |"
     if recipe.teachers:
         names = ", ".join(_teacher(name) for name in recipe.teachers)
-        yield f"| taught by | {names}, whose answers are {recipe.teacher_weight:.0%} of each target |"
-    if recipe.unlabelled:
-        yield f"| and, with these answers instead of labels, to | {FITTED[recipe.unlabelled]} |"
+        yield f"| distilled from | {names}, whose predictions are {recipe.teacher_weight:.0%} of each target |"
     yield f"| chosen on | {CHOSEN[info.dataset]}: the epoch, the temperature and the recipe |"
     yield f"| measured once on | {MEASURED[info.dataset]} |"
     grown = f"a Haar box grown by {info.crop_margin:.1%} of its side on each side"

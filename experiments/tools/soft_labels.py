@@ -3,7 +3,7 @@
 Commands::
 
     python -m experiments.tools.soft_labels --output votes.npy --ferplus fer2013new.csv
-    python -m experiments.tools.soft_labels --output taught.npy --teachers a/weights.safetensors b/weights.safetensors
+    python -m experiments.tools.soft_labels --output teachers.npy --teachers a/weights.safetensors b/weights.safetensors
     python scripts/train.py --dataset fer2013 --soft-labels votes.npy --soft-weight 0.5
 
 The file holds float32 ``[images, classes]``, a row for each training image in the order in which the dataset is read.
@@ -49,14 +49,13 @@ class Options:
 def main(options: Options) -> None:
     """Reads the training split, makes its soft labels, and says how often they agree with the hard ones."""
     if options.output.suffix != ".npy":
-        raise FaceflaxError(f"--output: {str(options.output)!r} is not an .npy file; name it so")
+        raise FaceflaxError("output", options.output, "is not an .npy file", "name it so")
     if (options.ferplus is None) == (not options.teachers):
-        raise FaceflaxError("--ferplus, --teachers: give one of the two")
+        given = "both" if options.teachers else "neither"
+        raise FaceflaxError("teachers", None, f"{given} of ferplus and teachers is given", "give one of the two")
     if not 0 < options.temperature < float("inf"):
-        raise FaceflaxError(f"--temperature: {options.temperature} is not usable; give a number above 0")
-    files.writable_file("--output", options.output)
-
-    import os
+        raise FaceflaxError("temperature", options.temperature, "is not usable", "give a number above 0")
+    files.writable_file("output", options.output)
 
     import numpy as np
 
@@ -67,10 +66,8 @@ def main(options: Options) -> None:
         soft = from_votes(options.ferplus, examples)
     else:
         soft, examples = from_teachers(options.teachers, options.dataset, options.data_dir, options.temperature)
-    partial = options.output.with_suffix(".partial")
-    with partial.open("wb") as out:
-        np.save(out, soft.astype(np.float32))
-    os.replace(partial, options.output)
+    with files.replacing(options.output) as temporary:
+        np.save(temporary, soft.astype(np.float32))
     agree = (soft.argmax(1) == examples.labels).mean()
     print(
         f"{options.output}: {len(soft):,} rows of {', '.join(examples.names)}; {agree:.1%} agree with the hard label, "
@@ -100,13 +97,14 @@ def from_votes(file: Path, examples: Examples) -> Float[np.ndarray, "n classes"]
     from faceflax.labels import EMOTIONS
 
     if examples.names != EMOTIONS or not all(i.isdigit() for i in examples.ids):
-        raise FaceflaxError("--dataset: FER+'s votes are for the rows of fer2013.csv; prepare fer2013 from that file")
-    votes = ferplus.read_votes("--ferplus", file)
+        problem = "with FER+'s votes, {} must have the rows of fer2013.csv"
+        raise FaceflaxError("dataset", examples.label, problem, "prepare fer2013 from that file")
+    votes = ferplus.read_votes("ferplus", file)
     for line in votes:
         if line.damaged:
-            raise line.fault("--ferplus")
+            raise line.fault("ferplus")
     rows = [int(i) for i in examples.ids]
-    matched = ferplus.match("--ferplus", votes, dict(zip(rows, examples.labels.tolist(), strict=True)))
+    matched = ferplus.match("ferplus", votes, dict(zip(rows, examples.labels.tolist(), strict=True)))
     shares = np.eye(len(EMOTIONS))[examples.labels]
     for i, row in enumerate(rows):
         if row in matched:
@@ -137,7 +135,7 @@ def from_teachers(
     from scipy.special import softmax
 
     from faceflax import data, pretrained
-    from faceflax.evaluation.metrics import predict_logits
+    from faceflax.evaluation import predict_logits
 
     splits: dict[int, Examples] = {}
     probabilities = []
@@ -145,16 +143,14 @@ def from_teachers(
         try:
             model, variables = pretrained.load(name)
         except FaceflaxError as error:
-            raise FaceflaxError(f"--teachers: {error}") from None
+            raise error.renamed("teachers") from None
         info = pretrained.weights_info(name)
         if info.image_size not in splits:
             splits[info.image_size] = data.load(dataset, "train", image_size=info.image_size, data_dir=data_dir)
         examples = splits[info.image_size]
         if examples.names != info.labels:
-            raise FaceflaxError(
-                f"--teachers: {name} has the classes {', '.join(info.labels)}, {dataset} has "
-                f"{', '.join(examples.names)}; name weights with the dataset's classes"
-            )
+            problem = f"has the classes {', '.join(info.labels)}, {dataset} has {', '.join(examples.names)}"
+            raise FaceflaxError("teachers", name, problem, "name weights with the dataset's classes")
         logits = predict_logits(model, variables, examples.images, flip=True)
         probabilities.append(softmax(logits.astype(np.float64) / (temperature * info.temperature), axis=1))
     return np.mean(probabilities, axis=0), examples

@@ -1,4 +1,4 @@
-"""Evaluates weights on a split: ``python scripts/evaluate.py --weights mini_xception-fer2013 --dataset fer2013``."""
+"""Evaluates weights on a split: ``faceflax evaluate --weights mini_xception-fer2013 --dataset fer2013``."""
 
 from __future__ import annotations
 
@@ -16,10 +16,10 @@ if TYPE_CHECKING:
     import numpy as np
 
     from faceflax.data import Examples
-    from faceflax.evaluation.metrics import Share
+    from faceflax.evaluation.shares import Share
     from faceflax.pretrained import WeightsInfo
 
-PICTURES = (".png", ".pdf", ".svg")
+FIGURES = (".png", ".pdf", ".svg")
 ROLES = {
     "train": "the weights were fitted to it, so these numbers say nothing about other faces",
     "validation": "the weights' epoch and temperature were chosen on it, so these numbers are a little too good",
@@ -34,13 +34,13 @@ WAYS = {False: "single crop", True: "flip averaged"}
 class Options:
     """Print accuracy on a split, by class and group, with 95% intervals, and calibration; draw the confusion matrix.
 
-    --report writes all of it, with pictures, as one web page.
+    --report writes all of it, with figures, as one web page.
     """
 
     weights: Weights
     """Shipped name (faceflax.list_weights()) or path of a .safetensors file."""
     dataset: str
-    """Dataset, prepared with scripts/prepare_data.py; synthetic needs no preparation."""
+    """Dataset, prepared with faceflax prepare-data; synthetic needs no preparation."""
     split: str = "test"
     """train, validation or test; for fer2013 also PublicTest (validation) and PrivateTest (test)."""
     data_dir: Path | None = None
@@ -52,35 +52,33 @@ class Options:
     without: Path | None = None
     """Also print accuracy without these rows: a JSON list of ids, as experiments/near_duplicates.py writes it."""
     report: Path | None = None
-    """Folder for index.html, one page with all numbers and pictures in it, and metrics.json."""
+    """Folder for index.html, one page with all numbers and figures in it, and metrics.json."""
     output: Path = Path("out/confusion.png")
-    """Picture of the confusion matrix to write."""
+    """Figure of the confusion matrix to write."""
 
 
 def main(options: Options) -> None:
     """Loads weights and split, evaluates, prints and draws."""
-    if options.output.suffix not in PICTURES:
-        raise FaceflaxError(f"--output: {str(options.output)!r} is not a picture; end it in {' or '.join(PICTURES)}")
-    files.writable_file("--output", options.output)
+    if options.output.suffix not in FIGURES:
+        raise FaceflaxError("output", options.output, "is not an image file", f"end it in {' or '.join(FIGURES)}")
+    files.writable_file("output", options.output)
     if options.report:
         for name in ("index.html", "metrics.json"):
-            files.writable_file("--report", options.report / name)
+            files.writable_file("report", options.report / name)
     removed = _read_ids(options.without) if options.without else frozenset()
 
     from scipy.special import softmax
 
-    from faceflax import data, pretrained
-    from faceflax.evaluation import metrics as evaluation
+    from faceflax import data, evaluation, pretrained
     from faceflax.evaluation import report
 
     model, variables = pretrained.load(options.weights)
     info = pretrained.weights_info(options.weights)
     examples = data.load(options.dataset, options.split, image_size=info.image_size, data_dir=options.data_dir)
     if examples.names != info.labels:
-        raise FaceflaxError(
-            f"--dataset: {options.dataset} has the classes {', '.join(examples.names)}, but --weights "
-            f"{options.weights} has {', '.join(info.labels)}; choose a dataset with the weights' classes"
-        )
+        classes, others = ", ".join(examples.names), ", ".join(info.labels)
+        problem = f"has the classes {classes}, but the weights {options.weights!r} have {others}"
+        raise FaceflaxError("dataset", options.dataset, problem, "choose a dataset with the weights' classes")
 
     def predict(images: np.ndarray, flip: bool) -> np.ndarray:
         return evaluation.predict_logits(model, variables, images, flip=flip)
@@ -142,9 +140,9 @@ def _read_ids(file: Path) -> frozenset[str]:
     try:
         content = json.loads(file.read_bytes())
     except (OSError, ValueError) as error:
-        raise FaceflaxError(f"--without: cannot read {str(file)!r} ({error}); name a JSON list of ids") from None
+        raise FaceflaxError("without", file, f"cannot read {{}} ({error})", "name a JSON list of ids") from None
     if not isinstance(content, list) or not all(type(item) in (int, str) for item in content):
-        raise FaceflaxError(f"--without: {str(file)!r} is not a JSON list of row numbers or names; name such a file")
+        raise FaceflaxError("without", file, "is not a JSON list of row numbers or names", "name such a file")
     return frozenset(map(str, content))
 
 
@@ -155,10 +153,8 @@ def _keep(options: Options, examples: Examples, removed: frozenset[str]) -> np.n
     keep = np.array([identity not in removed for identity in examples.ids])
     if keep.all() or not keep.any():
         named = "none" if keep.all() else "all"
-        raise FaceflaxError(
-            f"--without: {str(options.without)!r} names {named} of the rows of {options.dataset} {options.split}, such "
-            f"as {examples.ids[0]!r}; name a list that was made for this dataset"
-        )
+        problem = f"names {named} of the rows of {options.dataset} {options.split}, such as {examples.ids[0]!r}"
+        raise FaceflaxError("without", options.without, problem, "name a list that was made for this dataset")
     return keep
 
 
@@ -169,20 +165,20 @@ def _through_detector(
     right: np.ndarray,
     predict: Callable[[np.ndarray, bool], np.ndarray],
 ) -> dict[str, Share]:
-    """Accuracy where the detector finds and cuts out the faces, the surest one of each picture."""
+    """Accuracy where the detector finds and cuts out the faces, the one of highest confidence in each image."""
     import numpy as np
 
     from faceflax import data
     from faceflax.evaluation.detected import SIDE, crop_faces, find_faces
-    from faceflax.evaluation.metrics import Share
+    from faceflax.evaluation.shares import Share
     from faceflax.faces.haar import HaarDetector
 
-    pictures = data.load(options.dataset, options.split, image_size=SIDE, data_dir=options.data_dir).images
-    boxes = find_faces(pictures, HaarDetector())
+    images = data.load(options.dataset, options.split, image_size=SIDE, data_dir=options.data_dir).images
+    boxes = find_faces(images, HaarDetector())
     found = np.array([len(faces) > 0 for faces in boxes])
     shares = {"detector: face found": Share.of(found)}
     if found.any():
-        crops = crop_faces(pictures[found], [b[0] for b in boxes if len(b)], info.crop_margin, info.image_size)
+        crops = crop_faces(images[found], [b[0] for b in boxes if len(b)], info.crop_margin, info.image_size)
         right_there = predict(crops, options.flip).argmax(-1) == examples.labels[found]
         shares["detector: cut-out of the faces found"] = Share.of(right_there)
         shares["the same faces as the dataset has them"] = Share.of(right[found])
@@ -193,8 +189,8 @@ def _through_detector(
 def _remarks(options: Options, info: WeightsInfo, examples: Examples) -> Iterator[str]:
     """What a reader has to know of the numbers."""
     yield (
-        "The labels are what annotators perceived in a picture; they say nothing sure about what a person feels or is. "
-        "Do not use predictions to judge people."
+        "The labels are what annotators perceived in an image; they say nothing certain about what a person feels or "
+        "is. Do not use predictions to judge people."
     )
     if info.dataset == options.dataset:
         yield f"This is the {examples.split} split: {ROLES[examples.split]}."
@@ -210,8 +206,9 @@ def _remarks(options: Options, info: WeightsInfo, examples: Examples) -> Iterato
         yield f"Where it says so, the split's rows that {options.without.name} lists are left out."
     if options.detector:
         yield (
-            "Through the detector: each picture is resized to 192x192 pixels in the middle of a 384x384 frame that "
-            "repeats its border pixels; of the Haar boxes found there, the surest is cut out as in live use."
+            "Through the detector: each image is resized to 192x192 pixels in the middle of a 384x384 frame that "
+            "repeats its border pixels; of the Haar boxes found there, the highest-confidence one is cut out as in "
+            "live use."
         )
 
 

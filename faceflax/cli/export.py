@@ -1,4 +1,4 @@
-"""Gives trained weights a name to ship under: ``python scripts/export.py runs/RUN/weights.safetensors NAME``.
+"""Gives trained weights a name to ship under: ``faceflax export runs/RUN/weights.safetensors NAME``.
 
 Fits the temperature on the validation split, measures validation and test accuracy, and writes the pair
 ``NAME.safetensors`` and ``NAME.json`` that ``faceflax.load(NAME)`` reads.
@@ -20,11 +20,11 @@ class Options:
     """Measure trained weights on their dataset and write them under a name."""
 
     weights: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="FILE.safetensors")]
-    """A .safetensors file that scripts/train.py wrote."""
+    """A .safetensors file that a training run wrote."""
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """The name to load them by, ARCH-DATASET."""
     half: bool = False
-    """Round the numbers to float16, for half the file, before they are measured."""
+    """Round the parameters to float16, for half the file, before they are measured."""
     output_dir: Path = Path("faceflax/pretrained/weights")
     """Folder of the named weights."""
     data_dir: Path | None = None
@@ -36,10 +36,9 @@ def main(options: Options) -> None:
     import jax
     import jax.numpy as jnp
 
-    from faceflax import data, pretrained
-    from faceflax.evaluation import metrics as evaluation
+    from faceflax import data, evaluation, pretrained
 
-    file = writable_file("--output-dir", options.output_dir / f"{options.name}.safetensors")
+    file = writable_file("output_dir", options.output_dir / f"{options.name}.safetensors")
     info = pretrained.weights_info(options.weights)
     model, variables = pretrained.load(options.weights)
     if options.half:

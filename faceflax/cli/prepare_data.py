@@ -1,4 +1,4 @@
-"""Prepares a dataset from the publisher's files; see ``python scripts/prepare_data.py --help``."""
+"""Prepares a dataset from the publisher's files; see ``faceflax prepare-data --help``."""
 
 from __future__ import annotations
 
@@ -29,10 +29,10 @@ class Options:
     """Where prepared datasets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
 
     name: str | None = None
-    """What to call your own set of pictures: train on it with --dataset folder/NAME. Only for folder."""
+    """What to call your own set of images: train on it with --dataset folder/NAME. Only for folder."""
 
     skip_corrupt: bool = False
-    """Leave damaged rows and pictures out and count them, instead of stopping at the first."""
+    """Leave damaged rows and images out and count them, instead of stopping at the first."""
 
     overwrite: bool = False
     """Prepare it again; the older one is replaced when the new one is complete."""
@@ -46,7 +46,7 @@ def main(options: Options) -> None:
     dataset = options.dataset
     if options.name is not None:
         if dataset != "folder":
-            raise FaceflaxError(f"--name: {options.name!r} is for your own pictures only; leave it out for {dataset!r}")
+            raise FaceflaxError("name", options.name, "is for your own images only", f"leave it out for {dataset!r}")
         dataset = f"folder/{options.name}"
     builder = loading.make_builder(
         dataset, source=options.source, data_dir=options.data_dir, skip_corrupt=options.skip_corrupt
@@ -72,4 +72,4 @@ def main(options: Options) -> None:
     if builder.skipped:
         print(f"{'skipped':<{width}}", *(f"{len(builder.skipped.get(split, ())):>10}" for split in counts))
     data_dir = f" --data-dir {options.data_dir}" if options.data_dir else ""
-    print(f"\nnext: python scripts/train.py --arch mini_xception --dataset {dataset}{data_dir}")
+    print(f"\nnext: faceflax train --arch mini_xception --dataset {dataset}{data_dir}")

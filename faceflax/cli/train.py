@@ -1,4 +1,4 @@
-"""Trains a network: ``python scripts/train.py --arch mini_xception --dataset fer2013``."""
+"""Trains a network: ``faceflax train --arch mini_xception --dataset fer2013``."""
 
 from __future__ import annotations
 
@@ -10,4 +10,4 @@ def main(config: Options) -> None:
     from faceflax.training.loop import train
 
     file = train(config)
-    print(f"weights: {file}\nnext: python scripts/evaluate.py --weights {file} --dataset {config.dataset} --split test")
+    print(f"weights: {file}\nnext: faceflax evaluate --weights {file} --dataset {config.dataset} --split test")

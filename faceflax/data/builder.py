@@ -1,4 +1,4 @@
-"""What every dataset builder shares: the user's files as source, grey pictures, reproducible splits, atomic writing."""
+"""What every dataset builder shares: the user's files as source, grey images, reproducible splits, atomic writing."""
 
 from __future__ import annotations
 
@@ -45,7 +45,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
     """The publisher's own names of the splits, besides train, validation and test."""
 
     CROP_MARGIN: ClassVar[float] = 0.0
-    """How far the pictures reach beyond a Haar box on each side, as a share of its side (experiments.crop_margin)."""
+    """How far the images reach beyond a Haar box on each side, as a share of its side (experiments.crop_margin)."""
 
     def __init__(self, *, source: Path | None = None, skip_corrupt: bool = False, **builder_options: Any) -> None:
         self.source = source
@@ -61,14 +61,10 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             FaceflaxError: none was given, or nothing is there.
         """
         if self.source is None:
-            raise FaceflaxError(
-                f"--source: {self.name} needs the publisher's files. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-            )
+            raise FaceflaxError("source", self.name, "needs the publisher's files", self.MANUAL_DOWNLOAD_INSTRUCTIONS)
         if not self.source.exists():
-            raise FaceflaxError(
-                f"--source: nothing at {str(self.source)!r}; name the path of the publisher's files. "
-                f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-            )
+            remedy = f"name the path of the publisher's files. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+            raise FaceflaxError("source", self.source, "nothing at {}", remedy)
         return self.source
 
     @property
@@ -87,14 +83,13 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         Raises:
             FaceflaxError: the source or ``data_dir`` cannot be used.
         """
-        root = files.writable_folder("--data-dir", Path(self.data_dir_root))
+        root = files.writable_folder("data_dir", Path(self.data_dir_root))
         try:
             self._prepare(root)
         except OSError as error:
-            raise FaceflaxError(
-                f"--source: cannot turn {str(self.source)!r} into {self.name} in {str(root)!r} (--data-dir): {error}; "
-                "make the one readable and room in the other"
-            ) from None
+            problem = f"cannot turn {{}} into {self.name} in {str(root)!r} (data_dir): {error}"
+            remedy = "make the one readable and room in the other"
+            raise FaceflaxError("source", self.source, problem, remedy) from None
 
     def _prepare(self, root: Path) -> None:
         target = Path(self.data_dir)
@@ -123,38 +118,37 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
                 example = read()
             except FaceflaxError as error:
                 if not self.skip_corrupt:
-                    raise FaceflaxError(f"{error}, or leave damaged rows out with --skip-corrupt") from None
+                    remedy = f"{error.remedy}, or leave damaged rows out with skip_corrupt"
+                    raise FaceflaxError(error.field, error.value, error.problem, remedy) from None
                 skipped.append(identity)
             else:
                 empty = False
                 yield identity, example | {"id": identity}
         if empty:
             damaged = f" but {len(skipped)} damaged ones" if skipped else ""
-            raise FaceflaxError(
-                f"--source: {str(self.source)!r} has no examples{damaged} for the {split} split of {self.name}; "
-                f"{self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-            )
+            problem = f"has no examples{damaged} for the {split} split of {self.name}"
+            raise FaceflaxError("source", self.source, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
         if skipped:
             self.info.metadata.setdefault("skipped", {})[split] = skipped
 
 
 def grey_image() -> tfds.features.Image:
-    """The feature for a grey picture of any size, stored as PNG."""
+    """The feature for a grey image of any size, stored as PNG."""
     return tfds.features.Image(shape=(None, None, 1), encoding_format="png")
 
 
 def png(image: UInt8[np.ndarray, "height width"]) -> io.BytesIO:
-    """Encodes a grey picture in the form that TFDS stores without TensorFlow."""
+    """Encodes a grey image in the form that TFDS stores without TensorFlow."""
     return io.BytesIO(cv2.imencode(".png", image)[1].tobytes())
 
 
 def read_grey(file: Path) -> UInt8[np.ndarray, "height width"]:
-    """Reads a picture as grey, at most :data:`MAX_STORED_SIZE` pixels a side (aspect ratio kept).
+    """Reads an image as grey, at most :data:`MAX_STORED_SIZE` pixels a side (aspect ratio kept).
 
     Raises:
-        FaceflaxError: the file is missing or is not a whole picture.
+        FaceflaxError: the file is missing or is not a whole image.
     """
-    image = preprocessing.read_grey("--source", file)
+    image = preprocessing.read_grey("source", file)
     scale = MAX_STORED_SIZE / max(image.shape)
     if scale < 1:
         height, width = (max(1, round(side * scale)) for side in image.shape)
@@ -163,7 +157,7 @@ def read_grey(file: Path) -> UInt8[np.ndarray, "height width"]:
 
 
 def read_example(file: Path, **labels: str) -> dict[str, Any]:
-    """Reads a picture as an example with the labels given; errors as for :func:`read_grey`."""
+    """Reads an image as an example with the labels given; errors as for :func:`read_grey`."""
     return {"image": png(read_grey(file)), **labels}
 
 

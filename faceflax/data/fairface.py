@@ -33,8 +33,8 @@ class Fairface(builder.FaceBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "https://github.com/joojs/fairface gives the images (padding 0.25) and the two CSV files; PATH is a folder "
-        "with train/, val/, fairface_label_train.csv and fairface_label_val.csv in it."
+        "https://github.com/joojs/fairface gives the images (padding 0.25) and the two CSV files; the source is a "
+        "folder with train/, val/, fairface_label_train.csv and fairface_label_val.csv in it."
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -72,13 +72,14 @@ class Fairface(builder.FaceBuilder):
                 reader = csv.DictReader(lines)
                 rows = []
                 for row in reader:
-                    place = f"line {reader.line_num} of {str(file)!r}"
-                    rows.append(row | {"id": row.get("file") or place, "place": place})
+                    line = f"line {reader.line_num}"
+                    rows.append(
+                        row | {"id": row.get("file") or f"{line} of {str(file)!r}", "line": line, "csv": str(file)}
+                    )
                 return rows
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            raise FaceflaxError(
-                f"--source: cannot read {str(file)!r} ({error}). {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
-            ) from None
+            problem = f"cannot read {{}} ({error})"
+            raise FaceflaxError("source", file, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS) from None
 
     def _read(self, rows: list[dict[str, str]]) -> Iterator[builder.Row]:
         for row in rows:
@@ -87,8 +88,7 @@ class Fairface(builder.FaceBuilder):
     def _example(self, row: dict[str, str]) -> dict[str, Any]:
         valid = row.get("gender") in GENDERS and row.get("age") in AGE_GROUPS and row.get("race") in RACES
         if not (valid and row.get("file")):
-            raise FaceflaxError(
-                f"--source: {row['place']} lacks FairFace's file, age, gender or race; download the file again"
-            )
+            problem = f"{row['line']} of {{}} lacks FairFace's file, age, gender or race"
+            raise FaceflaxError("source", row["csv"], problem, "download the file again")
         file = Path(self.source_path, row["file"])
         return builder.read_example(file, gender=GENDERS[row["gender"]], age=row["age"], race=row["race"])

@@ -11,7 +11,7 @@ import zipfile
 import zlib
 from collections.abc import Iterable, Iterator
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, Any, NamedTuple
 
 import numpy as np
 import tensorflow_datasets as tfds
@@ -35,6 +35,13 @@ FOLDER_NAMES = {
 READ_ERRORS = (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, csv.Error)
 
 
+class Place(NamedTuple):
+    """Where a row is, for an error's message."""
+
+    file: Path
+    row: str
+
+
 class Fer2013(builder.FaceBuilder):
     """FER-2013 (Goodfellow et al., 2013, https://arxiv.org/abs/1307.0414).
 
@@ -42,8 +49,8 @@ class Fer2013(builder.FaceBuilder):
 
     The source is Kaggle's ``fer2013.csv`` or ``icml_face_data.csv``, a ``.tar.gz`` or ``.zip`` that holds one of them,
     or a folder with any of these in it. The folder-of-images download (``train/angry/...``, ``test/angry/...``) is read
-    as well, but it has lost which test picture was PublicTest: there test = all 7,178 published test pictures,
-    validation = a tenth of the training pictures, and accuracies do not compare with those of the CSV's PrivateTest.
+    as well, but it has lost which test image was PublicTest: there test = all 7,178 published test images,
+    validation = a tenth of the training images, and accuracies do not compare with those of the CSV's PrivateTest.
     """
 
     CROP_MARGIN = 0.013
@@ -53,7 +60,7 @@ class Fer2013(builder.FaceBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "Kaggle gives fer2013.csv (in fer2013.tar.gz, or as icml_face_data.csv) to everyone with an account at "
         "https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge/data ; "
-        "PATH is the CSV, the archive or their folder."
+        "the source is the CSV, the archive or their folder."
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -73,21 +80,19 @@ class Fer2013(builder.FaceBuilder):
         splits = SPLIT_OF_USAGE.values()
         if source.is_dir():
             self.notes.append(
-                "The folder of images does not say which test pictures are PublicTest: a tenth of train/ was held "
+                "The folder of images does not say which test images are PublicTest: a tenth of train/ was held "
                 "out as the validation split, and test is the whole published test folder."
             )
-            pictures = folder.find_pictures(source)
-            return {split: self._generate_examples(split, self._read(pictures.get(split, ()))) for split in splits}
+            images = folder.find_images(source)
+            return {split: self._generate_examples(split, self._read(images.get(split, ()))) for split in splits}
         return {split: self._generate_examples(split, read_rows(source, split)) for split in splits}
 
-    def _read(self, pictures: Iterable[tuple[str, Path]]) -> Iterator[builder.Row]:
-        for name, file in pictures:
+    def _read(self, images: Iterable[tuple[str, Path]]) -> Iterator[builder.Row]:
+        for name, file in images:
             emotion = FOLDER_NAMES.get(name.lower())
             if emotion is None:
-                raise FaceflaxError(
-                    f"--source: the folder {str(file.parent)!r} is not named after one of the emotions "
-                    f"{', '.join(labels.EMOTIONS)}; rename it"
-                )
+                problem = f"the folder {{}} is not named after one of the emotions {', '.join(labels.EMOTIONS)}"
+                raise FaceflaxError("source", file.parent, problem, "rename it")
             yield (
                 str(file.relative_to(self.source_path)),
                 functools.partial(builder.read_example, file, emotion=emotion),
@@ -120,10 +125,8 @@ def find_source(source: Path) -> Path:
                 return parent / name
     if (source / "train").is_dir():
         return source
-    raise FaceflaxError(
-        f"--source: none of {', '.join(CSV_NAMES)}, fer2013.tar.gz, fer2013.zip and train/ is in the folder "
-        f"{str(source)!r}; name the one you have"
-    )
+    problem = f"none of {', '.join(CSV_NAMES)}, fer2013.tar.gz, fer2013.zip and train/ is in the folder {{}}"
+    raise FaceflaxError("source", source, problem, "name the one you have")
 
 
 def read_rows(source: Path, split: str) -> Iterator[builder.Row]:
@@ -139,8 +142,8 @@ def read_rows(source: Path, split: str) -> Iterator[builder.Row]:
             yield str(number), functools.partial(parse, row, place)
 
 
-def csv_rows(source: Path) -> Iterator[tuple[int, dict[str, str | None], str]]:
-    """Yields the number, from 0, the columns and the place of each row, for an error's message, as they stand.
+def csv_rows(source: Path) -> Iterator[tuple[int, dict[str, str | None], Place]]:
+    """Yields the number, from 0, the columns and the place of each row, as they stand.
 
     Raises:
         FaceflaxError: the file is none of FER-2013's forms, or cannot be read on.
@@ -151,18 +154,16 @@ def csv_rows(source: Path) -> Iterator[tuple[int, dict[str, str | None], str]]:
             rows = csv.DictReader(file, skipinitialspace=True)
             columns = set(rows.fieldnames or ())
             if not columns >= {"emotion", "pixels", "Usage"}:
-                raise FaceflaxError(
-                    f"--source: {str(source)!r} has the columns {sorted(columns)!r}, not emotion, pixels and Usage; "
-                    "name FER-2013's own CSV"
-                )
+                problem = f"has the columns {sorted(columns)!r}, not emotion, pixels and Usage"
+                raise FaceflaxError("source", source, problem, "name FER-2013's own CSV")
             for number, row in enumerate(rows):
-                yield number, row, f"row {number} (line {rows.line_num}) of {str(source)!r}"
+                yield number, row, Place(source, f"row {number} (line {rows.line_num})")
     except READ_ERRORS as error:
         place = f" after line {rows.line_num}" if rows else ""
-        raise FaceflaxError(f"--source: cannot read {str(source)!r}{place} ({error}); download it again") from None
+        raise FaceflaxError("source", source, f"cannot read {{}}{place} ({error})", "download it again") from None
 
 
-def parse(row: dict[str, str | None], place: str) -> dict[str, Any]:
+def parse(row: dict[str, str | None], place: Place) -> dict[str, Any]:
     """Makes an example of a row.
 
     Raises:
@@ -174,10 +175,10 @@ def parse(row: dict[str, str | None], place: str) -> dict[str, Any]:
             raise ValueError
         return {"image": builder.png(np.array(pixels).reshape(SIZE, SIZE)), "emotion": emotion}
     except ValueError:
-        raise FaceflaxError(
-            f"--source: {place} needs an emotion from 0 to 6, {SIZE * SIZE} pixels from 0 to 255 and a Usage of "
-            f"{', '.join(SPLIT_OF_USAGE)}; download the file again"
-        ) from None
+        usages = ", ".join(SPLIT_OF_USAGE)
+        needed = f"needs an emotion from 0 to 6, {SIZE * SIZE} pixels from 0 to 255 and a Usage of {usages}"
+        problem = f"{place.row} of {{}} {needed}"
+        raise FaceflaxError("source", place.file, problem, "download the file again") from None
 
 
 @contextlib.contextmanager
@@ -193,10 +194,8 @@ def _open_csv(source: Path) -> Iterator[IO[str]]:
         elif source.suffix.lower() == ".csv":
             raw = source.open("rb")
         else:
-            raise FaceflaxError(
-                f"--source: {str(source)!r} is not a whole CSV, .zip or .tar.gz file; "
-                "name FER-2013's, or download it again"
-            )
+            problem = "is not a whole CSV, .zip or .tar.gz file"
+            raise FaceflaxError("source", source, problem, "name FER-2013's, or download it again")
         assert raw is not None
         # A byte that is no UTF-8 makes its own row damaged, not the file.
         yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", errors="replace", newline=""))
@@ -206,7 +205,5 @@ def _member(source: Path, names: Iterable[str]) -> str:
     for name in names:
         if name.rsplit("/", 1)[-1] in CSV_NAMES:
             return name
-    raise FaceflaxError(
-        f"--source: neither {' nor '.join(CSV_NAMES)} is in {str(source)!r}; "
-        "if it holds a folder of images, unpack it and name the folder"
-    )
+    problem = f"neither {' nor '.join(CSV_NAMES)} is in {{}}"
+    raise FaceflaxError("source", source, problem, "if it holds a folder of images, unpack it and name the folder")

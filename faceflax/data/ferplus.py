@@ -29,7 +29,8 @@ class Votes:
     """A line of FER+.
 
     Attributes:
-        place: where it is.
+        file: the file it is of.
+        line: where in it.
         usage: Training, PublicTest or PrivateTest; something else where the line is damaged.
         number: the number in the image's name; None where FER+ took the image out, and where the line is damaged.
         counts: votes for each of :data:`COLUMNS`, single votes taken for slips and left out, as the authors do; all 0
@@ -37,7 +38,8 @@ class Votes:
         damaged: the line is no line of FER+.
     """
 
-    place: str
+    file: Path
+    line: str
     usage: str
     number: int | None
     counts: Int[np.ndarray, " columns"]
@@ -50,19 +52,18 @@ class Votes:
             return None
         return COLUMNS[int(self.counts.argmax())]
 
-    def fault(self, argument: str) -> FaceflaxError:
-        """The error that a damaged line is, for what the user named the file by."""
-        return FaceflaxError(
-            f"{argument}: {self.place} needs a Usage of {', '.join(fer2013.SPLIT_OF_USAGE)}, an image's name or "
-            "nothing, and ten numbers of votes; download the file again"
-        )
+    def fault(self, field: str) -> FaceflaxError:
+        """The error that a damaged line is, for what the caller names the file by."""
+        usages = ", ".join(fer2013.SPLIT_OF_USAGE)
+        problem = f"{self.line} of {{}} needs a Usage of {usages}, an image's name or nothing, and ten numbers of votes"
+        return FaceflaxError(field, self.file, problem, "download the file again")
 
 
-def read_votes(argument: str, file: Path) -> list[Votes]:
+def read_votes(field: str, file: Path) -> list[Votes]:
     """Reads FER+'s CSV.
 
     Args:
-        argument: what the user named the file by, for an error.
+        field: what the caller names the file by, for an error.
         file: ``fer2013new.csv``.
 
     Raises:
@@ -73,18 +74,15 @@ def read_votes(argument: str, file: Path) -> list[Votes]:
             rows = csv.DictReader(lines)
             missing = {"Usage", "Image name", *COLUMNS} - set(rows.fieldnames or ())
             if missing:
-                raise FaceflaxError(
-                    f"{argument}: {str(file)!r} lacks FER+'s columns {', '.join(sorted(missing))}; "
-                    f"name its {VOTES_NAME}"
-                )
-            return [_parse(row, f"line {rows.line_num} of {file.name}") for row in rows]
+                problem = f"lacks FER+'s columns {', '.join(sorted(missing))}"
+                raise FaceflaxError(field, file, problem, f"name its {VOTES_NAME}")
+            return [_parse(row, file, f"line {rows.line_num}") for row in rows]
     except (OSError, csv.Error) as error:
-        raise FaceflaxError(
-            f"{argument}: cannot read {str(file)!r} as FER+'s votes ({error}); name its {VOTES_NAME}"
-        ) from None
+        problem = f"cannot read {{}} as FER+'s votes ({error})"
+        raise FaceflaxError(field, file, problem, f"name its {VOTES_NAME}") from None
 
 
-def _parse(row: Mapping[str, str | None], place: str) -> Votes:
+def _parse(row: Mapping[str, str | None], file: Path, line: str) -> Votes:
     usage = row["Usage"] or ""
     try:
         name = row["Image name"]
@@ -93,18 +91,18 @@ def _parse(row: Mapping[str, str | None], place: str) -> Votes:
         if usage not in fer2013.SPLIT_OF_USAGE or (counts < 0).any():
             raise ValueError
     except ValueError:
-        return Votes(place, usage, None, np.zeros(len(COLUMNS), int), damaged=True)
-    return Votes(place, usage, number, np.where(counts == 1, 0, counts))
+        return Votes(file, line, usage, None, np.zeros(len(COLUMNS), int), damaged=True)
+    return Votes(file, line, usage, number, np.where(counts == 1, 0, counts))
 
 
-def match(argument: str, votes: Sequence[Votes], emotions: Mapping[int, int]) -> dict[int, Votes]:
+def match(field: str, votes: Sequence[Votes], emotions: Mapping[int, int]) -> dict[int, Votes]:
     """Finds out which votes are whose.
 
     Copies of FER-2013 order their rows in one of two ways: as FER+ orders its lines, or by the number in FER+'s image
     names, which leaves some lines out. The way in which votes and labels agree better is taken.
 
     Args:
-        argument: what the user named the votes by, for an error.
+        field: what the caller names the votes by, for an error.
         votes: all of FER+'s lines, in order.
         emotions: FER-2013's label of each row, by the row's number from 0.
 
@@ -127,10 +125,10 @@ def match(argument: str, votes: Sequence[Votes], emotions: Mapping[int, int]) ->
 
     best = max((by_line, by_name), key=agreement)
     if agreement(best) < LEAST_AGREEMENT:
-        raise FaceflaxError(
-            f"{argument}: FER+'s votes agree with {agreement(best):.0%} of FER-2013's labels, so they are not of the "
-            "same rows; take the fer2013.csv that they were made for"
+        problem = (
+            f"the votes of {{}} agree with {agreement(best):.0%} of FER-2013's labels, so they are not of the same rows"
         )
+        raise FaceflaxError(field, votes[0].file, problem, "take the fer2013.csv that they were made for")
     return best
 
 
@@ -138,8 +136,8 @@ class Ferplus(builder.FaceBuilder):
     """FER+ (Barsoum, Zhang, Canton Ferrer and Zhang, ICMI 2016, https://arxiv.org/abs/1608.01041), by majority vote.
 
     Faces of FER-2013 on whose perceived emotion more than half of the votes fall, single votes left out, in FER+'s own
-    splits. The library's networks tell seven emotions, so the faces voted ``contempt`` (half a per cent) are left out
-    and counted in a note, as are those voted unknown or no face.
+    splits. The library's networks predict seven emotions, so the faces voted ``contempt`` (half a per cent) are left
+    out and counted in a note, as are those voted unknown or no face.
 
     The source is a folder with ``fer2013new.csv`` and FER-2013's CSV or archive, in any form that
     :class:`Fer2013` takes.
@@ -150,8 +148,8 @@ class Ferplus(builder.FaceBuilder):
     RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012
     SPLIT_ALIASES = fer2013.SPLIT_OF_USAGE
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        f"PATH is a folder with FER+'s {VOTES_NAME}, given at https://github.com/microsoft/FERPlus, and FER-2013's "
-        f"images: {fer2013.Fer2013.MANUAL_DOWNLOAD_INSTRUCTIONS}"
+        f"the source is a folder with FER+'s {VOTES_NAME}, given at https://github.com/microsoft/FERPlus, and "
+        f"FER-2013's images: {fer2013.Fer2013.MANUAL_DOWNLOAD_INSTRUCTIONS}"
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -172,14 +170,14 @@ class Ferplus(builder.FaceBuilder):
         images = fer2013.find_source(source)
         if not found or not images.is_file():
             lacking = VOTES_NAME if not found else "FER-2013's CSV or its archive"
-            raise FaceflaxError(f"--source: {str(source)!r} has no {lacking}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
-        votes = read_votes("--source", found[0])
+            raise FaceflaxError("source", source, f"has no {lacking}", self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+        votes = read_votes("source", found[0])
         emotions = {
             number: int(row["emotion"] or "")
             for number, row, _ in fer2013.csv_rows(images)
             if (row["emotion"] or "") in map(str, range(len(labels.EMOTIONS)))
         }
-        matched = match("--source", votes, emotions)
+        matched = match("source", votes, emotions)
         splits = fer2013.SPLIT_OF_USAGE.values()
         none = sum(line.majority is None for line in matched.values())
         others = {column: 0 for column in COLUMNS[len(labels.EMOTIONS) :]}
@@ -196,7 +194,7 @@ class Ferplus(builder.FaceBuilder):
 def _rows(images: Path, votes: Sequence[Votes], matched: Mapping[int, Votes], split: str) -> Iterator[builder.Row]:
     for line in votes:
         if line.damaged and fer2013.SPLIT_OF_USAGE.get(line.usage, "train") == split:
-            yield line.place, functools.partial(_refuse, line)
+            yield f"{line.line} of {line.file.name}", functools.partial(_refuse, line)
     chosen = {
         number: COLUMNS.index(line.majority)
         for number, line in matched.items()
@@ -208,8 +206,8 @@ def _rows(images: Path, votes: Sequence[Votes], matched: Mapping[int, Votes], sp
 
 
 def _refuse(line: Votes) -> dict[str, Any]:
-    raise line.fault("--source")
+    raise line.fault("source")
 
 
-def _example(row: dict[str, str | None], place: str, emotion: int) -> dict[str, Any]:
+def _example(row: dict[str, str | None], place: fer2013.Place, emotion: int) -> dict[str, Any]:
     return fer2013.parse(row, place) | {"emotion": emotion}

@@ -1,4 +1,4 @@
-"""A person's own pictures: one folder a class."""
+"""A person's own images: one folder a class."""
 
 from __future__ import annotations
 
@@ -17,33 +17,31 @@ SUFFIXES = frozenset({".png", ".jpg", ".jpeg", ".bmp", ".webp", ".tif", ".tiff",
 SPLIT_FOLDERS = {"train": "train", "validation": "validation", "val": "validation", "test": "test"}
 
 Files = dict[str, list[tuple[str, Path]]]
-"""For each split: ``(class folder's name, picture)``."""
+"""For each split: ``(class folder's name, image)``."""
 
 
-def find_pictures(source: Path) -> Files:
-    """Lists the pictures of ``source/CLASS/*.png`` or ``source/{train,validation,test}/CLASS/*.png``.
+def find_images(source: Path) -> Files:
+    """Lists the images of ``source/CLASS/*.png`` or ``source/{train,validation,test}/CLASS/*.png``.
 
-    Without split folders the pictures are split 80/10/10, and without a validation folder a tenth of the training
-    pictures is held out, both by a hash of ``CLASS/file name`` that is the same on every machine.
+    Without split folders the images are split 80/10/10, and without a validation folder a tenth of the training
+    images is held out, both by a hash of ``CLASS/file name`` that is the same on every machine.
 
     Raises:
-        FaceflaxError: ``source`` is no folder, or has no class folders with pictures.
+        FaceflaxError: ``source`` is no folder, or has no class folders with images.
     """
     if not source.is_dir():
-        raise FaceflaxError(f"--source: {str(source)!r} is not a folder; name a folder that has one folder a class")
+        raise FaceflaxError("source", source, "is not a folder", "name a folder that has one folder a class")
     folders = _folders(source)
     split_folders = {folder: split for folder in folders if (split := SPLIT_FOLDERS.get(folder.name.lower()))}
-    classes = [folder.name for folder in folders if folder not in split_folders and _pictures(folder)]
+    classes = [folder.name for folder in folders if folder not in split_folders and _images(folder)]
     if split_folders and classes:
         splits = [folder.name for folder in split_folders]
-        raise FaceflaxError(
-            f"--source: {str(source)!r} has folders of splits ({', '.join(splits)}) and of pictures "
-            f"({', '.join(classes)}) side by side; name a folder with only one kind in it"
-        )
+        problem = f"has folders of splits ({', '.join(splits)}) and of images ({', '.join(classes)}) side by side"
+        raise FaceflaxError("source", source, problem, "name a folder with only one kind in it")
     files: Files = {}
     for folder, split in (split_folders or {source: ""}).items():
         for class_folder in _folders(folder):
-            for file in _pictures(class_folder):
+            for file in _images(class_folder):
                 key = f"{class_folder.name}/{file.name}"
                 if not split_folders:
                     chosen = builder.random_split(key)
@@ -53,10 +51,8 @@ def find_pictures(source: Path) -> Files:
                     chosen = split
                 files.setdefault(chosen, []).append((class_folder.name, file))
     if not files:
-        raise FaceflaxError(
-            f"--source: no pictures in {str(source)!r}; expected CLASS/*.jpg in it, or train/CLASS/*.jpg, "
-            f"validation/CLASS/*.jpg and test/CLASS/*.jpg"
-        )
+        remedy = "put CLASS/*.jpg into it, or train/CLASS/*.jpg, validation/CLASS/*.jpg and test/CLASS/*.jpg"
+        raise FaceflaxError("source", source, "no images in {}", remedy)
     return files
 
 
@@ -64,30 +60,30 @@ def _folders(folder: Path) -> list[Path]:
     return sorted(entry for entry in folder.iterdir() if entry.is_dir() and not entry.name.startswith("."))
 
 
-def _pictures(folder: Path) -> list[Path]:
+def _images(folder: Path) -> list[Path]:
     return sorted(
         file for file in folder.iterdir() if file.suffix.lower() in SUFFIXES and not file.name.startswith(".")
     )
 
 
 class Folder(builder.FaceBuilder):
-    """A person's own pictures under a name of their choice: the TFDS configuration (``folder/NAME``).
+    """A person's own images under a name of their choice: the TFDS configuration (``folder/NAME``).
 
-    The layouts are those of :func:`find_pictures`; the class folders' names, sorted, are the labels. Colour becomes
+    The layouts are those of :func:`find_images`; the class folders' names, sorted, are the labels. Colour becomes
     grey and photos are stored at most 128 pixels a side.
     """
 
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
-        "Put cropped faces into one folder a class (PATH/happy/1.jpg ...), or into such folders under PATH/train, "
-        "PATH/validation and PATH/test."
+        "Put cropped faces into one folder a class (happy/1.jpg ...) of the source, or into such folders under its "
+        "train, validation and test."
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="A person's own pictures, one folder a class.",
+            description="A person's own images, one folder a class.",
             features=tfds.features.FeaturesDict(
                 {"image": builder.grey_image(), "label": tfds.features.ClassLabel(), "id": tfds.features.Text()}
             ),
@@ -96,12 +92,12 @@ class Folder(builder.FaceBuilder):
         )
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
-        files = find_pictures(self.source_path)
-        self.info.features["label"].names = sorted({name for pictures in files.values() for name, _ in pictures})
+        files = find_images(self.source_path)
+        self.info.features["label"].names = sorted({name for images in files.values() for name, _ in images})
         return {split: self._generate_examples(split, self._read(files[split])) for split in files}
 
-    def _read(self, pictures: Iterable[tuple[str, Path]]) -> Iterator[builder.Row]:
-        for name, file in pictures:
+    def _read(self, images: Iterable[tuple[str, Path]]) -> Iterator[builder.Row]:
+        for name, file in images:
             yield str(file.relative_to(self.source_path)), functools.partial(builder.read_example, file, label=name)
 
 
@@ -110,6 +106,6 @@ def named(name: str) -> type[Folder]:
 
     TFDS warns of a configuration that a builder class does not declare, so each name gets a class that declares it.
     """
-    config = tfds.core.BuilderConfig(name=name, description="A person's own pictures.")
+    config = tfds.core.BuilderConfig(name=name, description="A person's own images.")
     declared = {"BUILDER_CONFIGS": [config], "__module__": __name__}
     return types.new_class("Folder", (Folder,), {"skip_registration": True}, lambda body: body.update(declared))

@@ -30,7 +30,7 @@ class ImdbWiki(builder.FaceBuilder, skip_registration=True):  # type: ignore[cal
     """
 
     PEOPLE: ClassVar[str]
-    """The column of the ``.mat`` file that tells the people apart."""
+    """The column of the ``.mat`` file that distinguishes the people."""
 
     CROP_MARGIN = 0.4  # as published, of another detector's box
     VERSION = tfds.core.Version("1.0.0")
@@ -80,7 +80,7 @@ class ImdbWiki(builder.FaceBuilder, skip_registration=True):  # type: ignore[cal
         for file in (source, source / name, source / f"{self.name}_crop" / name):
             if file.name == name and file.is_file():
                 return file
-        raise FaceflaxError(f"--source: no {name} in {str(source)!r}. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}")
+        raise FaceflaxError("source", source, f"no {name} in {{}}", self.MANUAL_DOWNLOAD_INSTRUCTIONS)
 
     def _read(self, root: Path, files: list[tuple[str, str]]) -> Iterator[builder.Row]:
         for file, gender in files:
@@ -93,7 +93,7 @@ class Imdb(ImdbWiki):
     PEOPLE = "celeb_id"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki/ gives imdb_crop.tar (7 GB, 'faces only'); unpack it, "
-        "PATH is the folder imdb_crop with imdb.mat in it."
+        "the source is the folder imdb_crop with imdb.mat in it."
     )
 
 
@@ -103,7 +103,7 @@ class Wiki(ImdbWiki):
     PEOPLE = "name"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki/ gives wiki_crop.tar (1 GB, 'faces only'); unpack it, "
-        "PATH is the folder wiki_crop with wiki.mat in it."
+        "the source is the folder wiki_crop with wiki.mat in it."
     )
 
 
@@ -123,6 +123,5 @@ def read_mat(file: Path, name: str, people: str) -> dict[str, np.ndarray]:
         columns = ("full_path", "gender", "face_score", "second_face_score", people)
         return {column: np.atleast_1d(struct[column].item()) for column in columns}
     except Exception as error:  # scipy raises almost anything on a damaged file
-        raise FaceflaxError(
-            f"--source: {str(file)!r} is not IMDB-WIKI's {name}.mat, or is damaged ({error}); unpack the archive again"
-        ) from None
+        problem = f"is not IMDB-WIKI's {name}.mat, or is damaged ({error})"
+        raise FaceflaxError("source", file, problem, "unpack the archive again") from None

@@ -46,7 +46,7 @@ class Examples:
         images: grey faces in [0, 255]; :func:`faceflax.preprocessing.normalize` makes them a network's input.
         labels: indices into ``names``.
         names: the classes, in label order.
-        label: what the classes tell apart, such as ``emotion``.
+        label: what the classes are of, such as ``emotion``.
         attributes: what else is known of each face, such as ``race``: the groups and, for each example, an index into
             them.
         ids: where in the publisher's files each example is: FER-2013's row number, from 0, or a file's name.
@@ -80,8 +80,8 @@ def load(dataset: str, split: str, *, image_size: int, data_dir: Path | None = N
     The memory taken is ``n * image_size**2`` bytes: 118 MB for FER-2013's training split at 64 pixels.
 
     Args:
-        dataset: one of :data:`DATASETS`; ``folder/NAME`` for a set of one's own, ``synthetic/gender`` for the drawn
-            faces' gender instead of their expression.
+        dataset: one of :data:`DATASETS`; ``folder/NAME`` for a set of one's own, ``synthetic/gender`` for the
+            synthetic faces' gender instead of their expression.
         split: ``train``, ``validation`` or ``test``; FER-2013's own names work for it as well.
         image_size: height and width of the returned images, in pixels.
         data_dir: where datasets are prepared; TFDS's place (:func:`default_data_dir`) by default.
@@ -97,7 +97,7 @@ def load(dataset: str, split: str, *, image_size: int, data_dir: Path | None = N
         builder.prepare()
     name = builder.SPLIT_ALIASES.get(split, split)
     if name not in builder.info.splits:
-        raise errors.unknown("--split", split, [split for split in SPLITS if split in builder.info.splits])
+        raise errors.unknown("split", split, [split for split in SPLITS if split in builder.info.splits])
 
     image_key, label_key = builder.info.supervised_keys
     features = builder.info.features
@@ -113,10 +113,9 @@ def load(dataset: str, split: str, *, image_size: int, data_dir: Path | None = N
                 members[key][i] = example[key]
             ids.append(example["id"].decode())
     except (RuntimeError, TypeError) as error:  # array_record's: a wrong checksum or no file; a row that is cut off
-        raise FaceflaxError(
-            f"--dataset: row {len(ids)} of {dataset} {split} in {str(builder.data_path)!r} is damaged ({error}); "
-            f"prepare it again: {_preparation(builder)} --overwrite"
-        ) from None
+        problem = f"row {len(ids)} of {{}}, {split}, in {str(builder.data_path)!r} is damaged ({error})"
+        remedy = f"prepare it again: {_preparation(builder)} --overwrite"
+        raise FaceflaxError("dataset", dataset, problem, remedy) from None
     return Examples(
         images,
         labels=members.pop(label_key),
@@ -145,25 +144,23 @@ def make_builder(
     """
     name, _, variant = dataset.partition("/")
     if name not in BUILDERS:
-        raise errors.unknown("--dataset", dataset, DATASETS)
+        raise errors.unknown("dataset", dataset, DATASETS)
     cls = BUILDERS[name]
     if cls is Folder:
         variant = variant or "default"
         if not re.fullmatch(r"[A-Za-z][\w-]*", variant):
-            raise FaceflaxError(
-                f"--dataset: the NAME in 'folder/NAME' (--name, when it is prepared) is {variant!r}; "
-                "start it with a letter and use letters, digits, - and _"
-            )
+            problem = f"{{}} has the name {variant!r} after 'folder/'"
+            raise FaceflaxError("dataset", dataset, problem, "start it with a letter and use letters, digits, - and _")
         cls = folder.named(variant)
     elif variant and variant not in cls.builder_configs:
-        raise errors.unknown("--dataset", dataset, [name, *(f"{name}/{config}" for config in cls.builder_configs)])
+        raise errors.unknown("dataset", dataset, [name, *(f"{name}/{config}" for config in cls.builder_configs)])
     return cls(
         source=source, skip_corrupt=skip_corrupt, data_dir=data_dir or default_data_dir(), config=variant or None
     )
 
 
 def crop_margin(dataset: str) -> float:
-    """Returns how far a dataset's pictures reach beyond a Haar box, as a share of its side on each side.
+    """Returns how far a dataset's images reach beyond a Haar box, as a share of its side on each side.
 
     Example:
         >>> crop_margin("fer2013")
@@ -195,11 +192,10 @@ def _preparation(builder: FaceBuilder) -> str:
     name = f" --name {config.name}" if builder.name == "folder" and config.name != "default" else ""
     root = Path(builder.data_dir_root)
     data_dir = "" if root == default_data_dir() else f" --data-dir {root}"
-    return f"python scripts/prepare_data.py {builder.name}{source}{name}{data_dir}"
+    return f"faceflax prepare-data {builder.name}{source}{name}{data_dir}"
 
 
 def _not_prepared(builder: FaceBuilder) -> FaceflaxError:
-    return FaceflaxError(
-        f"--dataset: {builder.name!r} is not prepared in {str(builder.data_dir_root)!r}. "
-        f"{builder.MANUAL_DOWNLOAD_INSTRUCTIONS} Then run: {_preparation(builder)}"
-    )
+    problem = f"is not prepared in {str(builder.data_dir_root)!r}"
+    remedy = f"{builder.MANUAL_DOWNLOAD_INSTRUCTIONS} Then run: {_preparation(builder)}"
+    return FaceflaxError("dataset", builder.name, problem, remedy)

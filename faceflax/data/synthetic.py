@@ -1,4 +1,4 @@
-"""Procedurally drawn faces with known ground truth: which class, and which pixels carry the expression.
+"""Synthetic faces, procedurally rendered, with known ground truth: which class, and which pixels carry the expression.
 
 They make training, tests and attribution checks run with no download. The seven expressions follow facial-action rules
 (Ekman and Friesen, "Facial Action Coding System", 1978). The two gender classes are a drawing convention and no
@@ -49,7 +49,7 @@ EXPRESSIONS = {
 
 @dataclass(frozen=True)
 class SyntheticFaces:
-    """Drawn faces and all that is known of them.
+    """Synthetic faces and all that is known of them.
 
     Attributes:
         images: grey faces.
@@ -65,14 +65,14 @@ class SyntheticFaces:
 
 
 def render_faces(count: int, seed: int, image_size: int = 64) -> SyntheticFaces:
-    """Draws ``count`` faces with random labels; face ``i`` of a seed is the same whatever the count.
+    """Renders ``count`` faces with random labels; face ``i`` of a seed is the same whatever the count.
 
     Every 14 faces in a row hold each pair of emotion and gender once, in random order, so that the labels are balanced
-    and independent of each other and of everything else in the picture.
+    and independent of each other and of everything else in the image.
 
     Args:
         count: number of faces.
-        seed: 0 or more; the same seed draws the same faces.
+        seed: 0 or more; the same seed gives the same faces.
         image_size: pixels a side, 32 or more.
 
     Raises:
@@ -84,7 +84,7 @@ def render_faces(count: int, seed: int, image_size: int = 64) -> SyntheticFaces:
         ((14, 64, 64, 1), array([2, 2, 2, 2, 2, 2, 2]), array([7, 7]))
     """
     if count < 1:
-        raise FaceflaxError(f"count: {count} is too small; give 1 or more")
+        raise FaceflaxError("count", count, "is too small", "give 1 or more")
     _check_seed(seed)
     pairs = len(EMOTIONS) * len(GENDERS)
     blocks = [np.random.default_rng([seed, block]).permutation(pairs) for block in range(-(-count // pairs))]
@@ -92,7 +92,7 @@ def render_faces(count: int, seed: int, image_size: int = 64) -> SyntheticFaces:
     # The third number keeps a face's draws apart from those of the block with the same index.
     faces = [
         render_face([seed, index, 1], int(emotions[index]), int(genders[index]), image_size)
-        for index in tqdm(range(count), desc="Drawing faces", unit="face", delay=2, leave=False)
+        for index in tqdm(range(count), desc="rendering faces", unit=" faces", delay=2, leave=False)
     ]
     images, masks = zip(*faces, strict=True)
     return SyntheticFaces(np.stack(images)[..., None], emotions, genders, np.stack(masks))
@@ -101,7 +101,7 @@ def render_faces(count: int, seed: int, image_size: int = 64) -> SyntheticFaces:
 def render_face(
     seed: int | Sequence[int], emotion: int, gender: int, image_size: int = 64
 ) -> tuple[UInt8[np.ndarray, "size size"], Bool[np.ndarray, "size size"]]:
-    """Draws one face: its image, and the mask of the pixels that carry its expression.
+    """Renders one face: its image, and the mask of the pixels that carry its expression.
 
     Identity, pose, light and noise depend on ``seed`` and ``gender`` alone. Two expressions of one seed and gender
     therefore differ only within the union of their masks: a mask holds every pixel that drawing the expression changed,
@@ -124,11 +124,11 @@ def render_face(
     """
     _check_seed(seed)
     if not 0 <= emotion < len(EMOTIONS):
-        raise FaceflaxError(f"emotion: {emotion} is not an index of the {len(EMOTIONS)} emotions; give 0 to 6")
+        raise FaceflaxError("emotion", emotion, f"is not an index of the {len(EMOTIONS)} emotions", "give 0 to 6")
     if not 0 <= gender < len(GENDERS):
-        raise FaceflaxError(f"gender: {gender} is not an index of the {len(GENDERS)} classes; give 0 or 1")
+        raise FaceflaxError("gender", gender, f"is not an index of the {len(GENDERS)} classes", "give 0 or 1")
     if image_size < 32:
-        raise FaceflaxError(f"image_size: {image_size} is too small; give 32 or more")
+        raise FaceflaxError("image_size", image_size, "is too small", "give 32 or more")
     identity_rng, expression_rng, noise_rng = np.random.default_rng(seed).spawn(3)
     face = _Identity(identity_rng, man=GENDERS[gender] == "man")
     canvas = _Canvas(_background(identity_rng, image_size * SUPERSAMPLING), face.pose(image_size))
@@ -145,7 +145,7 @@ def render_face(
 
 def _check_seed(seed: int | Sequence[int]) -> None:
     if np.min(seed) < 0:
-        raise FaceflaxError(f"seed: {seed} is negative; give 0 or more")
+        raise FaceflaxError("seed", seed, "is negative", "give 0 or more")
 
 
 class _Identity:
@@ -186,13 +186,13 @@ class _Identity:
         self.relief = uniform(0.15, 0.4)
 
     def pose(self, image_size: int) -> Float[np.ndarray, "2 3"]:
-        """The map from face coordinates to pixel coordinates (counted from the picture's corner)."""
+        """The map from face coordinates to pixel coordinates (counted from the image's corner)."""
         cos, sin = self.scale * np.cos(self.angle), self.scale * np.sin(self.angle)
         x, y = self.shift + 0.5
         return image_size * np.array([[cos, -sin, x], [sin, cos, y]])
 
     def outline(self) -> Points:
-        """The head's outline, clockwise from the picture's right, narrowing towards the chin."""
+        """The head's outline, clockwise from the image's right, narrowing towards the chin."""
         angle = np.linspace(0, 2 * np.pi, 64, endpoint=False)
         x, y = np.cos(angle), np.sin(angle)
         x = x * (1 - self.jaw_taper * np.maximum(y, 0) ** 2) * (1 + 0.12 * np.sin(2 * angle) ** 2)
@@ -200,7 +200,7 @@ class _Identity:
 
 
 class _Canvas:
-    """A supersampled grey picture to draw on in face coordinates."""
+    """A supersampled grey image to draw on in face coordinates."""
 
     def __init__(self, pixels: UInt8[np.ndarray, "height width"], pose: Float[np.ndarray, "2 3"]) -> None:
         self.pixels = pixels
@@ -221,7 +221,7 @@ class _Canvas:
             self.line(points, skin * (1 - 0.4 * min(strength, 1.0)), 0.009)
 
     def reduced(self) -> UInt8[np.ndarray, "size size"]:
-        """The picture at its final size."""
+        """The image at its final size."""
         side = len(self.pixels) // SUPERSAMPLING
         return cv2.resize(self.pixels, (side, side), interpolation=cv2.INTER_AREA)
 
@@ -247,7 +247,7 @@ def _background(rng: np.random.Generator, side: int) -> UInt8[np.ndarray, "side 
 def _draw_head(canvas: _Canvas, face: _Identity) -> None:
     """Draws all that does not depend on the expression."""
     outline = face.outline()
-    crown = outline[len(outline) // 2 :] * face.hair_volume  # from the picture's left over the top to its right
+    crown = outline[len(outline) // 2 :] * face.hair_volume  # from the image's left over the top to its right
     side = crown[-1, 0]
     if face.long_hair:
         ends = np.array([[1.05, 0.6], [1.0, 0.92], [0.8, 1], [-0.8, 1], [-1.0, 0.92], [-1.05, 0.6]])

@@ -1,4 +1,4 @@
-"""The drawn faces of :mod:`faceflax.data.synthetic` as a dataset, so that training and tests run without a download."""
+"""The synthetic faces of :mod:`faceflax.data.synthetic` as a dataset: training and tests need no download."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ COUNTS = {"train": 2800, "validation": 700, "test": 700}
 
 
 class Synthetic(builder.FaceBuilder):
-    """64x64 drawn faces: ``synthetic`` labels their expression, ``synthetic/gender`` their gender.
+    """64x64 synthetic faces: ``synthetic`` labels their expression, ``synthetic/gender`` their gender.
 
     The faces are the same in both. ``expression_mask`` is white where a pixel carries the expression. Each split has a
     seed of its own: 0 for train, 1 for validation, 2 for test.
@@ -26,14 +26,14 @@ class Synthetic(builder.FaceBuilder):
     VERSION = tfds.core.Version("1.0.0")
     RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012
     BUILDER_CONFIGS = [  # noqa: RUF012
-        tfds.core.BuilderConfig(name="emotion", description="Labelled by the drawn expression."),
-        tfds.core.BuilderConfig(name="gender", description="Labelled by the drawn gender."),
+        tfds.core.BuilderConfig(name="emotion", description="Labelled by expression."),
+        tfds.core.BuilderConfig(name="gender", description="Labelled by gender."),
     ]
 
     def _info(self) -> tfds.core.DatasetInfo:
         return tfds.core.DatasetInfo(
             builder=self,
-            description="Procedurally drawn faces with seven expressions and two genders.",
+            description="Procedurally rendered faces with seven expressions and two genders.",
             features=tfds.features.FeaturesDict(
                 {
                     "image": builder.grey_image(),
@@ -48,11 +48,11 @@ class Synthetic(builder.FaceBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         return {
-            split: self._generate_examples(split, self._draw(count, seed))
+            split: self._generate_examples(split, self._render(count, seed))
             for seed, (split, count) in enumerate(COUNTS.items())
         }
 
-    def _draw(self, count: int, seed: int) -> Iterator[builder.Row]:
+    def _render(self, count: int, seed: int) -> Iterator[builder.Row]:
         faces = render_faces(count, seed)
         for i in range(count):
             yield str(i), functools.partial(_example, faces, i)

@@ -1,6 +1,6 @@
-"""Evaluation along the path of a live frame: a dataset's pictures as the detector finds and cuts them.
+"""Evaluation along the path of a live frame: a dataset's images as the detector finds and cuts them.
 
-A dataset's pictures are already cut around the face, by another detector. Here each one is resized to 192x192 pixels
+A dataset's images are already cut around the face, by another detector. Here each one is resized to 192x192 pixels
 (FER-2013's 48x48 are enlarged four times) and put in the middle of a 384x384 frame that repeats its border pixels
 outwards, then the frame is searched and the face found is cut out as :class:`faceflax.FaceAnalyzer` does it.
 """
@@ -18,19 +18,19 @@ from faceflax.faces.detection import Detector
 from faceflax.opencv import cv2
 
 SIDE = 192
-"""Height and width of a picture in its frame, in pixels."""
+"""Height and width of an image in its frame, in pixels."""
 BORDER = 96
-"""Pixels around it on each side: the face may fill the picture, and a box may reach beyond it."""
+"""Pixels around it on each side: the face may fill the image, and a box may reach beyond it."""
 
 
-def frame_of(picture: UInt8[np.ndarray, "side side"]) -> UInt8[np.ndarray, "frame frame 3"]:
-    """Puts a grey picture of :data:`SIDE` pixels into a frame as a camera gives it."""
-    frame = cv2.copyMakeBorder(picture, BORDER, BORDER, BORDER, BORDER, cv2.BORDER_REPLICATE)
+def frame_of(image: UInt8[np.ndarray, "side side"]) -> UInt8[np.ndarray, "frame frame 3"]:
+    """Puts a grey image of :data:`SIDE` pixels into a frame as a camera gives it."""
+    frame = cv2.copyMakeBorder(image, BORDER, BORDER, BORDER, BORDER, cv2.BORDER_REPLICATE)
     return cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
 
 
-def find_faces(pictures: UInt8[np.ndarray, "n side side 1"], detector: Detector) -> list[Int32[np.ndarray, "faces 4"]]:
-    """Returns the boxes found in the frame of each picture, the surest first.
+def find_faces(images: UInt8[np.ndarray, "n side side 1"], detector: Detector) -> list[Int32[np.ndarray, "faces 4"]]:
+    """Returns the boxes found in the frame of each image, the highest confidence first.
 
     On one OpenCV thread: several gather the cascade's raw hits in an order of their own, by which the grouped boxes
     differ from run to run, and with them an evaluation's last digit.
@@ -39,23 +39,22 @@ def find_faces(pictures: UInt8[np.ndarray, "n side side 1"], detector: Detector)
     cv2.setNumThreads(1)
     try:
         return [
-            detector(frame_of(p[:, :, 0]))
-            for p in tqdm(pictures, "detecting", unit=" images", leave=False, disable=None)
+            detector(frame_of(p[:, :, 0])) for p in tqdm(images, "detecting", unit=" images", leave=False, disable=None)
         ]
     finally:
         cv2.setNumThreads(threads)
 
 
 def crop_faces(
-    pictures: UInt8[np.ndarray, "n side side 1"], boxes: Iterable[Int[np.ndarray, " 4"]], margin: float, size: int
+    images: UInt8[np.ndarray, "n side side 1"], boxes: Iterable[Int[np.ndarray, " 4"]], margin: float, size: int
 ) -> UInt8[np.ndarray, "n size size 1"]:
-    """Cuts one box out of the frame of each picture.
+    """Cuts one box out of the frame of each image.
 
     Args:
-        pictures: of :data:`SIDE` pixels.
-        boxes: one for each picture, in its frame.
+        images: of :data:`SIDE` pixels.
+        boxes: one for each image, in its frame.
         margin: as for :func:`faceflax.faces.crop.crop_face`.
         size: as for :func:`faceflax.faces.crop.crop_face`.
     """
-    frames = (cv2.cvtColor(frame_of(picture[:, :, 0]), cv2.COLOR_BGR2GRAY) for picture in pictures)
+    frames = (cv2.cvtColor(frame_of(image[:, :, 0]), cv2.COLOR_BGR2GRAY) for image in images)
     return np.stack([crop_face(frame, box, margin, size) for frame, box in zip(frames, boxes, strict=True)])[..., None]

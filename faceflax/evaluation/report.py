@@ -1,10 +1,8 @@
-"""An evaluation as one web page with its pictures inside, and as numbers for programs."""
+"""An evaluation as one web page with its images inside, and as numbers for programs."""
 
 from __future__ import annotations
 
-import html
 import json
-import os
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,9 +12,11 @@ import numpy as np
 from jaxtyping import Float, UInt8
 from matplotlib.figure import Figure
 
-from faceflax import html as pages
-from faceflax.data import Examples
-from faceflax.evaluation.metrics import Calibration, Evaluation, Share, worst
+from faceflax import files, html
+from faceflax.data.loading import Examples
+from faceflax.evaluation.calibration import Calibration
+from faceflax.evaluation.metrics import Evaluation
+from faceflax.evaluation.shares import Share, worst
 from faceflax.opencv import cv2
 
 BLUE, GREY = "#2166ac", "#888888"
@@ -51,8 +51,8 @@ class Report:
         accuracy: the headline numbers: what each is of, and the share.
         evaluation: precision, recall and confusion per class.
         groups: for each thing that divides the images (the classes first), the accuracy of each group.
-        calibration: by how sure the predictions are, for each way of computing probabilities.
-        mistakes: the most confident ones, the surest first.
+        calibration: by the confidence of the predictions, for each way of computing probabilities.
+        mistakes: the most confident ones, the highest probability first.
         facts: what else the numbers for programs should hold, such as the weights' name.
     """
 
@@ -86,10 +86,8 @@ def write(folder: Path, report: Report) -> Path:
         The page.
     """
     file = folder / "index.html"
-    for target, text in ((folder / "metrics.json", json.dumps(metrics(report), indent=2) + "\n"), (file, page(report))):
-        partial = target.with_suffix(".partial")
-        partial.write_text(text, encoding="utf-8")
-        os.replace(partial, target)
+    files.write(folder / "metrics.json", json.dumps(metrics(report), indent=2) + "\n")
+    files.write(file, page(report))
     return file
 
 
@@ -116,49 +114,56 @@ def _numbers(share: Share) -> dict[str, Any]:
     return {"share": share.value, "interval": share.interval, "right": share.right, "count": share.count}
 
 
+BODY = """{% for remark in report.remarks %}<p>{{ remark }}</p>
+{% endfor %}<h2>Accuracy</h2>
+{{ table(("", "share", "95% interval", "images"), share_rows(report.accuracy)) }}
+<h2>Confusion</h2>
+{{ figure(confusion_figure(found, ""), "Confusion matrix: share of each label's images by predicted class") -}}
+<p>The most frequent confusions:</p>
+{{- table(("label, predicted", "images", "of the label's"), confusions(found)) }}
+{% for kind, groups in report.groups.items() %}{% set name, gap = worst(groups) -%}
+<h2>Accuracy by perceived {{ kind }}</h2>
+{{ figure(groups_figure(groups), "Accuracy by perceived %s, with 95%% intervals" % kind) -}}
+<p>Worst: {{ name }}, {{ "%.1f" % (100 * gap) }} percentage points below all images together.</p>
+{{- table((kind, "accuracy", "95% interval", "images"), share_rows(groups)) }}
+{% endfor %}<h2>Precision and recall</h2>
+{{ table(("", "precision", "recall", "F1", "images"), class_rows(found)) }}
+<h2>Calibration</h2>
+<p>Of the predictions made with 80% probability, 80% should be right: then the bars meet the diagonal. \
+The expected calibration error is the mean distance from it.</p>
+{{- figure(reliability_figure(report.calibration), "Accuracy against predicted probability, with the diagonal") }}
+{{- table(("probabilities", "expected calibration error"), calibration_rows(report.calibration)) }}
+<h2>Most confident mistakes</h2>
+{% if report.mistakes %}<p>The images whose wrong label got the highest probability. Some are the network's mistakes, \
+some the annotators'.</p>
+<div class="faces small">
+{%- for m in report.mistakes -%}
+<figure>{{ mistake_image(m) }}<figcaption>{{ m.predicted }} {{ "%.0f" % (100 * m.probability) }}%<br>label: \
+{{ m.label }}<br>{{ m.identity }}</figcaption></figure>
+{%- endfor %}</div>
+{% else %}<p>There are none.</p>
+{% endif %}"""
+
+
 def page(report: Report) -> str:
-    """Returns the whole page as HTML; pictures are in it as data URIs."""
-    found = report.evaluation
-    sections = [
-        ("Accuracy", pages.table(("", "share", "95% interval", "images"), _share_rows(report.accuracy))),
-        (
-            "Confusion",
-            pages.figure(
-                confusion_figure(found, ""), "Confusion matrix: share of each label's images by predicted class"
-            )
-            + "<p>The most frequent confusions:</p>"
-            + pages.table(("label, predicted", "images", "of the label's"), _confusions(found)),
-        ),
-        *((f"Accuracy by perceived {kind}", _groups(kind, groups)) for kind, groups in report.groups.items()),
-        (
-            "Precision and recall",
-            pages.table(
-                ("", "precision", "recall", "F1", "images"),
-                (
-                    (name, f"{p:.1%}", f"{r:.1%}", f"{f:.1%}", f"{n:,}")
-                    for name, p, r, f, n in zip(
-                        found.names, found.precision, found.recall, found.f1, found.support, strict=True
-                    )
-                ),
-            ),
-        ),
-        (
-            "Calibration",
-            "<p>Of the predictions made with 80% probability, 80% should be right: then the bars meet the diagonal. "
-            "The expected calibration error is the mean distance from it.</p>"
-            + pages.figure(
-                reliability_figure(report.calibration), "Accuracy against predicted probability, with the diagonal"
-            )
-            + pages.table(
-                ("probabilities", "expected calibration error"),
-                ((name, f"{bins.error:.2%}") for name, bins in report.calibration.items()),
-            ),
-        ),
-        ("Most confident mistakes", _mistakes(report.mistakes)),
-    ]
-    body = "".join(f"<h2>{html.escape(heading)}</h2>\n{content}\n" for heading, content in sections)
-    remarks = "".join(f"<p>{html.escape(remark)}</p>\n" for remark in report.remarks)
-    return pages.page(report.title, remarks + body)
+    """Returns the whole page as HTML; images are in it as data URIs."""
+    body = html.render(
+        BODY,
+        report=report,
+        found=report.evaluation,
+        table=html.table,
+        figure=html.figure,
+        worst=worst,
+        share_rows=_share_rows,
+        class_rows=_class_rows,
+        calibration_rows=_calibration_rows,
+        confusions=_confusions,
+        confusion_figure=confusion_figure,
+        groups_figure=groups_figure,
+        reliability_figure=reliability_figure,
+        mistake_image=_mistake_image,
+    )
+    return html.page(report.title, body)
 
 
 def _share_rows(shares: Mapping[str, Share]) -> Iterable[tuple[str, ...]]:
@@ -167,13 +172,15 @@ def _share_rows(shares: Mapping[str, Share]) -> Iterable[tuple[str, ...]]:
         yield name, f"{share.value:.2%}", f"{low:.2%} to {high:.2%}", f"{share.count:,}"
 
 
-def _groups(kind: str, groups: Mapping[str, Share]) -> str:
-    name, gap = worst(groups)
-    picture = pages.figure(groups_figure(groups), f"Accuracy by perceived {kind}, with 95% intervals")
-    return (
-        f"{picture}<p>Worst: {html.escape(name)}, {100 * gap:.1f} percentage points below all images together.</p>"
-        + pages.table((kind, "accuracy", "95% interval", "images"), _share_rows(groups))
-    )
+def _class_rows(found: Evaluation) -> Iterable[tuple[str, ...]]:
+    columns = (found.precision, found.recall, found.f1, found.support)
+    for name, p, r, f, n in zip(found.names, *columns, strict=True):
+        yield name, f"{p:.1%}", f"{r:.1%}", f"{f:.1%}", f"{n:,}"
+
+
+def _calibration_rows(calibration: Mapping[str, Calibration]) -> Iterable[tuple[str, str]]:
+    for name, bins in calibration.items():
+        yield name, f"{bins.error:.2%}"
 
 
 def _confusions(found: Evaluation, count: int = 6) -> Iterable[tuple[str, ...]]:
@@ -186,20 +193,9 @@ def _confusions(found: Evaluation, count: int = 6) -> Iterable[tuple[str, ...]]:
             yield name, f"{images[label, predicted]:,}", f"{shares[label, predicted]:.0%}"
 
 
-def _mistakes(mistakes: Sequence[Mistake]) -> str:
-    if not mistakes:
-        return "<p>There are none.</p>"
-    faces = []
-    for m in mistakes:
-        alt = f"{m.identity}, labelled {m.label}, taken for {m.predicted}"
-        picture = pages.image(cv2.imencode(".png", m.image)[1].tobytes(), "png", alt)
-        caption = f"{html.escape(m.predicted)} {m.probability:.0%}<br>label: {html.escape(m.label)}"
-        caption += f"<br>{html.escape(m.identity)}"
-        faces.append(f"<figure>{picture}<figcaption>{caption}</figcaption></figure>")
-    return (
-        "<p>The images whose wrong label got the highest probability. Some are the network's mistakes, some the "
-        f'annotators\'.</p>\n<div class="faces small">{"".join(faces)}</div>'
-    )
+def _mistake_image(mistake: Mistake) -> str:
+    alt = f"{mistake.identity}, labelled {mistake.label}, predicted {mistake.predicted}"
+    return html.image(cv2.imencode(".png", mistake.image)[1].tobytes(), "png", alt)
 
 
 def confusion_figure(evaluation: Evaluation, title: str) -> Figure:
@@ -208,7 +204,7 @@ def confusion_figure(evaluation: Evaluation, title: str) -> Figure:
     side = 1.8 + 0.62 * len(names)
     figure = Figure(figsize=(max(side, 4.2) + 0.6, max(side, 4.2)), layout="compressed")
     axes = figure.subplots()
-    picture = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
+    shown = axes.imshow(100 * shares, cmap="Blues", vmin=0, vmax=100)
     for row, column in np.ndindex(shares.shape):
         colour = "white" if shares[row, column] > 0.65 else "black"
         axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", color=colour)
@@ -219,7 +215,7 @@ def confusion_figure(evaluation: Evaluation, title: str) -> Figure:
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.colorbar(
-        picture, ax=axes, shrink=0.8, format="{x:.0f}%", label="share of the label's images"
+        shown, ax=axes, shrink=0.8, format="{x:.0f}%", label="share of the label's images"
     ).outline.set_visible(False)
     return figure
 

@@ -4,33 +4,30 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-import jax
-import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Float32, Int
 
-from faceflax import pretrained
 from faceflax.errors import FaceflaxError
 from faceflax.faces.crop import crop_face
 from faceflax.faces.detection import Detector
 from faceflax.faces.face import Crops, Face
 from faceflax.faces.frame import Image, as_frames
 from faceflax.faces.haar import HaarDetector
-from faceflax.inference import program
-from faceflax.inference.compiled import BatchFunction
+from faceflax.inference import Classifiers, folding
 from faceflax.labels import EMOTIONS, GENDERS
-from faceflax.preprocessing import normalize
+from faceflax.pretrained import WeightsInfo
 
-_BATCH_SIZES = (1, 4, 16)  # a frame holds few faces, and each size adds to the start
+if TYPE_CHECKING:  # slow to import, and only annotations need it
+    from jaxtyping import Float32, Int
 
 
 class FaceAnalyzer:
     """Finds the faces of an image and predicts the perceived emotion and the perceived gender of each.
 
-    Both networks run in one compiled call for all faces. Everything is compiled in the constructor, or loaded if an
-    earlier process has compiled it, so that the first frame is as fast as the others. For the frames of a video or a
-    camera :class:`~faceflax.VideoAnalyzer` is faster and its labels are steadier.
+    Both networks run in one call for all faces (:class:`~faceflax.inference.Classifiers`), and the constructor makes
+    all that they need, so that the first frame is as fast as the others. For the frames of a video or a camera
+    :class:`~faceflax.VideoAnalyzer` is faster and its labels are steadier.
 
     Args:
         emotion: name of shipped weights or path of a weights file, with the labels ``faceflax.EMOTIONS``.
@@ -59,16 +56,10 @@ class FaceAnalyzer:
         self.detector = HaarDetector() if detector is None else detector
         self._infos = [info for _, info in networks]
         self._cuts = [(info.crop_margin, info.image_size) for info in self._infos]
-        programs = [folded for folded, _ in networks]
-
-        def probabilities(*crops: jax.Array) -> list[jax.Array]:
-            logits = program.logits(programs, [normalize(faces[..., None]) for faces in crops])
-            return [jax.nn.softmax(x / info.temperature) for x, info in zip(logits, self._infos, strict=True)]
-
-        key = f"probabilities {[(program.digest(folded), info.temperature) for folded, info in networks]}"
-        self._compiled = BatchFunction(probabilities, _BATCH_SIZES, key)
-        self._compiled.warm_up(
-            *(jax.ShapeDtypeStruct((info.image_size, info.image_size), jnp.uint8) for info in self._infos)
+        self._classify = Classifiers(
+            [folded for folded, _ in networks],
+            [info.temperature for info in self._infos],
+            [info.image_size for info in self._infos],
         )
 
     def __call__(self, frame: Image) -> list[Face]:
@@ -115,8 +106,7 @@ class FaceAnalyzer:
         ]
         if not faces:
             return [[] for _ in frames]
-        crops = [np.stack([face[cut] for face in faces]) for cut in self._cuts]
-        emotions, genders = self._compiled(*crops)
+        emotions, genders = self._classify(*(np.stack([face[cut] for face in faces]) for cut in self._cuts))
         answers = zip(emotions, genders, faces, strict=True)
         return [[make_face(box, *next(answers)) for box in found] for found in boxes]
 
@@ -162,22 +152,20 @@ def make_face(
     )
 
 
-def _load(field: str, weights: str | Path, labels: tuple[str, ...]) -> tuple[program.Program, pretrained.WeightsInfo]:
+def _load(field: str, weights: str | Path, labels: tuple[str, ...]) -> tuple[folding.Program, WeightsInfo]:
     try:
-        info = pretrained.weights_info(weights)
-        loaded = pretrained.load(weights)
+        info, program = folding.load(weights)
     except FaceflaxError as error:
         raise error.renamed(field) from None
     if info.labels != labels:
         raise FaceflaxError(
             field, weights, f"predicts {', '.join(info.labels)}", f"give weights that predict {', '.join(labels)}"
         )
-    folded = program.fold(*loaded)
-    if folded is None:
+    if program is None:
         raise FaceflaxError(
             field,
             weights,
             f"is a {info.arch}, which FaceAnalyzer does not run",
             "give weights of mini_xception or sequential_cnn, or use faceflax.compile",
         )
-    return folded, info
+    return program, info

@@ -12,6 +12,7 @@ import jax.numpy as jnp
 import numpy as np
 from jaxtyping import Float32
 
+from faceflax import native
 from faceflax.errors import FaceflaxError
 from faceflax.inference import program, store
 from faceflax.models import MIN_IMAGE_SIZE
@@ -85,16 +86,21 @@ class CompiledModel:
     def __init__(self, model: nn.Module, variables: dict[str, Any]) -> None:
         folded = program.fold(model, variables)
         self._channels: int | None = None
+        self._network = None if folded is None else program.network(folded)
         if folded is None:  # another network, or another nonlinearity: as it stands
             self._logits = BatchFunction(lambda images: model.apply(variables, images, train=False)[0])
         else:
             self._channels = folded[0].weights[0].shape[2]
             key = f"logits {program.digest(folded)}"
-            self._logits = BatchFunction(lambda images: program.logits([folded], [images])[0], key=key)
+            self._logits = BatchFunction(lambda images: program.evaluate(folded, images), key=key)
 
     def warm_up(self, image_size: int, channels: int = 1) -> None:
-        """Compiles all batch sizes for images of ``image_size`` pixels a side, so that no later call has to."""
-        self._logits.warm_up(jax.ShapeDtypeStruct((image_size, image_size, channels), jnp.float32))
+        """Compiles all batch sizes for images of ``image_size`` pixels a side, so that no later call has to.
+
+        Where the C++ kernels compute the network there is nothing to compile.
+        """
+        if self._network is None:
+            self._logits.warm_up(jax.ShapeDtypeStruct((image_size, image_size, channels), jnp.float32))
 
     def __call__(
         self, images: Float32[np.ndarray, "batch height width channels"]
@@ -112,19 +118,27 @@ class CompiledModel:
         """
         images = np.asarray(images)
         if images.ndim != 4:
-            raise FaceflaxError(f"images: shape {images.shape} is not [batch, height, width, channels]; give 4 axes")
+            raise FaceflaxError(
+                "images", images.shape, "shape {} is not [batch, height, width, channels]", "give 4 axes"
+            )
         if images.dtype != np.float32:
             raise FaceflaxError(
-                f"images: type {images.dtype} is not float32; "
-                "turn uint8 pixels into it with faceflax.preprocessing.normalize"
+                "images",
+                images.dtype,
+                "type {} is not float32",
+                "turn uint8 pixels into it with faceflax.preprocessing.normalize",
             )
         if min(images.shape[1:3]) < MIN_IMAGE_SIZE:
-            raise FaceflaxError(f"images: shape {images.shape} is under {MIN_IMAGE_SIZE} pixels a side; enlarge them")
+            raise FaceflaxError(
+                "images", images.shape, f"shape {{}} is under {MIN_IMAGE_SIZE} pixels a side", "enlarge them"
+            )
         if self._channels is not None and images.shape[3] != self._channels:
             raise _channels_error(images)
         if not np.isfinite(images).all():
             bad = tuple(int(i) for i in np.argwhere(~np.isfinite(images))[0])
-            raise FaceflaxError(f"images: the value at {bad} is {images[bad]}; give finite numbers in [-1, 1]")
+            raise FaceflaxError("images", images[bad], f"the value at {bad} is {{}}", "give finite numbers in [-1, 1]")
+        if self._network is not None:
+            return native.run([(self._network, images)])[0]
         try:
             return self._logits(images)
         except flax.errors.ScopeParamShapeError:
@@ -133,8 +147,10 @@ class CompiledModel:
 
 def _channels_error(images: np.ndarray) -> FaceflaxError:
     return FaceflaxError(
-        f"images: shape {images.shape} has {images.shape[3]} channels, for which the variables were not made; "
-        "grey images have 1"
+        "images",
+        images.shape,
+        f"shape {{}} has {images.shape[3]} channels, for which the variables were not made",
+        "grey images have 1",
     )
 
 
@@ -142,7 +158,7 @@ def compile(model: nn.Module, variables: dict[str, Any]) -> CompiledModel:
     """Turns a network and its variables into a fast NumPy function.
 
     BatchNorm is folded into the weights; on a CPU the C++ kernels (:mod:`faceflax.native`) compute a whole network in
-    one call, its images shared among the cores. Compiled programs are kept on disk
+    one call, its images shared among the cores, and nothing is compiled. Elsewhere compiled programs are kept on disk
     (:func:`faceflax.files.cache_folder`), and a later process compiles nothing. A network other than the two
     architectures, or with another nonlinearity, runs as it stands.
 

@@ -1,62 +1,44 @@
-"""A trained network as a short list of layers: BatchNorm folded into the weights before it, nothing left but inference.
+"""Runs the layers that :mod:`~faceflax.inference.folding` makes of a network.
 
-The list is what both engines run: :func:`evaluate` in plain JAX, and the C++ kernels through :func:`encode`.
+The list is what both engines run: :func:`evaluate` in plain JAX, and the C++ kernels as a :func:`network`.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from typing import Any, Literal
+from collections.abc import Mapping
+from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Float32, Int
+from flax.traverse_util import flatten_dict
+from jaxtyping import Array, Float
 
 from faceflax import native
-from faceflax.models.blocks import EPSILON, conv, depthwise_conv, max_pool
+from faceflax.errors import FaceflaxError
+from faceflax.inference import folding
+from faceflax.inference.folding import Program
+from faceflax.models.blocks import conv, depthwise_conv, max_pool
 from faceflax.models.mini_xception import MiniXception
-from faceflax.models.sequential_cnn import STAGES, SequentialCNN
-
-Kind = Literal["convolution", "separable", "shortcut", "max_pool", "average_pool", "head"]
-_CODES = {"convolution": 0, "separable": 1, "shortcut": 2, "max_pool": 3, "average_pool": 4, "head": 5}  # as kernels.cc
-
-
-@dataclass(frozen=True)
-class Layer:
-    """One layer; ``weights`` by ``kind``.
-
-    * ``convolution``: kernel ``[size, size, inputs, outputs]`` and bias; stride 1.
-    * ``separable``: depthwise kernel ``[3, 3, 1, inputs]``, pointwise ``[inputs, outputs]`` and bias.
-    * ``shortcut``: kernel ``[inputs, outputs]`` and bias, of every second pixel both ways; kept for the next max-pool.
-    * ``max_pool``: none; 3x3, stride 2, SAME, plus the shortcut.
-    * ``average_pool``: none; 2x2, stride 2, SAME.
-    * ``head``: kernel ``[3, 3, inputs, classes]`` and bias of the last convolution, then the mean over pixels.
-    """
-
-    kind: Kind
-    weights: tuple[Float32[np.ndarray, "..."], ...] = ()
-    relu: bool = False
-    padding: str = "SAME"
-
-
-Program = tuple[Layer, ...]
+from faceflax.models.sequential_cnn import SequentialCNN
 
 
 def fold(model: nn.Module, variables: Mapping[str, Any]) -> Program | None:
-    """Writes a network as layers, or returns None for one that is not of the two architectures with their own ReLU."""
-    makers = {MiniXception: _mini_xception, SequentialCNN: _sequential_cnn}
-    if type(model) not in makers or getattr(model, "activation", None) is not nn.relu:
+    """Writes a network as layers, or returns None for one that is not of the two architectures with their own ReLU.
+
+    Raises:
+        FaceflaxError: ``variables`` are not the network's.
+    """
+    arch = {MiniXception: "mini_xception", SequentialCNN: "sequential_cnn"}.get(type(model))
+    if arch is None or model.activation is not nn.relu:
         return None
-    arrays = jax.tree.map(lambda a: np.asarray(a, np.float64), dict(variables))
-    layers = makers[type(model)](arrays["params"], arrays["batch_stats"])
-    return tuple(
-        Layer(layer.kind, tuple(w.astype(np.float32) for w in layer.weights), layer.relu, layer.padding)
-        for layer in layers
-    )
+    tensors = flatten_dict({name: variables.get(name, {}) for name in ("params", "batch_stats")}, sep="/")
+    try:
+        return folding.fold(arch, tensors, num_classes=model.num_classes)
+    except FaceflaxError as error:
+        raise error.renamed("variables") from None
 
 
 def digest(program: Program) -> str:
@@ -67,43 +49,6 @@ def digest(program: Program) -> str:
         for weights in layer.weights:
             total.update(np.ascontiguousarray(weights).tobytes())
     return total.hexdigest()
-
-
-def _affine(params: Mapping[str, Any], stats: Mapping[str, Any], name: str) -> tuple[np.ndarray, np.ndarray]:
-    """BatchNorm with running statistics as factor and offset."""
-    factor = params[name]["scale"] / np.sqrt(stats[name]["var"] + EPSILON)
-    return factor, params[name]["bias"] - stats[name]["mean"] * factor
-
-
-def _mini_xception(params: Mapping[str, Any], stats: Mapping[str, Any]) -> list[Layer]:
-    layers = []
-    for name in ("stem1", "stem2"):
-        factor, offset = _affine(params, stats, f"{name}_bn")
-        layers.append(Layer("convolution", (params[name]["kernel"] * factor, offset), relu=True, padding="VALID"))
-    for block in ("block1", "block2", "block3", "block4"):
-        p, s = params[block], stats[block]
-        factor, offset = _affine(p, s, "shortcut_bn")
-        layers.append(Layer("shortcut", (p["shortcut"]["kernel"][0, 0] * factor, offset)))
-        for half, relu in (("1", True), ("2", False)):
-            factor, offset = _affine(p, s, f"bn{half}")
-            separable = p[f"conv{half}"]
-            layers.append(
-                Layer("separable", (separable["depthwise"], separable["pointwise"] * factor, offset), relu=relu)
-            )
-        layers.append(Layer("max_pool"))
-    return [*layers, Layer("head", (params["last_conv"]["kernel"], params["last_conv"]["bias"]))]
-
-
-def _sequential_cnn(params: Mapping[str, Any], stats: Mapping[str, Any]) -> list[Layer]:
-    def convolution(name: str, relu: bool) -> Layer:
-        factor, offset = _affine(params, stats, f"{name}_bn")
-        return Layer("convolution", (params[name]["kernel"] * factor, params[name]["bias"] * factor + offset), relu)
-
-    layers = []
-    for stage in range(1, len(STAGES) + 1):
-        layers += [convolution(f"stage{stage}a", False), convolution(f"stage{stage}b", True), Layer("average_pool")]
-    head = Layer("head", (params["last_conv"]["kernel"], params["last_conv"]["bias"]))
-    return [*layers, convolution("stage5a", False), head]
 
 
 def evaluate(program: Program, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
@@ -134,98 +79,6 @@ def evaluate(program: Program, images: Float[Array, "batch height width channels
     return x
 
 
-def encode(program: Program, size: tuple[int, int]) -> tuple[list[int], list[np.ndarray]]:
-    """Writes a program as the C++ kernels read it: each layer's code and numbers, and the weights in packed order.
-
-    Args:
-        program: the layers.
-        size: height and width of the images.
-    """
-    numbers, arrays = [], []
-    width = size[1]
-    for layer in program:
-        numbers.append(_CODES[layer.kind])
-        weights = list(layer.weights)
-        match layer.kind:
-            case "convolution":
-                kernel, bias = weights
-                side = kernel.shape[0]
-                low = 0 if layer.padding == "VALID" else side // 2
-                width += 2 * low - side + 1
-                pixels = native.pixels_folded(kernel.shape[-1], width)
-                kernel = native.fold(kernel, pixels)
-                weights = [native.panels(kernel), np.tile(bias, pixels)]
-                numbers += [side, kernel.shape[1], pixels, low, kernel.shape[-1], int(layer.relu)]
-            case "separable":
-                weights[1] = native.panels(weights[1])
-                numbers += [weights[2].size, int(layer.relu)]
-            case "shortcut":
-                weights[0] = native.panels(weights[0])
-                numbers.append(weights[1].size)
-            case "max_pool" | "average_pool":
-                width = -(-width // 2)
-            case "head":
-                weights[0] = weights[0].reshape(-1, weights[0].shape[-1]).T
-        arrays += [np.ascontiguousarray(w) for w in weights]
-    return numbers, arrays
-
-
-def logits(
-    programs: Sequence[Program], images: Sequence[Float[Array, "batch height width channels"]]
-) -> list[Float[Array, "batch classes"]]:
-    """Evaluates several networks, each on its own images, in the fastest way the platform has."""
-
-    def plain(*images: Array) -> list[Array]:
-        return [evaluate(program, x) for program, x in zip(programs, images, strict=True)]
-
-    def kernels(*images: Array) -> list[Array]:
-        encoded = [encode(program, (x.shape[1], x.shape[2])) for program, x in zip(programs, images, strict=True)]
-        return list(native.networks(encoded, images))
-
-    cpu = kernels if native.available() else plain
-    return jax.lax.platform_dependent(*images, cpu=cpu, default=plain)
-
-
-def explains(program: Program) -> bool:
-    """Whether the C++ kernels can run a program backwards: where they are there and take images of its channels."""
-    channels = program[0].weights[0].shape[2]
-    return native.available() and (channels in (1, 8, 16) or channels % 32 == 0)
-
-
-def guided(
-    program: Program, images: Float[Array, "batch height width channels"], targets: Int[Array, " batch"]
-) -> tuple[Float[Array, "batch classes"], Float[Array, "batch height width channels"]]:
-    """Logits, and guided backpropagation of a class of each image, in the C++ kernels; ask :func:`explains` first.
-
-    Springenberg et al., "Striving for Simplicity: The All Convolutional Net", ICLR workshop 2015.
-
-    Args:
-        program: the layers.
-        images: float32, on a CPU.
-        targets: int32; -1 is the class with the highest logit.
-    """
-    size = images.shape[1], images.shape[2]
-    return native.guided(encode(program, size), _backward(program, size), images, targets)
-
-
-def _backward(program: Program, size: tuple[int, int]) -> list[np.ndarray]:
-    """The weights of the way back, layer by layer, as the C++ kernels read them."""
-    arrays = []
-    width = size[1]
-    for layer in program:
-        match layer.kind:
-            case "convolution":
-                kernel = layer.weights[0]
-                turned = kernel[::-1, ::-1].swapaxes(2, 3)
-                inputs = kernel.shape[2]
-                # Eight pixels of a grey image make a vector, whatever its width: the kernel drops what is too much.
-                pixels = 8 if inputs == 1 else native.pixels_folded(inputs, width)
-                arrays.append(native.panels(native.fold(turned, pixels)))
-                width -= 0 if layer.padding == "SAME" else kernel.shape[1] - 1
-            case "separable":
-                arrays += [layer.weights[0][::-1, ::-1], native.panels(layer.weights[1].T)]
-            case "shortcut":
-                arrays.append(native.panels(layer.weights[0].T))
-            case "max_pool" | "average_pool":
-                width = -(-width // 2)
-    return [np.ascontiguousarray(a) for a in arrays]
+def network(program: Program) -> native.Network | None:
+    """The program in the C++ kernels, where they can be used and JAX would compute on the CPU; else None."""
+    return native.Network(program) if native.available() and jax.default_backend() == "cpu" else None

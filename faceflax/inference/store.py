@@ -7,7 +7,6 @@ import hashlib
 import logging
 import os
 import pickle
-import tempfile
 from pathlib import Path
 
 import jax
@@ -19,6 +18,8 @@ from faceflax import files, native
 KEPT = 128
 """Programs kept; the least recently written go first."""
 
+_DIGEST = hashlib.sha256().digest_size
+
 _log = logging.getLogger("faceflax")
 
 
@@ -28,8 +29,11 @@ def load(key: str) -> jax.stages.Compiled | None:
     if file is None:
         return None
     try:
-        parts = pickle.loads(file.read_bytes())
-        return serialize_executable.deserialize_and_load(*parts)
+        content = file.read_bytes()
+        digest, payload = content[:_DIGEST], content[_DIGEST:]
+        if hashlib.sha256(payload).digest() != digest:  # a damaged program would end the process, or answer wrongly
+            raise ValueError("its SHA-256 is not the one that was written")
+        return serialize_executable.deserialize_and_load(*pickle.loads(payload))
     except FileNotFoundError:
         return None
     except Exception as error:  # a damaged file, or a release that reads its own format no more: compile again
@@ -43,11 +47,9 @@ def save(key: str, program: jax.stages.Compiled) -> None:
     if file is None:
         return
     try:
-        content = pickle.dumps(serialize_executable.serialize(program))
+        payload = pickle.dumps(serialize_executable.serialize(program))
         file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        with tempfile.NamedTemporaryFile(dir=file.parent, delete=False) as scratch:
-            scratch.write(content)
-        os.replace(scratch.name, file)
+        files.write(file, hashlib.sha256(payload).digest() + payload)
         for old in sorted(file.parent.glob("*.program"), key=lambda f: f.stat().st_mtime)[:-KEPT]:
             old.unlink(missing_ok=True)
     except Exception as error:  # a full disk, a read-only home, or a backend whose programs cannot be written
@@ -67,9 +69,11 @@ def _environment() -> str:
     """All that a program depends on beside its own key: this package's code, JAX, the device and the processor."""
     package = hashlib.sha256()
     root = Path(__file__).parents[1]
-    for file in sorted([*root.rglob("*.py"), *root.rglob("*.cc")]):
+    for file in sorted([*root.rglob("*.py"), *root.rglob("*.cc"), *root.rglob("*.h")]):
         package.update(file.read_bytes())
     device = jax.devices()[0]
+    if native.available():
+        native.register("float32")  # a stored program may call the kernels
     flags = os.environ.get("XLA_FLAGS", "")
     return repr(
         (

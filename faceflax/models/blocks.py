@@ -1,4 +1,4 @@
-"""Layers both networks share, each in the form that is fast on its platform.
+"""Layers that the networks share, each in the form that is fast on its platform.
 
 XLA's CPU backend runs grouped convolutions, strided pooling gradients and small-channel kernel gradients far below
 what the processor can do. There each layer takes the C++ kernels of :mod:`faceflax.native` or, where these cannot be
@@ -22,6 +22,7 @@ from jax import lax
 from jaxtyping import Array, Float
 
 from faceflax import native
+from faceflax.models.architectures import EPSILON, MOMENTUM
 
 Activation = Callable[[Array], Array]
 Images = Float[Array, "batch height width channels"]
@@ -166,7 +167,7 @@ def _input_gradient(x: Images, kernel: Array, g: Images, stride: int, padding: s
     height, width = x.shape[1:3]
     low = size - 1 - _padding(height, size, stride, padding)[0]
     turned = kernel[::-1, ::-1].swapaxes(2, 3)
-    grey = inputs == 1 and width % 8 == 0  # eight pixels make a vector where one pixel is a single number
+    grey = inputs == 1 and stride == 1  # eight pixels make a vector where one pixel is a single number
     if not (native.supports(g, outputs) and (grey or native.supports(g, inputs))):
         return _conv_bwd_plain(x, kernel, g, stride, padding)[0]
     if stride == 1:
@@ -280,12 +281,6 @@ max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
 
 
 # Batch normalisation by the batch's own moments, and the ReLU behind it in the same pass over memory.
-
-EPSILON = 1e-3
-"""What batch normalisation adds to a variance. As MOMENTUM it is Keras's, which imported weights were trained with."""
-
-MOMENTUM = 0.99
-"""Of the running statistics."""
 
 
 def _row(values: Float[Array, " channels"]) -> Float[Array, "1 1 1 channels"]:

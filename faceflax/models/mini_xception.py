@@ -8,6 +8,7 @@ from typing import ClassVar
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from faceflax.models.architectures import MINI_XCEPTION_BLOCKS, MINI_XCEPTION_STEM
 from faceflax.models.blocks import Activation, BatchNorm, Conv, Images, SeparableConv, max_pool
 
 
@@ -33,7 +34,7 @@ class MiniXception(nn.Module):
     Arriaga, Valdenegro-Toro and Plöger, "Real-time Convolutional Neural Networks for Emotion and Gender
     Classification", 2017 (arXiv:1710.07557).
 
-    58,423 numbers for 7 classes, 56,951 of them trainable; 52,658 for 2.
+    58,423 parameters for 7 classes, 56,951 of them trainable; 52,658 for 2.
 
     Attributes:
         num_classes: how many logits.
@@ -51,6 +52,7 @@ class MiniXception(nn.Module):
     num_classes: int
     activation: Activation = nn.relu
     module: ClassVar[type[nn.Module]] = ResidualModule
+    """What the four blocks are made of; a subclass may choose another."""
 
     @nn.compact
     def __call__(self, images: Images, train: bool = False) -> tuple[Float[Array, "batch classes"], dict[str, Images]]:
@@ -67,10 +69,10 @@ class MiniXception(nn.Module):
         features: dict[str, Images] = {}
         x = images
         for name in ("stem1", "stem2"):
-            layer = Conv(8, 3, padding="VALID", name=name)
+            layer = Conv(MINI_XCEPTION_STEM, 3, padding="VALID", name=name)
             x = BatchNorm(name=f"{name}_bn", use_running_average=not train)(layer, x, self.activation)
             features[name] = x
-        for index, width in enumerate((16, 32, 64, 128), start=1):
+        for index, width in enumerate(MINI_XCEPTION_BLOCKS, start=1):
             x = self.module(width, activation=self.activation, name=f"block{index}")(x, train)
             features[f"block{index}"] = x
         x = nn.Conv(self.num_classes, (3, 3), name="last_conv")(x)

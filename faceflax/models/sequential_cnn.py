@@ -5,10 +5,8 @@ from __future__ import annotations
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from faceflax.models.architectures import SEQUENTIAL_CNN_STAGES, SEQUENTIAL_CNN_TOP
 from faceflax.models.blocks import Activation, BatchNorm, Conv, Images
-
-STAGES: tuple[tuple[int, int], ...] = ((16, 7), (32, 5), (64, 3), (128, 3))
-"""Features and kernel size of each pair of convolutions."""
 
 
 class SequentialCNN(nn.Module):
@@ -17,7 +15,7 @@ class SequentialCNN(nn.Module):
     Arriaga, Valdenegro-Toro and Plöger, "Real-time Convolutional Neural Networks for Emotion and Gender
     Classification", 2017 (arXiv:1710.07557).
 
-    642,935 numbers for 7 classes of 1-channel images, 631,410 for 2.
+    642,935 parameters for 7 classes of 1-channel images, 631,410 for 2.
 
     Attributes:
         num_classes: how many logits.
@@ -56,14 +54,14 @@ class SequentialCNN(nn.Module):
             return BatchNorm(name=f"{name}_bn", use_running_average=not train)(layer, x, activation)
 
         x = images
-        for index, (width, size) in enumerate(STAGES, start=1):
+        for index, (width, size) in enumerate(SEQUENTIAL_CNN_STAGES, start=1):
             name = f"stage{index}"
             x = conv_norm(f"{name}a", x, width, size)
             x = conv_norm(f"{name}b", x, width, size, self.activation)
             x = nn.avg_pool(x, (2, 2), strides=(2, 2), padding="SAME")
             features[name] = x
             x = nn.Dropout(self.dropout_rate, deterministic=not train)(x)
-        x = conv_norm("stage5a", x, 256, 3)
+        x = conv_norm("stage5a", x, SEQUENTIAL_CNN_TOP, 3)
         features["stage5"] = x
         x = nn.Conv(self.num_classes, (3, 3), name="last_conv")(x)
         features["last_conv"] = x

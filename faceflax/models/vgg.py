@@ -1,14 +1,12 @@
-"""A larger plain network, to teach the two small ones (``scripts/train.py --teachers``)."""
+"""A larger plain network, from which the two small ones can be distilled (``TrainConfig.teachers``)."""
 
 from __future__ import annotations
 
 import flax.linen as nn
 from jaxtyping import Array, Float
 
+from faceflax.models.architectures import VGG_STAGES
 from faceflax.models.blocks import Activation, BatchNorm, Conv, Images, max_pool
-
-STAGES: tuple[tuple[int, int], ...] = ((32, 2), (64, 2), (128, 3), (256, 3))
-"""Features and number of the convolutions between two poolings."""
 
 
 class VGG(nn.Module):
@@ -18,7 +16,7 @@ class VGG(nn.Module):
     an eighth of the smallest one's features and without its wide dense layers. It is a teacher: about thirty times
     mini-Xception's parameters, and too slow for the live loop.
 
-    1,915,175 numbers for 7 classes of 1-channel images.
+    1,915,175 parameters for 7 classes of 1-channel images.
 
     Attributes:
         num_classes: how many logits.
@@ -51,13 +49,13 @@ class VGG(nn.Module):
         """
         features: dict[str, Images] = {}
         x = images
-        for stage, (width, depth) in enumerate(STAGES, start=1):
+        for stage, (width, depth) in enumerate(VGG_STAGES, start=1):
             for layer in range(1, depth + 1):
                 name = f"conv{stage}_{layer}"
                 norm = BatchNorm(name=f"{name}_bn", use_running_average=not train)
                 x = norm(Conv(width, 3, name=name), x, self.activation)
-            if stage < len(STAGES):
+            if stage < len(VGG_STAGES):
                 x = max_pool(x)
-            features[f"stage{stage}" if stage < len(STAGES) else "last_conv"] = x
+            features[f"stage{stage}" if stage < len(VGG_STAGES) else "last_conv"] = x
             x = nn.Dropout(self.dropout_rate, broadcast_dims=(1, 2), deterministic=not train)(x)
         return nn.Dense(self.num_classes, name="classifier")(x.mean((1, 2))), features

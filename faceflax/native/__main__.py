@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 
-from faceflax.native.build import status
+from faceflax.native.library import status
 
 logging.basicConfig(format="%(message)s")
 logging.getLogger("faceflax").setLevel(logging.INFO)

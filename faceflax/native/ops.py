@@ -6,6 +6,7 @@ one call.
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -13,13 +14,23 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Float
 
-from faceflax.native.build import available, register, target, tiles
+from faceflax.errors import FaceflaxError
+from faceflax.native.library import available, load, problem, tiles
 
 Images = Float[Array, "batch height width channels"]
-Window = tuple[int, int, int]
-"""Strides down and across, and the zeros before the first row and column."""
+
+_TARGETS: tuple[str, ...] = (
+    "convolve",
+    "convolve_gradient",
+    "depthwise",
+    "depthwise_gradient",
+    "max_pool",
+    "max_pool_gradient",
+)
+_TARGETS += ("batch_norm", "batch_norm_gradient")
+_NARROW = ("convolve_narrow", "convolve_gradient_narrow")  # float32 alone
 
 
 def supports(x: Images, *channels: int) -> bool:
@@ -27,10 +38,29 @@ def supports(x: Images, *channels: int) -> bool:
     return x.dtype == jnp.float32 and all(c in (8, 16) or (c > 0 and c % 32 == 0) for c in channels) and available()
 
 
+@functools.cache
+def register(dtype: str) -> None:
+    """Makes the kernels for a type known to XLA: before they are called, or a stored program that calls them is loaded.
+
+    Raises:
+        FaceflaxError: they cannot be used.
+    """
+    why = problem(dtype)
+    if why is not None:
+        raise FaceflaxError("kernels", None, f"{dtype}: {why}")
+    library = load(dtype)
+    for name in _TARGETS + (_NARROW if dtype == "float32" else ()):
+        jax.ffi.register_ffi_target(_target(name, dtype), jax.ffi.pycapsule(getattr(library, name)), platform="cpu")
+
+
+def _target(name: str, dtype: str) -> str:
+    return f"faceflax_{name}_{dtype}"
+
+
 def _call(name: str, results: Any, *arguments: Array, **attributes: Any) -> Any:
-    dtype = arguments[0].dtype
+    dtype = arguments[0].dtype.name
     register(dtype)
-    return jax.ffi.ffi_call(target(name, dtype.name), results)(*arguments, **attributes)
+    return jax.ffi.ffi_call(_target(name, dtype), results)(*arguments, **attributes)
 
 
 def _by_image(call: Callable[..., Any], images: int) -> Callable[..., Any]:
@@ -53,33 +83,6 @@ def _by_image(call: Callable[..., Any], images: int) -> Callable[..., Any]:
     return mapped
 
 
-def panels(kernel: Any) -> Any:
-    """A kernel ``[..., inputs, outputs]`` in the order the convolution reads: ``[panels, size, min(outputs, 32)]``."""
-    outputs = kernel.shape[-1]
-    width = min(outputs, 32)
-    return kernel.reshape(-1, outputs // width, width).swapaxes(0, 1)
-
-
-def fold(kernel: Any, pixels: int) -> Any:
-    """A kernel that gives ``pixels`` neighbouring pixels of the output as channels, for outputs fewer than a vector."""
-    rows, columns, inputs, outputs = kernel.shape
-    xp = np if isinstance(kernel, np.ndarray) else jnp
-    shifted = [xp.pad(kernel, ((0, 0), (p, pixels - 1 - p), (0, 0), (0, 0))) for p in range(pixels)]
-    return xp.stack(shifted, 3).reshape(rows, columns + pixels - 1, inputs, pixels * outputs)
-
-
-def pixels_folded(outputs: int, out_width: int) -> int:
-    """How many pixels of ``outputs`` channels a vector takes together: two of 8 channels, eight of one."""
-    pixels = {1: 8, 8: 2}.get(outputs, 1)
-    return pixels if out_width % pixels == 0 else 1
-
-
-def _window(kernel: tuple[int, ...], stride: tuple[int, int], low: int) -> dict[str, np.int64]:
-    values = (*kernel[:2], *stride, low)
-    names = ("kernel_height", "kernel_width", "stride_height", "stride_width", "low")
-    return {name: np.int64(value) for name, value in zip(names, values, strict=True)}
-
-
 def _narrow(x: Images, kernel: tuple[int, ...], stride: int) -> bool:
     """Whether a convolution's products are of bfloat16 numbers, summed in float32: where JAX's own option asks for it.
 
@@ -100,7 +103,7 @@ def convolve(
 ) -> Images:
     """Convolution of ``low`` zeros before, as many after as the output ``size`` (height, width) asks for.
 
-    The outputs are 1, 8, 16 or a multiple of 32 channels.
+    The outputs are 8, 16 or a multiple of 32 channels, or 1 at stride 1.
     """
     height, width = size
     outputs = kernel.shape[-1]
@@ -111,30 +114,25 @@ def convolve(
             return _call("convolve_narrow", result, x, kernel, low=np.int64(low))
 
         return _by_image(narrow, 1)(x, kernel)
-    pixels = pixels_folded(outputs, width) if stride == 1 and kernel.shape[1] > 1 else 1
-    kernel = fold(kernel, pixels)
-    attributes = _window(kernel.shape, (stride, stride * pixels), low)
 
-    def call(x: Images, weights: Array) -> Images:
-        result = jax.ShapeDtypeStruct((x.shape[0], height, width // pixels, outputs * pixels), x.dtype)
-        return _call("convolve", result, x, weights, **attributes).reshape(-1, height, width, outputs)
+    def call(x: Images, kernel: Array) -> Images:
+        result = jax.ShapeDtypeStruct((x.shape[0], height, width, outputs), x.dtype)
+        return _call("convolve", result, x, kernel, stride=np.int64(stride), low=np.int64(low))
 
-    return _by_image(call, 1)(x, panels(kernel))
+    return _by_image(call, 1)(x, kernel)
 
 
 def convolve_gradient(x: Images, g: Images, kernel: tuple[int, int, int, int], stride: int, low: int) -> Array:
     """The gradient of :func:`convolve` by its kernel, whose shape is given, for the cotangent ``g``."""
-    rows, columns, inputs, outputs = kernel
-    attributes = _window(kernel, (stride, stride), low)
 
     @jax.custom_batching.sequential_vmap
     def call(x: Images, g: Images) -> Array:
+        result = jax.ShapeDtypeStruct(kernel, x.dtype)
         if _narrow(x, kernel, stride):
-            return _call("convolve_gradient_narrow", jax.ShapeDtypeStruct(kernel, x.dtype), x, g, low=np.int64(low))
-        result = jax.ShapeDtypeStruct((rows * columns * inputs, outputs), x.dtype)
-        return _call("convolve_gradient", result, x, g, **attributes)
+            return _call("convolve_gradient_narrow", result, x, g, low=np.int64(low))
+        return _call("convolve_gradient", result, x, g, stride=np.int64(stride), low=np.int64(low))
 
-    return call(x, g).reshape(kernel)
+    return call(x, g)
 
 
 def depthwise(x: Images, kernel: Float[Array, "3 3 1 channels"]) -> Images:
@@ -193,39 +191,3 @@ def batch_norm_gradient(
         return tuple(_call("batch_norm_gradient", results, *arguments, epsilon=np.float64(epsilon), relu=relu))
 
     return call(x, scale, bias, mean, variance, g)
-
-
-def networks(programs: Sequence[tuple[Sequence[int], Sequence[Any]]], images: Sequence[Images]) -> list[Array]:
-    """Logits of whole networks, each for its own images, in one call; see :mod:`faceflax.inference.program`.
-
-    Args:
-        programs: of each network its layers' numbers and its weights, the last of which is the bias of the logits.
-        images: of each network, float32 ``[batch, height, width, channels]``.
-    """
-    numbers = [n for layers, weights in programs for n in (len(layers), len(weights), *layers)]
-    results = [
-        jax.ShapeDtypeStruct((x.shape[0], weights[-1].shape[0]), x.dtype)
-        for x, (_, weights) in zip(images, programs, strict=True)
-    ]
-    arguments = [weight for _, weights in programs for weight in weights]
-    return _call("networks", results, *images, *arguments, programs=np.array(numbers, np.int64))
-
-
-def guided(
-    program: tuple[Sequence[int], Sequence[Any]], back: Sequence[Any], images: Images, targets: Int[Array, " batch"]
-) -> tuple[Float[Array, "batch classes"], Images]:
-    """Logits and guided-backprop maps of one network in one call; see :mod:`faceflax.inference.program`.
-
-    Args:
-        program: the network's layers' numbers and its weights, as for :func:`networks`.
-        back: the weights of the way back.
-        images: float32 ``[batch, height, width, channels]``, of 1 channel, 8, 16 or a multiple of 32.
-        targets: int32, the class that is explained of each image, or -1 for the one with the highest logit.
-    """
-    layers, weights = program
-    results = (
-        jax.ShapeDtypeStruct((images.shape[0], weights[-1].shape[0]), images.dtype),
-        jax.ShapeDtypeStruct(images.shape, images.dtype),
-    )
-    numbers = np.array([len(weights), *layers], np.int64)
-    return tuple(_call("guided", results, images, targets, *weights, *back, program=numbers))

@@ -5,21 +5,21 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import TYPE_CHECKING, Any, NamedTuple
 
-import h5py
-import jax
-import jax.numpy as jnp
 import numpy as np
-from flax.traverse_util import unflatten_dict
 
 from faceflax import models
 from faceflax.errors import FaceflaxError
-from faceflax.pretrained import Variables, verify
+from faceflax.pretrained.loading import Variables, verify
+
+if TYPE_CHECKING:
+    import h5py
 
 _EXPECTED = "expected a mini-Xception saved whole by Keras 2 (model.save), with channels last"
 
-# Keras numbers its layers by when a session made them, so numbers differ from file to file; these follow the graph.
+# Keras numbers layers in the order in which a session made them, which differs from file to file; these lists follow
+# the graph.
 _BLOCKS = [f"block{index}" for index in range(1, 5)]
 _LAYERS = {
     "Conv2D": ["stem1", "stem2", *(f"{block}/shortcut" for block in _BLOCKS), "last_conv"],
@@ -46,8 +46,8 @@ class KerasModel(NamedTuple):
 def read(path: str | Path) -> KerasModel:
     """Reads a mini-Xception from a Keras 2 HDF5 file, such as the reference implementation's published weights.
 
-    Convolutions are told apart by their kind and their order along the graph, and every BatchNorm by the convolution
-    that feeds it; layers' names and numbers play no part.
+    A convolution is identified by its kind and its order along the graph, and a BatchNorm by the convolution that
+    feeds it; layers' names do not matter.
 
     Args:
         path: the ``.hdf5`` file.
@@ -55,9 +55,13 @@ def read(path: str | Path) -> KerasModel:
     Raises:
         FaceflaxError: no such file, not HDF5, or not a mini-Xception; the message says what was expected.
     """
-    source = f"path: {str(path)!r}"
+    import h5py
+    import jax
+    import jax.numpy as jnp
+    from flax.traverse_util import unflatten_dict
+
     if not Path(path).is_file():
-        raise FaceflaxError(f"{source} is not a file; check the path")
+        raise FaceflaxError("path", path, "is not a file", "check the path")
     try:
         with h5py.File(path) as file:
             config = json.loads(file.attrs["model_config"])["config"]
@@ -66,13 +70,16 @@ def read(path: str | Path) -> KerasModel:
         image_size = next(
             layer["config"]["batch_input_shape"][1] for layer in config["layers"] if layer["class_name"] == "InputLayer"
         )
+        if not isinstance(image_size, int):
+            raise ValueError(f"the images' size is {image_size}")
         num_classes = tensors["params/last_conv/kernel"].shape[-1]
-    except (OSError, LookupError, TypeError, ValueError, AttributeError, StopIteration) as error:
-        raise FaceflaxError(f"{source} cannot be converted ({type(error).__name__}: {error}); {_EXPECTED}") from None
+    except (OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError, StopIteration) as error:
+        problem = f"{{}} cannot be converted ({type(error).__name__}: {error})"
+        raise FaceflaxError("path", path, problem, _EXPECTED) from None
     try:
-        verify(tensors, models.create("mini_xception", num_classes), source)
+        verify(tensors, models.create("mini_xception", num_classes))
     except FaceflaxError as error:
-        raise FaceflaxError(f"{error} ({_EXPECTED})") from None
+        raise FaceflaxError("path", path, f"in {{}}, {error.reason} ({_EXPECTED})") from None
     variables = jax.tree.map(jnp.asarray, unflatten_dict(tensors, sep="/"))
     return KerasModel("mini_xception", num_classes, image_size, variables)
 

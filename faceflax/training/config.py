@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Annotated, Literal
 
+import tyro
+
+from faceflax.data.augment import Augmentation
 from faceflax.errors import FaceflaxError
 
 Precision = Literal["float32", "bfloat16", "bfloat16_products"]
@@ -13,11 +16,18 @@ Precision = Literal["float32", "bfloat16", "bfloat16_products"]
 
 @dataclass(frozen=True)
 class TrainConfig:
-    """Train a network on a prepared dataset (``scripts/prepare_data.py``; ``synthetic`` needs no preparation).
+    """Train a network on a prepared dataset (``faceflax prepare-data``; ``synthetic`` needs no preparation).
 
     A run lives in one folder: ``checkpoints/``, ``metrics.csv``, TensorBoard events, ``curves.png``, and the weights of
     the best validation epoch as ``weights.safetensors`` with their record. Only ``train`` is fitted and only
-    ``validation`` is looked at; the test split is for ``scripts/evaluate.py``.
+    ``validation`` is looked at; the test split is for ``faceflax evaluate``.
+
+    Raises:
+        FaceflaxError: a field is outside its range.
+
+    Example:
+        >>> TrainConfig(dataset="fairface", augmentation=Augmentation(contrast=0.2)).folder.name
+        'mini_xception-fairface'
     """
 
     arch: str = "mini_xception"
@@ -29,23 +39,19 @@ class TrainConfig:
     output: Path | None = None
     """Folder of the run; runs/ARCH-DATASET if not given."""
     resume: bool = False
-    """Go on from the run's last checkpoint."""
+    """Continue from the run's last checkpoint."""
     epochs: int = 30
     """Passes over the training split."""
     stop_after: int | None = None
-    """Epochs after which to stop, before the end of the schedule, to go on with other settings (--init-weights)."""
+    """Epochs after which to stop, before the end of the schedule, to continue with other settings (init_weights)."""
     batch_size: int = 64
     """Images a step."""
     image_size: int = 48
     """Pixels a side, 32 or more."""
     learning_rate: float = 4e-3
-    """Adam's peak learning rate."""
-    schedule: Literal["cosine", "plateau"] = "cosine"
-    """After warm-up: a cosine to zero, or constant and cut fivefold when the validation loss stands still."""
+    """Adam's peak learning rate; a cosine takes it to zero."""
     warmup_epochs: float = 1.0
     """Epochs over which the learning rate rises from zero."""
-    plateau_patience: int = 4
-    """Epochs without a lower validation loss before a cut (schedule plateau)."""
     stop_patience: int = 12
     """Epochs without a higher validation accuracy before training stops."""
     weight_decay: float = 1e-2
@@ -64,74 +70,35 @@ class TrainConfig:
     soft_weight: float = 0.5
     """Share of the soft labels in the target, where they are given; the rest is the hard label's."""
     teachers: tuple[str, ...] = ()
-    """Weights (shipped names or .safetensors) whose mean probabilities on each training image, as it is augmented, are
-    part of its target."""
+    """Weights (shipped names or .safetensors) whose mean probabilities are part of each augmented image's target."""
     teacher_weight: float = 0.5
     """Share of the teachers in the target; the rest is what it is without them."""
-    unlabelled: str | None = None
-    """Another dataset whose training images are shown as well; its labels are not used, the teachers' answers are the
-    whole target."""
-    focal: float = 0.0
-    """Focal loss: exponent by which examples that are right already count for less, such as 2. 0 is off."""
-    class_balance: float = 0.0
-    """Weigh classes by effective number of examples: 0 is off, 1 is inverse frequency, between, such as 0.999."""
-    flip: bool = True
-    """Mirror half of the training images."""
-    shift: float = 0.08
-    """Largest shift, as a share of the side."""
-    rotation: float = 10.0
-    """Largest rotation in degrees."""
-    zoom: float = 0.1
-    """Largest relative change of scale."""
-    shear: float = 0.0
-    """Largest horizontal shear in degrees."""
-    contrast: float = 0.0
-    """Largest relative change of contrast."""
-    brightness: float = 0.0
-    """Largest change of brightness, as a share of black to white."""
-    erase: float = 0.0
-    """Probability that a box of a training image is overwritten with noise."""
+    augmentation: Annotated[Augmentation, tyro.conf.arg(name="")] = field(default_factory=Augmentation)
+    """How training images are changed at random."""
     mixup: float = 0.0
     """Blend pairs of training images: alpha of the share's Beta distribution, such as 0.2. 0 is off."""
-    cutmix: float = 0.0
-    """Paste boxes of training images into others: alpha likewise, such as 1. With mixup, one of the two at random."""
     init_weights: str | None = None
     """Start from these weights (shipped name or .safetensors); layers whose shapes differ start afresh."""
     seed: int = 0
     """Seed of initialisation, order and augmentation."""
 
     def __post_init__(self) -> None:
-        lowest = {"epochs": 1, "batch_size": 2, "image_size": 32, "plateau_patience": 1, "stop_patience": 1}
-        for name, low in lowest.items():
+        for name, low in {"epochs": 1, "batch_size": 2, "image_size": 32, "stop_patience": 1}.items():
             if getattr(self, name) < low:
-                raise FaceflaxError(f"{option(name)}: {getattr(self, name)} is too small; give {low} or more")
+                raise FaceflaxError(name, getattr(self, name), "is too small", f"give {low} or more")
         if self.stop_after is not None and not 1 <= self.stop_after <= self.epochs:
-            raise FaceflaxError(f"--stop-after: {self.stop_after} is not from 1 to --epochs, which is {self.epochs}")
-        if self.unlabelled is not None and not self.teachers:
-            raise FaceflaxError(
-                f"--unlabelled: nothing tells what {self.unlabelled} shows; name weights with --teachers"
-            )
-        for name in ("learning_rate", "warmup_epochs", "weight_decay", "focal"):
+            raise FaceflaxError("stop_after", self.stop_after, f"is not from 1 to epochs, which is {self.epochs}")
+        for name in ("learning_rate", "warmup_epochs", "weight_decay", "mixup"):
             if not 0 <= getattr(self, name) < float("inf"):
-                raise FaceflaxError(f"{option(name)}: {getattr(self, name)} is not usable; give a number from 0 up")
+                raise FaceflaxError(name, getattr(self, name), "is not usable", "give a number from 0 up")
         for name in ("dropout", "average", "label_smoothing"):
             if not 0 <= (getattr(self, name) or 0) < 1:
-                raise FaceflaxError(f"{option(name)}: {getattr(self, name)} is not usable; give a number in [0, 1)")
-        for name in ("soft_weight", "teacher_weight", "class_balance"):
+                raise FaceflaxError(name, getattr(self, name), "is not usable", "give a number in [0, 1)")
+        for name in ("soft_weight", "teacher_weight"):
             if not 0 <= getattr(self, name) <= 1:
-                raise FaceflaxError(f"{option(name)}: {getattr(self, name)} is not usable; give a number in [0, 1]")
+                raise FaceflaxError(name, getattr(self, name), "is not usable", "give a number in [0, 1]")
 
     @property
     def folder(self) -> Path:
         """The run's folder."""
         return self.output or Path("runs") / f"{self.arch}-{self.dataset.replace('/', '-')}"
-
-
-def option(field: str) -> str:
-    """The command-line spelling of a field.
-
-    Example:
-        >>> option("batch_size")
-        '--batch-size'
-    """
-    return "--" + field.replace("_", "-")

@@ -1,4 +1,4 @@
-"""Teaching one network by others while it trains."""
+"""Distilling others into a network while it trains."""
 
 from __future__ import annotations
 
@@ -17,15 +17,15 @@ Teacher = Callable[[Float[Array, "batch size size channels"]], Float[Array, "bat
 
 
 def teacher(weights: Sequence[str], names: Sequence[str], precision: Precision = "float32") -> Teacher:
-    """Builds ``teach(images) -> probabilities``, the mean of calibrated networks' answers.
+    """Builds ``teach(images) -> probabilities``, the mean of calibrated networks' predictions.
 
-    Unlike soft labels made beforehand, the answers are to the very images that the pupil is shown, moved, mixed and
-    erased as they are: Beyer, Zhai, Royer, Markeeva, Anil and Kolesnikov, "Knowledge distillation: A good teacher is
-    patient and consistent", CVPR 2022.
+    Unlike soft labels made beforehand, they are predictions for the very images that the student is trained on, moved,
+    mixed and erased as they are: Beyer, Zhai, Royer, Markeeva, Anil and Kolesnikov, "Knowledge distillation: A good
+    teacher is patient and consistent", CVPR 2022.
 
     Args:
         weights: shipped names or ``.safetensors`` files. A network sees the images resized to its own size.
-        names: of the pupil's classes.
+        names: of the student's classes.
         precision: of the forward passes.
 
     Returns:
@@ -45,25 +45,27 @@ def teacher(weights: Sequence[str], names: Sequence[str], precision: Precision =
         try:
             model, variables = pretrained.load(name)
         except FaceflaxError as error:
-            raise FaceflaxError(f"--teachers: {error}") from None
+            raise error.renamed("teachers") from None
         info = pretrained.weights_info(name)
         if info.labels != tuple(names):
             raise FaceflaxError(
-                f"--teachers: {name} has the classes {', '.join(info.labels)}, not {', '.join(names)}; name weights "
-                "with the dataset's classes"
+                "teachers",
+                name,
+                f"has the classes {', '.join(info.labels)}, not {', '.join(names)}",
+                "name weights with the dataset's classes",
             )
         networks.append((model, variables, info))
     dtype = activations(precision)
 
     def teach(images: Float[Array, "batch size size channels"]) -> Float[Array, "batch classes"]:
-        answers = []
+        predictions = []
         for model, variables, info in networks:
             shape = (len(images), info.image_size, info.image_size, images.shape[3])
             seen = jax.image.resize(images, shape, "linear")
             arrays = {**variables, "params": jax.tree.map(lambda p: p.astype(dtype), variables["params"])}
             with products(precision):
                 logits, _ = model.apply(arrays, seen.astype(dtype))
-            answers.append(jax.nn.softmax(logits.astype(jnp.float32) / info.temperature))
-        return sum(answers[1:], answers[0]) / len(answers)
+            predictions.append(jax.nn.softmax(logits.astype(jnp.float32) / info.temperature))
+        return sum(predictions[1:], predictions[0]) / len(predictions)
 
     return teach

@@ -1,10 +1,12 @@
-"""What a run writes for people: metrics.csv, TensorBoard events, and a picture of the curves."""
+"""What a run writes for people: metrics.csv, TensorBoard events, and a plot of the curves."""
 
 from __future__ import annotations
 
 import csv
-import os
+import io
 from pathlib import Path
+
+from faceflax import files
 
 Epoch = dict[str, float]
 COLUMNS = (
@@ -20,12 +22,11 @@ COLUMNS = (
 
 def write_csv(file: Path, history: list[Epoch]) -> None:
     """Writes one row an epoch; the old file is replaced only by a whole new one."""
-    partial = file.with_suffix(".partial")
-    with partial.open("w", newline="") as out:
-        writer = csv.DictWriter(out, COLUMNS)
-        writer.writeheader()
-        writer.writerows(history)
-    os.replace(partial, file)
+    text = io.StringIO(newline="")
+    writer = csv.DictWriter(text, COLUMNS)
+    writer.writeheader()
+    writer.writerows(history)
+    files.write(file, text.getvalue())
 
 
 def write_curves(file: Path, history: list[Epoch], title: str) -> None:
@@ -44,7 +45,8 @@ def write_curves(file: Path, history: list[Epoch], title: str) -> None:
         axes.xaxis.get_major_locator().set_params(integer=True)
         axes.grid(alpha=0.3)
         axes.legend()
-    figure.savefig(file, dpi=120)
+    with files.replacing(file) as temporary:
+        figure.savefig(temporary, dpi=120)
 
 
 class TensorBoard:

@@ -1,12 +1,11 @@
-"""What a network is fitted to, and how far off it is: target distributions, class weights, the loss."""
+"""What a network is fitted to, and how far off it is: target distributions and the loss."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
-import jax
-import jax.numpy as jnp
 import numpy as np
+import optax
 from jaxtyping import Array, Float, Int
 
 from faceflax.errors import FaceflaxError
@@ -40,7 +39,7 @@ def make_targets(
 
 
 def read_soft_labels(file: Path, shape: tuple[int, int]) -> Float[np.ndarray, "n classes"]:
-    """Reads ``--soft-labels``: an ``.npy`` file of one distribution an example, in the order of the training split.
+    """Reads soft labels: an ``.npy`` file of one distribution an example, in the order of the training split.
 
     Args:
         file: the file, as ``experiments/tools/soft_labels.py`` writes it.
@@ -53,64 +52,34 @@ def read_soft_labels(file: Path, shape: tuple[int, int]) -> Float[np.ndarray, "n
         soft = np.load(file, allow_pickle=False)
     except (OSError, ValueError, EOFError) as error:
         raise FaceflaxError(
-            f"--soft-labels: cannot read {str(file)!r} as an .npy file ({error}); "
-            "write one with: python -m experiments.tools.soft_labels"
+            "soft_labels",
+            file,
+            f"cannot read {{}} as an .npy file ({error})",
+            "write one with: python -m experiments.tools.soft_labels",
         ) from None
     if not isinstance(soft, np.ndarray) or soft.shape != shape or soft.dtype != np.float32:
         found = f"{soft.dtype} {soft.shape}" if isinstance(soft, np.ndarray) else "an archive"
-        raise FaceflaxError(
-            f"--soft-labels: {str(file)!r} holds {found}, but the training split needs float32 {shape}; "
-            "write it for this dataset"
-        )
+        problem = f"holds {found}, but the training split needs float32 {shape}"
+        raise FaceflaxError("soft_labels", file, problem, "write it for this dataset")
     wrong = ~(np.isfinite(soft).all(1) & (soft >= 0).all(1) & (np.abs(soft.sum(1) - 1) < 1e-3))
     if wrong.any():
         row = int(wrong.argmax())
         raise FaceflaxError(
-            f"--soft-labels: row {row} of {str(file)!r} is {soft[row].tolist()}, not a distribution "
-            f"(as are {wrong.sum()} rows in all); give numbers from 0 up that sum to 1"
+            "soft_labels",
+            file,
+            f"row {row} of {{}} is {soft[row].tolist()}, not a distribution (as are {wrong.sum()} rows in all)",
+            "give numbers from 0 up that sum to 1",
         )
     return soft
 
 
-def class_weights(labels: Int[np.ndarray, " n"], classes: int, beta: float) -> Float[np.ndarray, " classes"]:
-    """Weights of the classes by the inverse of their effective number of examples, ``(1 - beta^n) / (1 - beta)``.
-
-    Cui, Jia, Lin, Song and Belongie, "Class-Balanced Loss Based on Effective Number of Samples", CVPR 2019. They are
-    scaled so that the mean weight of the examples is 1: the step size does not change with ``beta``.
-
-    Args:
-        labels: of the training split.
-        classes: how many classes there are.
-        beta: 0 weighs all examples alike, 1 by the inverse of their class's frequency.
+def cross_entropy(logits: Float[Array, "batch classes"], targets: Float[Array, "batch classes"]) -> Float[Array, ""]:
+    """The batch's mean of ``-sum_c targets[c] log p[c]``, with ``p = softmax(logits)``.
 
     Example:
-        >>> labels = np.array([0, 0, 0, 1])
-        >>> print(class_weights(labels, 2, 0.0), class_weights(labels, 2, 1.0).round(2))
-        [1. 1.] [0.67 2.  ]
-    """
-    counts = np.bincount(labels, minlength=classes)
-    effective = counts.clip(1) if beta == 1 else (1 - beta ** counts.clip(1)) / (1 - beta)
-    weights = 1 / effective
-    return (weights * len(labels) / (weights * counts).sum()).astype(np.float32)
-
-
-def cross_entropy(
-    logits: Float[Array, "batch classes"],
-    targets: Float[Array, "batch classes"],
-    weights: Float[Array, " classes"],
-    focal: float = 0.0,
-) -> Float[Array, ""]:
-    """The batch's mean of ``-sum_c weights[c] targets[c] (1 - p[c])**focal log p[c]``, with ``p = softmax(logits)``.
-
-    At ``focal=0`` the weighted cross-entropy; above, examples that are right already count for less: Lin, Goyal,
-    Girshick, He and Dollár, "Focal Loss for Dense Object Detection", ICCV 2017.
-
-    Example:
+        >>> import jax.numpy as jnp
         >>> logits, targets = jnp.log(jnp.array([[0.75, 0.25]])), jnp.array([[1.0, 0.0]])
-        >>> print(f"{cross_entropy(logits, targets, jnp.ones(2), focal=2.0):.4f} {-0.25**2 * np.log(0.75):.4f}")
-        0.0180 0.0180
+        >>> print(f"{cross_entropy(logits, targets):.4f} {-np.log(0.75):.4f}")
+        0.2877 0.2877
     """
-    log_p = jax.nn.log_softmax(logits)
-    # A power's slope at 0 is infinite below exponent 1, so 1 - p stays above 0.
-    unsure = -jnp.expm1(log_p.clip(max=-1e-6))
-    return -(weights[None, :] * targets * unsure**focal * log_p).sum(-1).mean()
+    return optax.losses.softmax_cross_entropy(logits, targets).mean()

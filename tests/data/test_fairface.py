@@ -109,7 +109,7 @@ def test_select_keeps_everything_of_the_examples_kept(builder):
 
 def test_a_missing_photo_is_named_and_nothing_is_left(source, tmp_path):
     (source / "val" / "7.jpg").unlink()
-    with pytest.raises(FaceflaxError, match=r"--source: cannot read the picture .*val/7\.jpg"):
+    with pytest.raises(FaceflaxError, match=r"source: cannot read the image .*val/7\.jpg"):
         make_builder("fairface", source=source, data_dir=tmp_path / "tfds").prepare()
     assert list((tmp_path / "tfds").iterdir()) == []
 

@@ -146,7 +146,7 @@ def test_a_damaged_row_is_named(line, rows, tmp_path):
     source = tmp_path / "fer2013.csv"
     source.write_text(damage(rows, line))
     rows_of_train = dict(read_rows(source, "train"))
-    with pytest.raises(FaceflaxError, match=r"--source: row 3 \(line 5\) of .*fer2013\.csv"):
+    with pytest.raises(FaceflaxError, match=r"source: row 3 \(line 5\) of .*fer2013\.csv"):
         rows_of_train["3"]()
     assert not {"3"} & (dict(read_rows(source, "validation")).keys() | dict(read_rows(source, "test")))
 
@@ -154,7 +154,7 @@ def test_a_damaged_row_is_named(line, rows, tmp_path):
 def test_a_damaged_file_leaves_nothing(rows, tmp_path):
     source = tmp_path / "fer2013.csv"
     source.write_text(damage(rows, "3,7 7,PrivateTest"))
-    with pytest.raises(FaceflaxError, match=r"row 3 \(line 5\) of .* leave damaged rows out with --skip-corrupt"):
+    with pytest.raises(FaceflaxError, match=r"row 3 \(line 5\) of .* leave damaged rows out with skip_corrupt"):
         make_builder("fer2013", source=source, data_dir=tmp_path / "tfds").prepare()
     assert list((tmp_path / "tfds").iterdir()) == []
 
@@ -229,7 +229,7 @@ def wrong_source(kind, rows, folder):
 )
 def test_a_wrong_source_is_said_to_be_wrong(kind, message, rows, tmp_path):
     source = wrong_source(kind, rows, tmp_path)
-    with pytest.raises(FaceflaxError, match="--source: .*" + message):
+    with pytest.raises(FaceflaxError, match="source: .*" + message):
         make_builder("fer2013", source=source, data_dir=tmp_path / "tfds").prepare()
 
 

@@ -95,7 +95,7 @@ def test_a_damaged_line_is_named_or_skipped_and_counted(published, tmp_path):
         return lines
 
     source = write(tmp_path / "source", published, by_name=False, change=damage)
-    with pytest.raises(FaceflaxError, match=r"--source: line 14 of fer2013new\.csv needs a Usage .*--skip-corrupt"):
+    with pytest.raises(FaceflaxError, match=r"source: line 14 of '.*fer2013new\.csv' needs a Usage .*skip_corrupt"):
         make_builder("ferplus", source=source, data_dir=tmp_path / "tfds").prepare()
     builder = make_builder("ferplus", source=source, data_dir=tmp_path / "tfds", skip_corrupt=True)
     builder.prepare()

@@ -115,9 +115,7 @@ def test_missing_and_damaged_photos_are_an_error_or_left_out_and_counted(tmp_pat
     files[0].unlink()
     files[1].write_bytes(files[1].read_bytes()[:200])
 
-    with pytest.raises(
-        FaceflaxError, match=r"cannot read the picture .*\.jpg'.* leave damaged rows out with --skip-cor"
-    ):
+    with pytest.raises(FaceflaxError, match=r"cannot read the image .*\.jpg'.* leave damaged rows out with skip_cor"):
         builder.prepare()
     builder.skip_corrupt = True
     builder.prepare()
@@ -161,5 +159,5 @@ def test_a_wrong_mat_file(content, message, tmp_path):
         scipy.io.savemat(source / "imdb.mat", content)
     elif content is not None:
         (source / "imdb.mat").write_bytes(content)
-    with pytest.raises(FaceflaxError, match="--source: .*" + message):
+    with pytest.raises(FaceflaxError, match="source: .*" + message):
         make_builder("imdb", source=source, data_dir=tmp_path / "tfds").prepare()

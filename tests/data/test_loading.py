@@ -19,14 +19,14 @@ def few_faces(monkeypatch):
 
 def test_unknown_names_list_the_valid_ones(tmp_path, few_faces):
     with pytest.raises(
-        FaceflaxError, match=r"^--dataset: unknown 'fer'; choose one of: fer2013, ferplus, fairface, imdb, wiki, fol"
+        FaceflaxError, match=r"^dataset: unknown 'fer'; choose one of: fer2013, ferplus, fairface, imdb, wiki, fol"
     ):
         data.load("fer", "train", image_size=64, data_dir=tmp_path)
     with pytest.raises(
-        FaceflaxError, match=r"^--dataset: unknown 'synthetic/age'; .*synthetic/emotion, synthetic/gender$"
+        FaceflaxError, match=r"^dataset: unknown 'synthetic/age'; .*synthetic/emotion, synthetic/gender$"
     ):
         data.load("synthetic/age", "train", image_size=64, data_dir=tmp_path)
-    with pytest.raises(FaceflaxError, match=r"^--split: unknown 'training'; choose one of: train, validation, test$"):
+    with pytest.raises(FaceflaxError, match=r"^split: unknown 'training'; choose one of: train, validation, test$"):
         data.load("synthetic", "training", image_size=64, data_dir=tmp_path)
 
 
@@ -35,8 +35,8 @@ def test_a_dataset_that_is_not_prepared_says_where_to_get_it_and_what_to_run(dat
     with pytest.raises(FaceflaxError) as caught:
         data.load(dataset, "train", image_size=64, data_dir=tmp_path)
     message = str(caught.value)
-    assert message.startswith(f"--dataset: '{dataset}' is not prepared in '{tmp_path}'. ")
-    assert message.endswith(f"run: python scripts/prepare_data.py {dataset} --source PATH --data-dir {tmp_path}")
+    assert message.startswith(f"dataset: '{dataset}' is not prepared in '{tmp_path}'; ")
+    assert message.endswith(f"run: faceflax prepare-data {dataset} --source PATH --data-dir {tmp_path}")
     assert ("https://" in message) == (dataset != "folder")
     monkeypatch.setenv("TFDS_DATA_DIR", str(tmp_path))
     with pytest.raises(FaceflaxError, match=r"--source PATH$"):  # the default place need not be named
@@ -128,15 +128,13 @@ def test_damaged_prepared_files_are_said_to_be_damaged(damage, tmp_path, few_fac
         file.write_bytes(content[:middle] + bytes(2000) + content[middle + 2000 :])
     else:
         file.unlink()
-    with pytest.raises(
-        FaceflaxError, match=r"^--dataset: row [0-9]+ of synthetic test in .* --data-dir .* --overwrite$"
-    ):
+    with pytest.raises(FaceflaxError, match=r"^dataset: row [0-9]+ of synthetic test in .* --data-dir .* --overwrite$"):
         data.load("synthetic", "test", image_size=64, data_dir=tmp_path)
 
 
 def test_a_data_folder_that_cannot_be_written_is_named(tmp_path):
     (tmp_path / "file").write_text("")
-    with pytest.raises(FaceflaxError, match=r"^--data-dir: cannot write into '.*file"):
+    with pytest.raises(FaceflaxError, match=r"^data_dir: cannot write into '.*file"):
         make_builder("synthetic", data_dir=tmp_path / "file").prepare()
 
 
@@ -156,5 +154,5 @@ def test_read_grey_keeps_the_shape_of_what_it_shrinks(tmp_path):
     image = builders.read_grey(file)
     assert image.shape == (32, 128)
     assert np.abs(image.astype(int) - 77).max() <= 1
-    with pytest.raises(FaceflaxError, match=r"cannot read the picture '.*nothing\.png'"):
+    with pytest.raises(FaceflaxError, match=r"cannot read the image '.*nothing\.png'"):
         builders.read_grey(Path(tmp_path, "nothing.png"))

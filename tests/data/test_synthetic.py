@@ -51,7 +51,7 @@ def test_expressions_differ_only_within_their_masks(image_size):
 
 
 def test_expression_changes_much_of_what_its_mask_covers():
-    # A mask that covered the whole picture would hold everything, and say nothing.
+    # A mask that covered the whole image would hold everything, and say nothing.
     drawn = [[render_face(seed, emotion, 0) for emotion in range(len(EMOTIONS))] for seed in range(20)]
     images = np.array([[image for image, _ in face] for face in drawn], np.float32)
     masks = np.array([[mask for _, mask in face] for face in drawn])
@@ -72,12 +72,12 @@ def test_class_shows_outside_the_mask():
         assert (woman != man)[~mask].mean() > 0.05
 
 
-def test_pictures_use_the_range_without_clipping_much(faces):
+def test_images_use_the_range_without_clipping_much(faces):
     assert np.ptp(faces.images, axis=(1, 2, 3)).min() > 80
     assert (faces.images == 255).mean() < 0.01
 
 
-def test_labels_can_be_told_from_the_pictures(faces):
+def test_labels_can_be_predicted_from_the_images(faces):
     gradients = cv2.HOGDescriptor((64, 64), (16, 16), (8, 8), (8, 8), 9)
 
     def features(drawn):

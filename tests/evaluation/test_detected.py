@@ -15,31 +15,31 @@ from faceflax.opencv import cv2
 
 
 @pytest.fixture(scope="module")
-def pictures():
-    """A face as a dataset has it, cut at its box, and a picture without one."""
+def images():
+    """A face as a dataset has it, cut at its box, and an image without one."""
     grey = cv2.cvtColor(photograph(), cv2.COLOR_BGR2GRAY)
     face = crop_face(grey, HaarDetector()(photograph())[0], margin=0.02, size=48)
     return np.stack([preprocessing.resize(image, SIDE) for image in (face, np.full((48, 48), 90, np.uint8))])[..., None]
 
 
-def test_the_frame_repeats_the_border_around_the_picture(pictures):
-    frame = frame_of(pictures[0, :, :, 0])
-    expected = np.pad(pictures[0, :, :, 0], BORDER, mode="edge")
+def test_the_frame_repeats_the_border_around_the_image(images):
+    frame = frame_of(images[0, :, :, 0])
+    expected = np.pad(images[0, :, :, 0], BORDER, mode="edge")
     np.testing.assert_array_equal(frame, np.repeat(expected[..., None], 3, axis=2))
 
 
-def test_a_face_is_found_where_it_was_cut(pictures):
-    found, none = find_faces(pictures, HaarDetector())
+def test_a_face_is_found_where_it_was_cut(images):
+    found, none = find_faces(images, HaarDetector())
     assert len(none) == 0
     np.testing.assert_allclose(found[0], [BORDER, BORDER, SIDE, SIDE], atol=0.06 * SIDE)
 
 
-def test_the_prediction_is_the_analyzers_on_the_same_frame(pictures):
+def test_the_prediction_is_the_analyzers_on_the_same_frame(images):
     detector = HaarDetector()
     info = pretrained.weights_info("mini_xception-fer2013")
-    boxes = find_faces(pictures[:1], detector)
-    crops = crop_faces(pictures[:1], [boxes[0][0]], info.crop_margin, info.image_size)
+    boxes = find_faces(images[:1], detector)
+    crops = crop_faces(images[:1], [boxes[0][0]], info.crop_margin, info.image_size)
     logits = predict_logits(*pretrained.load("mini_xception-fer2013"), crops)[0] / info.temperature
-    (face,) = FaceAnalyzer(detector=detector)(frame_of(pictures[0, :, :, 0]))
+    (face,) = FaceAnalyzer(detector=detector)(frame_of(images[0, :, :, 0]))
     probabilities = np.exp(logits) / np.exp(logits).sum()
     np.testing.assert_allclose(probabilities, face.emotion_probabilities, atol=1e-4)

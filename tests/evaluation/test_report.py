@@ -1,4 +1,4 @@
-"""The report's page is whole and safe HTML, its numbers are those given, and its pictures show them."""
+"""The report's page is whole and safe HTML, its numbers are those given, and its images show them."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 from faceflax.data import Examples
-from faceflax.evaluation.metrics import Share, calibrate, evaluate, group_shares
+from faceflax.evaluation import Share, calibrate, evaluate, group_shares
 from faceflax.evaluation.report import (
     Report,
     confusion_figure,
@@ -62,7 +62,7 @@ class Page(HTMLParser):
 
     def __init__(self, text):
         super().__init__()
-        self.open, self.pictures, self.text, self.tags = [], [], "", []
+        self.open, self.images, self.text, self.tags = [], [], "", []
         self.feed(text)
         self.close()
         assert not self.open
@@ -70,7 +70,7 @@ class Page(HTMLParser):
     def handle_starttag(self, tag, attrs):
         self.tags.append(tag)
         if tag == "img":
-            self.pictures.append(dict(attrs))
+            self.images.append(dict(attrs))
         if tag not in VOID:
             self.open.append(tag)
 
@@ -91,15 +91,15 @@ def test_the_page_is_whole_and_needs_no_other_file(report):
     assert "It is <perceived>." in parsed.text
     assert "http" not in text
     assert "src=" in text
-    for picture in parsed.pictures:
-        kind, _, content = picture["src"].partition(",")
+    for image in parsed.images:
+        kind, _, content = image["src"].partition(",")
         assert kind == "data:image/png;base64"
         assert cv2.imdecode(np.frombuffer(base64.b64decode(content), np.uint8), cv2.IMREAD_GRAYSCALE) is not None
-        assert picture["alt"]
-    assert len(parsed.pictures) == 3 + 4  # confusion, groups, calibration, and every mistake
+        assert image["alt"]
+    assert len(parsed.images) == 3 + 4  # confusion, groups, calibration, and every mistake
 
 
-def test_mistakes_are_the_most_confident_first_with_their_own_pictures(report, examples):
+def test_mistakes_are_the_most_confident_first_with_their_own_images(report, examples):
     assert [m.identity for m in report.mistakes] == ["row<7>", "row<6>", "row<5>", "row<3>"]
     assert [(m.label, m.predicted) for m in report.mistakes[:3]] == [
         ("sad", "happy"),
@@ -108,10 +108,10 @@ def test_mistakes_are_the_most_confident_first_with_their_own_pictures(report, e
     ]
     np.testing.assert_array_equal(report.mistakes[0].image, examples.images[7])
     assert report.mistakes[0].probability == pytest.approx(np.e**2 / (np.e**2 + 2))
-    first = Page(page(report)).pictures[3]
+    first = Page(page(report)).images[3]
     image = cv2.imdecode(np.frombuffer(base64.b64decode(first["src"].partition(",")[2]), np.uint8), 0)
     np.testing.assert_array_equal(image, examples.images[7, :, :, 0])
-    assert first["alt"] == "row<7>, labelled sad, taken for happy"
+    assert first["alt"] == "row<7>, labelled sad, predicted happy"
     assert len(most_confident_mistakes(np.eye(3)[PREDICTED], examples, count=2)) == 2
 
 
@@ -158,7 +158,7 @@ def test_reliability_panels_show_each_bin(report):
         assert f"{bins.error:.1%}" in axes.get_title()
 
 
-def test_the_picture_has_every_share_name_and_number_of_images(found):
+def test_the_figure_has_every_share_name_and_number_of_images(found):
     figure = confusion_figure(found, "mine on folder test")
     axes = figure.axes[0]
     texts = {text.get_position(): text.get_text() for text in axes.texts}

@@ -222,19 +222,19 @@ def test_bad_graph_is_named(content, tmp_path):
     file = tmp_path / "graph.onnx"
     if content:
         file.write_bytes(content)
-    with pytest.raises(FaceflaxError, match=r"--onnx: .*graph\.onnx"):
+    with pytest.raises(FaceflaxError, match=r"onnx: .*graph\.onnx"):
         run.check_graph(file)
 
 
 @pytest.mark.slow
 def test_command_prints_and_writes_what_it_measured(tmp_path):
-    film = str(tmp_path / "film.avi")
-    writer = cv2.VideoWriter(film, cv2.VideoWriter.fourcc(*"MJPG"), demo.FPS, (demo.WIDTH, demo.HEIGHT))
+    video = str(tmp_path / "video.avi")
+    writer = cv2.VideoWriter(video, cv2.VideoWriter.fourcc(*"MJPG"), demo.FPS, (demo.WIDTH, demo.HEIGHT))
     for frame in islice(demo.video(), 12):
         writer.write(frame)
     writer.release()
     with measure.pinned(1):  # half the work: without the rows of two threads
-        done = command("--rows", "live", "--repeats", "2", "--video", film, "--output", str(tmp_path / "b.json"))
+        done = command("--rows", "live", "--repeats", "2", "--video", video, "--output", str(tmp_path / "b.json"))
     assert done.returncode == 0, done.stderr
     content = json.loads((tmp_path / "b.json").read_text())
     for result in content["results"]:

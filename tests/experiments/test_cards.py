@@ -7,8 +7,7 @@ import pytest
 
 from experiments.tools import cards
 from faceflax import EMOTIONS, GENDERS, FaceflaxError, list_weights, weights_info
-from faceflax.evaluation import report
-from faceflax.evaluation.metrics import Share, calibrate, evaluate, group_shares
+from faceflax.evaluation import Share, calibrate, evaluate, group_shares, report
 from faceflax.training.config import TrainConfig
 
 
@@ -37,7 +36,7 @@ def test_a_card_states_what_was_measured():
     numbers = measured(GENDERS, races, {"detector: face found": Share(300, 400)}.items())
     info = weights_info("mini_xception-fairface")
     text = "\n".join(
-        cards.card(info, "52,658 numbers, float16", measured(GENDERS), numbers, "experiments/some.py", TrainConfig())
+        cards.card(info, "52,658 parameters, float16", measured(GENDERS), numbers, "experiments/some.py", TrainConfig())
     )
     right, count = numbers["accuracy"]["single crop"]["right"], 400
     low, high = Share(right, count).interval
@@ -47,31 +46,27 @@ def test_a_card_states_what_was_measured():
     groups = numbers["groups"]["race"]
     worst = min(groups, key=lambda race: groups[race]["share"])
     assert f"Worst: {worst}, {100 * (right / count - groups[worst]['share']):.1f} percentage points below" in text
-    assert "52,658 numbers, float16" in text
+    assert "52,658 parameters, float16" in text
     assert "`experiments/some.py`" in text
     assert "--without" not in text
     assert "they are not a person's gender" in text
-    assert "taught by" not in text
-    assert "labels, to" not in text
+    assert "distilled from" not in text
 
     without = {"single crop, without 100 rows": Share(150, 300)}.items()
-    taught = TrainConfig(
-        teachers=("vgg-fer2013", "runs/mine/weights.safetensors"), teacher_weight=0.75, unlabelled="fairface"
-    )
+    distilled = TrainConfig(teachers=("vgg-fer2013", "runs/mine/weights.safetensors"), teacher_weight=0.75)
     lines = cards.card(
         weights_info("mini_xception-fer2013"),
-        "1 number",
+        "1 parameter",
         measured(EMOTIONS),
         measured(EMOTIONS, (), without),
         "experiments/some.py",
-        taught,
+        distilled,
     )
     text = "\n".join(lines)
     assert (
-        "| taught by | `vgg-fer2013`, `mine`, which the same experiment makes, whose answers are 75% of each target |"
-        in text
+        "| distilled from | `vgg-fer2013`, `mine`, which the same experiment makes, "
+        "whose predictions are 75% of each target |" in text
     )
-    assert "| and, with these answers instead of labels, to | FairFace (" in text
     assert "| single crop, without 100 rows |  | 50.00% [" in text
     assert "--without experiments/near_duplicates_fer2013.json" in text
     assert "AI Act, Article 5" in text
@@ -84,15 +79,15 @@ def test_measurements_of_other_weights_are_refused(tmp_path):
     for wrong in ({"sha256": "0" * 64}, {"dataset": "ferplus"}, {"flip": True}):
         file = tmp_path / "metrics.json"
         file.write_text(json.dumps(good | wrong))
-        with pytest.raises(FaceflaxError, match=r"--validation: .* evaluate these weights again"):
+        with pytest.raises(FaceflaxError, match=r"validation: .* evaluate these weights again"):
             cards.main(cards.Options(name, validation=file, test=file))
-    with pytest.raises(FaceflaxError, match=r"--validation: cannot read .*nothing"):
+    with pytest.raises(FaceflaxError, match=r"validation: cannot read .*nothing"):
         cards.main(cards.Options(name, validation=tmp_path / "nothing", test=file))
     file.write_text(json.dumps(good))
     for wrong in ("experiments/none.py", "experiments/tools/cards.py", "none"):
-        with pytest.raises(FaceflaxError, match=rf"--made-by: '{wrong}' is no experiment with a CONFIG"):
+        with pytest.raises(FaceflaxError, match=rf"made_by: '{wrong}' is no experiment with a CONFIG"):
             cards.main(cards.Options(name, validation=file, test=file, made_by=wrong))
-    with pytest.raises(FaceflaxError, match="NAME: unknown 'none'"):
+    with pytest.raises(FaceflaxError, match="name: unknown 'none'"):
         cards.main(cards.Options("none", validation=file, test=file))
 
 

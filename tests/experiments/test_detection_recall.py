@@ -54,7 +54,7 @@ def test_command_writes_its_table(tmp_path):
     ]
     assert [line.split(" | ")[5:7] for line in lines[3:]] == [
         ["33 (0.917)", "0"]
-    ] * 2  # all but each film's first frame
+    ] * 2  # all but each video's first frame
 
 
 @pytest.mark.parametrize(

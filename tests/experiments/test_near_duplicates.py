@@ -59,7 +59,7 @@ def test_the_command_writes_the_rows_that_evaluate_takes(faces, tmp_path, capsys
     main(Options(tmp_path / "out" / "near.json", data_dir=tmp_path / "tfds"))
     assert json.loads((tmp_path / "out" / "near.json").read_text()) == [41, 42]
     assert "PublicTest: 1 of 2 are near-duplicates" in capsys.readouterr().out
-    with pytest.raises(FaceflaxError, match=r"^--threshold: 1\.5 is not a correlation"):
+    with pytest.raises(FaceflaxError, match=r"^threshold: 1\.5 is not a correlation"):
         main(Options(tmp_path / "near.json", threshold=1.5))
 
 

@@ -1,4 +1,4 @@
-"""The study's claims: rules and intervals against arithmetic, kept work, and all of it once on drawn faces."""
+"""The study's claims: rules and intervals against arithmetic, kept work, and all of it once on synthetic faces."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
     [
         (0.1, 0.2, ("holds", "does not hold")),
         (-0.2, -0.1, ("does not hold", "holds")),
-        (-0.1, 0.1, ("cannot be told", "cannot be told")),
+        (-0.1, 0.1, ("inconclusive", "inconclusive")),
         (0.0, 0.0, ("does not hold", "does not hold")),
     ],
 )
@@ -59,9 +59,9 @@ def test_a_claim_needs_all_its_parts():
         return record.answer
 
     assert answer(yes, yes) == "holds"
-    assert answer(yes, unsure) == "cannot be told"
+    assert answer(yes, unsure) == "inconclusive"
     assert answer(yes, unsure, no) == "does not hold"
-    assert record_of(yes, unsure, yes, no).sentence.endswith("); 2 others: holds; 1 other: cannot be told.")
+    assert record_of(yes, unsure, yes, no).sentence.endswith("); 2 others: holds; 1 other: inconclusive.")
 
 
 def test_bootstrap_intervals_are_those_of_the_normal_limit():
@@ -248,7 +248,7 @@ def test_every_claim_ends_in_verdicts_that_its_numbers_give(quick):
             }
             assert (verdict.answer == "holds", verdict.answer == "does not hold") == expected[verdict.comparison]
     sizes = Record.load(quick / "records", "sizes")
-    counts = [v for v in sizes.result.verdicts if "numbers" in v.statement]
+    counts = [v for v in sizes.result.verdicts if "parameters" in v.statement]
     assert [v.answer for v in counts] == ["holds", "holds"]
     assert sizes.result.tables[0].rows[0][:2] == ("tang_cnn", "5,008,295")
 
@@ -293,15 +293,14 @@ def test_finished_claims_are_not_computed_again(quick):
         (["--dataset-gender", "wiki"], "error: --dataset-gender: unknown 'wiki'; choose one of: fairface, imdb"),
         (
             ["--only", "interpretability", "--weights-sequential-emotion", "mine"],
-            "error: --weights-sequential-emotion: there are no weights 'mine'; train them with: python "
-            "scripts/train.py --arch sequential_cnn --dataset fer2013, then give --weights-sequential-emotion "
-            "runs/sequential_cnn-fer2013/weights.safetensors",
+            "error: --weights-sequential-emotion: there are no weights 'mine'; train them with: faceflax train "
+            "--arch sequential_cnn --dataset fer2013, then give runs/sequential_cnn-fer2013/weights.safetensors",
         ),
         (
             ["--only", "confusions", "--weights-mini-emotion", "mini_xception-fairface"],
-            "error: --weights-mini-emotion: weights: 'mini_xception-fairface' is a mini_xception for woman, man; give",
+            "error: --weights-mini-emotion: 'mini_xception-fairface' is a mini_xception for woman, man; give",
         ),
-        (["--only", "confusions", "--data-dir", "nowhere"], "error: confusions: --dataset: 'fer2013' is not prepared"),
+        (["--only", "confusions", "--data-dir", "nowhere"], "error: confusions: dataset: 'fer2013' is not prepared"),
     ],
 )
 def test_the_command_names_what_is_wrong(tmp_path, arguments, message):
@@ -335,5 +334,5 @@ def test_the_extra_channel_is_the_probability_all_over():
 
 def test_unknown_weights_are_an_error_of_the_library(tmp_path):
     study = Study(tmp_path, {("mini_xception", "emotion"): "nothing"})
-    with pytest.raises(FaceflaxError, match="--weights-mini-emotion: there are no weights 'nothing'"):
+    with pytest.raises(FaceflaxError, match="weights_mini_emotion: there are no weights 'nothing'"):
         study.network("mini_xception", "emotion")

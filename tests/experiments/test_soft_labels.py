@@ -79,10 +79,10 @@ def test_votes_of_other_images_are_refused(examples, tmp_path):
     names = [row[1] for row in cells]
     rolled = [[row[0], name, *row[2:]] for name, row in zip(names, cells[7:] + cells[:7], strict=True)]
     file.write_text("\n".join([head, *map(",".join, rolled)]))
-    with pytest.raises(FaceflaxError, match=r"--ferplus: FER\+'s votes agree with \d+% of FER-2013"):
+    with pytest.raises(FaceflaxError, match=r"ferplus: the votes of .* agree with \d+% of FER-2013"):
         from_votes(file, examples)
     file.write_text("a,b\n1,2\n")
-    with pytest.raises(FaceflaxError, match=r"--ferplus: .* lacks FER\+'s columns"):
+    with pytest.raises(FaceflaxError, match=r"ferplus: .* lacks FER\+'s columns"):
         from_votes(file, examples)
 
 
@@ -103,9 +103,9 @@ def test_teachers_probabilities_are_softened_and_averaged(root, examples, tmp_pa
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "error: --ferplus, --teachers: give one of the two"),
-        (["--teachers", "mini_xception-fairface"], "error: --teachers: mini_xception-fairface has the classes woman"),
-        (["--teachers", "none"], "error: --teachers: weights: unknown 'none'"),
+        ([], "error: --teachers: neither of ferplus and teachers is given; give one of the two"),
+        (["--teachers", "mini_xception-fairface"], "error: --teachers: 'mini_xception-fairface' has the classes woman"),
+        (["--teachers", "none"], "error: --teachers: unknown 'none'"),
         (["--teachers", "x", "--temperature", "0"], "error: --temperature: 0.0 is not usable"),
     ],
 )

@@ -40,7 +40,7 @@ def both_engines(networks, images):
     programs = [program.fold(*network) for network in networks]
     yield jax.jit(lambda *x: [program.evaluate(p, xi) for p, xi in zip(programs, x, strict=True)])(*images)
     if native.available():
-        yield jax.jit(lambda *x: program.logits(programs, x))(*images)
+        yield native.run([(native.Network(p), x) for p, x in zip(programs, images, strict=True)])
 
 
 @pytest.mark.parametrize("arch", ["mini_xception", "sequential_cnn"])
@@ -126,6 +126,9 @@ def start(folder, **environment):
 @pytest.mark.parametrize("engine", ["0", ""])
 def test_the_second_start_of_a_process_compiles_nothing(tmp_path, engine):
     first, everything = start(tmp_path, FACEFLAX_NATIVE=engine)
+    if engine == "" and native.available():
+        assert everything == 0  # the kernels compute all of it
+        return
     assert everything > 0
     second, compilations = start(tmp_path, FACEFLAX_NATIVE=engine)
     assert second == first

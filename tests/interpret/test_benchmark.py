@@ -160,7 +160,7 @@ def test_command_line():
 
 
 def test_the_whole_command(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(models._MODELS, "net", Net)
+    models.register("net", Net)
     variables = models.init(Net(), jax.random.key(0), 32)
     file = tmp_path / "mine.safetensors"
     pretrained.save(file, variables, arch="net", dataset="none", labels=("a", "b", "c"), image_size=32)

@@ -108,7 +108,7 @@ def test_maps_of_shuffled_labels_differ_more_than_those_of_another_seed(trained,
         ({"epochs": 0}, "epochs: 0 is too small; give 1 or more"),
         ({"image_size": 31}, "image_size: 31 is too small; give 32 or more"),
         ({"seed": -1}, "seed: -1 is too small; give 0 or more"),
-        ({"arch": "resnet"}, "arch: unknown 'resnet'; choose one of: mini_xception, mini_xception_antialiased"),
+        ({"arch": "resnet"}, "arch: unknown 'resnet'; choose one of: mini_xception, sequential_cnn, vgg"),
         ({"methods": ("gradcam",)}, "methods: unknown 'gradcam'; choose one of: gradient, "),
     ],
 )
@@ -120,7 +120,7 @@ def test_bad_input(tmp_path, changes, message):
 
 @pytest.mark.usefixtures("quick_compilation")
 def test_the_whole_command_trains_once(tmp_path, monkeypatch, capsys):
-    monkeypatch.setitem(models._MODELS, "small", Small)
+    models.register("small", Small)
     options = Options(
         output=tmp_path, arch="small", methods=("gradient",), samples=4, train_faces=64, epochs=1, image_size=32
     )

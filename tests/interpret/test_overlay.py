@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 
 import interpret
-from faceflax import models
+from faceflax import models, native
 from faceflax.errors import FaceflaxError
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -62,6 +62,13 @@ def test_this_project_s_networks(arch, size):
         np.testing.assert_allclose(logits, expected, rtol=1e-4, atol=1e-5)
         reference = guided(variables, faces, np.asarray(expected).argmax(-1) if target is None else target)
         assert np.linalg.norm(maps - reference) / np.linalg.norm(reference) < 1e-5
+
+
+def test_the_kernels_need_no_warm_up():
+    model = models.create("mini_xception", 7)
+    explain = interpret.explainer(model, models.init(model, jax.random.key(0)))
+    explain.warm_up(40)
+    assert not explain._explain._programs or not native.available()
 
 
 def test_warm_up_compiles_all_there_is(network, monkeypatch):

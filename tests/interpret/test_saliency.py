@@ -150,7 +150,7 @@ def test_samples_of_each_label_are_chosen_by_the_seed():
         ({"method": "shap"}, "method: unknown 'shap'; choose one of: gradient, gradient_x_input, .*, rise"),
         ({"emotions": ("bored",)}, "emotions: unknown 'bored'; choose one of: angry"),
         ({"emotions": ("fear", "sad")}, "emotions: no face of classes shows fear, sad; name others"),
-        ({"arch": ("resnet",)}, "arch: unknown 'resnet'; choose one of: mini_xception, mini_xception_antialiased"),
+        ({"arch": ("resnet",)}, "arch: unknown 'resnet'; choose one of: mini_xception, sequential_cnn, vgg"),
         ({"arch": ("sequential_cnn",)}, "is of mini_xception, which is not in arch"),
         ({"layer": "stage1"}, r"layer: unknown 'stage1'; choose one of: stem1, .*, last_conv \(of mini_xception"),
         ({"weights": ("nothing",)}, "weights: unknown 'nothing'"),

@@ -1,8 +1,12 @@
-"""The two networks: how many numbers, which features, replaceable activation, sizes, BatchNorm, bad arguments."""
+"""The two networks: how many parameters, which features, replaceable activation, sizes, BatchNorm, bad arguments."""
 
 from __future__ import annotations
 
+import logging
+import subprocess
+import sys
 from functools import partial
+from pathlib import Path
 
 import flax.linen as nn
 import jax
@@ -13,7 +17,9 @@ from jax import lax
 
 from faceflax import models
 from faceflax.errors import FaceflaxError
+from faceflax.models.mini_xception import MiniXception
 
+ROOT = Path(__file__).resolve().parents[2]
 NAMES = ["mini_xception", "sequential_cnn"]
 
 
@@ -39,7 +45,7 @@ def random_variables(model, seed=0):
 
 
 @pytest.mark.parametrize(
-    ("name", "num_classes", "numbers"),
+    ("name", "num_classes", "parameters"),
     [
         ("mini_xception", 7, 58_423),
         ("mini_xception", 2, 52_658),
@@ -47,11 +53,11 @@ def random_variables(model, seed=0):
         ("sequential_cnn", 2, 631_410),
     ],
 )
-def test_counts_of_numbers(name, num_classes, numbers):
-    assert count(abstract_variables(models.create(name, num_classes))) == numbers
+def test_counts_of_parameters(name, num_classes, parameters):
+    assert count(abstract_variables(models.create(name, num_classes))) == parameters
 
 
-def test_trainable_numbers_of_mini_xception():
+def test_trainable_parameters_of_mini_xception():
     assert count(abstract_variables(models.create("mini_xception", 7))["params"]) == 56_951
 
 
@@ -195,7 +201,7 @@ def test_dropout_follows_its_rate_and_key():
 
 
 def test_an_unknown_network_is_told_the_valid_names():
-    with pytest.raises(FaceflaxError, match=r"'resnet'.*mini_xception, mini_xception_antialiased"):
+    with pytest.raises(FaceflaxError, match=r"'resnet'.*mini_xception, sequential_cnn, vgg"):
         models.create("resnet", 7)
 
 
@@ -208,3 +214,43 @@ def test_a_network_needs_a_class():
 def test_images_under_32_pixels_are_refused(name):
     with pytest.raises(FaceflaxError, match="image_size: 31"):
         models.init(models.create(name, 7), jax.random.key(0), image_size=31)
+
+
+def test_networks_of_other_packages_get_a_name():
+    class Mine(MiniXception):
+        """Another class by the same contract."""
+
+    models.register("mine", Mine)
+    models.register("mine", Mine)  # as when a module is imported again
+    assert models.list_models()[:3] == ["mini_xception", "sequential_cnn", "vgg"]
+    assert "mine" in models.list_models()
+    assert type(models.create("mine", 3)) is Mine
+    with pytest.raises(FaceflaxError, match=r"name: 'vgg' is the name of faceflax\.models\.vgg:VGG; choose another"):
+        models.register("vgg", Mine)
+
+
+def test_fresh_variables_compile_once_for_equal_networks(caplog):
+    def compilations():
+        caplog.clear()
+        with jax.log_compiles(), caplog.at_level(logging.WARNING):
+            models.init(models.create("mini_xception", 3), jax.random.key(0), 33)
+        return sum("Compiling" in record.message for record in caplog.records)
+
+    assert compilations() > 0
+    assert compilations() == 0
+
+
+def test_names_import_neither_jax_nor_flax():
+    code = (
+        "import sys; from faceflax import models; models.list_models(); models.MIN_IMAGE_SIZE; "
+        "print({'jax', 'jaxlib', 'flax'} & set(sys.modules))"
+    )
+    done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout == "set()\n"
+
+
+def test_package_lists_its_names():
+    for name in models.__all__:
+        assert getattr(models, name) is not None
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = models.nothing

@@ -1,4 +1,4 @@
-"""The teacher network against SciPy's correlation in float64; it trains, is saved and teaches as others do."""
+"""The teacher network against SciPy's correlation in float64; it is saved and loaded as others are."""
 
 from __future__ import annotations
 
@@ -11,8 +11,7 @@ from scipy import ndimage, signal
 import faceflax
 from faceflax import models, pretrained
 from faceflax.labels import EMOTIONS
-from faceflax.models.blocks import EPSILON
-from faceflax.models.vgg import STAGES
+from faceflax.models.architectures import EPSILON, VGG_STAGES
 
 
 @pytest.fixture(scope="module")
@@ -32,7 +31,7 @@ def network():
 
 def plain(variables, x):
     params, moments = (jax.tree.map(lambda a: a.astype(np.float64), variables[k]) for k in ("params", "batch_stats"))
-    for stage, (width, depth) in enumerate(STAGES, start=1):
+    for stage, (width, depth) in enumerate(VGG_STAGES, start=1):
         for layer in range(1, depth + 1):
             name = f"conv{stage}_{layer}"
             kernel = params[name]["kernel"][::-1, ::-1]
@@ -44,7 +43,7 @@ def plain(variables, x):
             norm, moment = params[f"{name}_bn"], moments[f"{name}_bn"]
             y = (y - moment["mean"]) / np.sqrt(moment["var"] + EPSILON) * norm["scale"] + norm["bias"]
             x = np.maximum(y, 0)
-        if stage < len(STAGES):
+        if stage < len(VGG_STAGES):
             # SAME at stride 2 sees an even side's windows from pixel 0 on: their middles are 1, 3, ...
             x = ndimage.maximum_filter(x, (3, 3, 1), mode="constant", cval=-np.inf)[1::2, 1::2]
     return x.mean((0, 1)) @ params["classifier"]["kernel"] + params["classifier"]["bias"]

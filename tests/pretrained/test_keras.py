@@ -55,7 +55,7 @@ def test_emotion_logits_and_last_convolution_are_the_reference_networks():
 
 
 @needs_reference
-def test_names_and_numbers_of_layers_play_no_part(tmp_path):
+def test_the_names_of_layers_do_not_matter(tmp_path):
     numbers: dict[str, str] = {}
     copy_without_optimizer(EMOTION, tmp_path / "other.hdf5", lambda name: numbers.setdefault(name, f"l{len(numbers)}"))
     found, expected = keras.read(tmp_path / "other.hdf5"), keras.read(EMOTION)

@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import json
+import pickle
 import re
 
 import jax
 import numpy as np
 import pytest
 import safetensors.numpy
+from flax.traverse_util import flatten_dict
 
+import faceflax
 from faceflax import models, pretrained
 from faceflax.errors import FaceflaxError
+from faceflax.pretrained.reading import SHIPPED
 
 RECORD = {"arch": "mini_xception", "dataset": "folder", "labels": ("cat", "dog"), "image_size": 48}
 
@@ -53,6 +58,7 @@ def refused(file, *words):
         pretrained.load(file)
     for word in words:
         assert word in str(caught.value)
+    assert "--" not in str(caught.value)
 
 
 def test_what_is_saved_comes_back_bit_for_bit(tmp_path, variables):
@@ -71,6 +77,47 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path, variables):
     assert path.stat().st_size < 300_000
 
 
+def test_the_record_comes_with_the_network_and_its_variables(file):
+    loaded = faceflax.load(file)
+    model, variables = loaded
+    assert (len(loaded), model, variables) == (2, loaded.model, loaded.variables)
+    assert loaded.info == pretrained.weights_info(file)
+    assert "MiniXception(num_classes=2)" in repr(loaded)
+    assert "52,658 parameters" in repr(loaded)
+    assert repr(loaded.info) in repr(loaded)
+
+
+def test_what_is_loaded_cannot_be_changed(file):
+    loaded = faceflax.load(file)
+    for field in ("model", "variables", "info", "another"):
+        with pytest.raises(AttributeError, match=field):
+            setattr(loaded, field, None)
+        with pytest.raises(AttributeError, match=field):
+            delattr(loaded, field)
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda loaded: pickle.loads(pickle.dumps(loaded))])
+def test_what_is_loaded_can_be_copied_and_pickled(file, copied):
+    loaded = faceflax.load(file)
+    same = copied(loaded)
+    assert type(same) is type(loaded)
+    assert (same.model, same.info) == (loaded.model, loaded.info)
+    jax.tree.map(np.testing.assert_array_equal, same.variables, loaded.variables)
+
+
+def test_tensors_are_read_flat_as_float32(tmp_path, variables):
+    path = tmp_path / "half.safetensors"
+    pretrained.save(path, variables, **RECORD, half=True)
+    info, tensors = pretrained.read(path)
+    assert info == pretrained.weights_info(path)
+    expected = flatten_dict(variables, sep="/")
+    assert tensors.keys() == expected.keys()
+    for name, tensor in tensors.items():
+        assert type(tensor) is np.ndarray
+        assert tensor.dtype == np.float32
+        np.testing.assert_array_equal(tensor, expected[name].astype(np.float16).astype(np.float32))
+
+
 def test_half_precision_halves_the_file_and_comes_back_rounded(tmp_path, variables):
     whole, half = tmp_path / "whole.safetensors", tmp_path / "half.safetensors"
     pretrained.save(whole, variables, **RECORD)
@@ -84,7 +131,7 @@ def test_half_precision_halves_the_file_and_comes_back_rounded(tmp_path, variabl
 
 def test_a_number_too_large_for_half_precision_is_refused(tmp_path, variables):
     large = jax.tree.map(lambda v: np.float32(1e5) * v, variables)
-    with pytest.raises(FaceflaxError, match=r"^variables as float16: .* infinity"):
+    with pytest.raises(FaceflaxError, match=r"^variables: as float16, tensor '.*' holds NaN or infinity"):
         pretrained.save(tmp_path / "x.safetensors", large, **RECORD, half=True)
     assert list(tmp_path.iterdir()) == []
 
@@ -116,7 +163,7 @@ def test_shipped_weights_load(name):
     assert name.startswith(info.arch)
     assert model == models.create(info.arch, len(info.labels))
     most = {"mini_xception": 300_000, "sequential_cnn": 2_700_000, "vgg": 4_000_000}[info.arch]
-    assert (pretrained._SHIPPED / f"{name}.safetensors").stat().st_size <= most
+    assert (SHIPPED / f"{name}.safetensors").stat().st_size <= most
 
 
 def test_an_unknown_name_is_told_the_valid_ones():
@@ -131,7 +178,7 @@ def test_no_such_file(tmp_path):
 
 
 def test_another_kind_of_file_is_pointed_to_the_converter():
-    refused("emotion.hdf5", "'emotion.hdf5'", "scripts/convert_keras.py")
+    refused("emotion.hdf5", "'emotion.hdf5'", "faceflax convert-keras")
 
 
 def test_a_missing_record(file):
@@ -139,7 +186,7 @@ def test_a_missing_record(file):
     refused(file, "mine.json", "No such file")
 
 
-@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '"x"'])
+@pytest.mark.parametrize("text", ["", "{", "[]", "{}", '"x"', "[" * 100_000, '{"image_size": ' + 5000 * "9" + "}"])
 def test_a_record_that_is_something_else(file, text):
     file.with_suffix(".json").write_text(text)
     refused(file, "mine.json")
@@ -157,12 +204,23 @@ def test_a_record_that_is_something_else(file, text):
         ("labels", [["cat"], "dog"]),
         ("image_size", 16),
         ("image_size", 48.5),
+        ("image_size", True),
+        ("image_size", 10**9),
+        ("image_size", 10**400),
         ("crop_margin", -1),
         ("crop_margin", "much"),
+        ("crop_margin", 1e6),
+        ("crop_margin", 10**400),
         ("temperature", 0),
         ("temperature", float("nan")),
+        ("temperature", float("inf")),
+        ("temperature", 1e-300),
+        ("temperature", -(10**400)),
+        ("temperature", True),
         ("accuracy", {"test": 65}),
         ("accuracy", 0.65),
+        ("accuracy", {"test": 10**400}),
+        ("labels", ["cat", ""]),
         ("sha256", "abc"),
         ("colour", "blue"),
     ],
@@ -210,6 +268,11 @@ def test_a_number_that_is_none(file, value):
     refused(file, "'params/last_conv/bias'", "NaN or infinity")
 
 
+def test_a_negative_variance(file):
+    rewrite(file, lambda tensors: tensors["batch_stats/stem1_bn/var"].__setitem__(3, -0.5))
+    refused(file, "'batch_stats/stem1_bn/var'", "negative variance")
+
+
 def test_labels_of_another_number_than_the_logits(file):
     edit_record(file, labels=["a", "b", "c"])
     refused(file, "'params/last_conv/bias'", "(2,)", "(3,)")
@@ -220,6 +283,14 @@ def test_save_refuses_what_load_would(tmp_path, variables):
         pretrained.save(tmp_path / "x.safetensors", variables, **RECORD | {"labels": ("a", "b", "c")})
     with pytest.raises(FaceflaxError, match="temperature: -1"):
         pretrained.save(tmp_path / "x.safetensors", variables, **RECORD, temperature=-1)
+    for field, value in (("arch", "resnet"), ("labels", ()), ("image_size", 10**400), ("crop_margin", "much")):
+        with pytest.raises(FaceflaxError, match=f"^{field}: "):
+            pretrained.save(tmp_path / "x.safetensors", variables, **RECORD | {field: value})
+    with pytest.raises(FaceflaxError, match=r"^accuracy: "):
+        pretrained.save(tmp_path / "x.safetensors", variables, **RECORD, accuracy={"test": "good"})
+    wide = jax.tree.map(lambda v: v.astype(np.float64), variables)
+    with pytest.raises(FaceflaxError, match=r"^variables: tensor '.*' is float64"):
+        pretrained.save(tmp_path / "x.safetensors", wide, **RECORD)
     with pytest.raises(FaceflaxError, match=r"x.npz' does not end in \.safetensors"):
         pretrained.save(tmp_path / "x.npz", variables, **RECORD)
     assert list(tmp_path.iterdir()) == []

@@ -1,4 +1,4 @@
-"""Targets, class weights and the loss against their formulas in float64; soft-label files that are refused."""
+"""Targets and the loss against their formulas in float64; soft-label files that are refused."""
 
 import jax
 import jax.numpy as jnp
@@ -7,7 +7,7 @@ import pytest
 from jax.test_util import check_grads
 
 from faceflax import FaceflaxError
-from faceflax.training.targets import class_weights, cross_entropy, make_targets, read_soft_labels
+from faceflax.training.targets import cross_entropy, make_targets, read_soft_labels
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2])
 
@@ -26,33 +26,19 @@ def test_targets_are_smoothed_hard_labels_beside_soft_ones():
     np.testing.assert_array_equal(make_targets(LABELS, 3), np.eye(3)[LABELS])
 
 
-@pytest.mark.parametrize("beta", [0.0, 0.5, 0.999, 1.0])
-def test_class_weights_are_inverse_effective_numbers(beta):
-    weights = class_weights(LABELS, 3, beta)
-    effective = np.array([sum(beta**i for i in range(n)) for n in (4, 2, 1)])  # 1 + beta + ... + beta^(n-1)
-    np.testing.assert_allclose(weights * effective, weights[2], rtol=1e-5)
-    assert weights[LABELS].mean() == pytest.approx(1)
-
-
-def test_a_class_without_examples_gets_a_finite_weight():
-    assert np.isfinite(class_weights(LABELS, 4, 1.0)).all()
-
-
-@pytest.mark.parametrize("focal", [0.0, 0.5, 2.0])
-def test_loss_is_its_formula(focal):
+def test_loss_is_its_formula():
     logits = np.random.default_rng(1).normal(size=(7, 3)) * 3
-    targets, weights = distributions(), np.array([0.5, 1.0, 3.0])
+    targets = distributions()
     p = np.exp(logits) / np.exp(logits).sum(1, keepdims=True)
-    expected = -(weights * targets * (1 - p) ** focal * np.log(p)).sum() / 7
-    loss = lambda x: cross_entropy(x, jnp.asarray(targets), jnp.asarray(weights, jnp.float32), focal)  # noqa: E731
+    expected = -(targets * np.log(p)).sum() / 7
+    loss = lambda x: cross_entropy(x, jnp.asarray(targets))  # noqa: E731
     assert float(loss(jnp.asarray(logits, jnp.float32))) == pytest.approx(expected, rel=1e-5)
     check_grads(loss, (jnp.asarray(logits, jnp.float32),), order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
 
 
-@pytest.mark.parametrize("focal", [0.0, 0.5, 2.0])
-def test_loss_and_slope_are_finite_where_the_network_is_certain(focal):
+def test_loss_and_slope_are_finite_where_the_network_is_certain():
     logits = jnp.array([[200.0, 0.0, 0.0], [0.0, -200.0, 0.0]])
-    loss, slope = jax.value_and_grad(cross_entropy)(logits, jnp.eye(3)[:2], jnp.ones(3), focal)
+    loss, slope = jax.value_and_grad(cross_entropy)(logits, jnp.eye(3)[:2])
     assert loss == pytest.approx((200 + np.log(2)) / 2, rel=1e-3)
     assert np.isfinite(slope).all()
 
@@ -61,19 +47,19 @@ def test_soft_labels_are_read_and_what_is_wrong_is_named(tmp_path):
     file = tmp_path / "soft.npy"
     np.save(file, distributions())
     np.testing.assert_array_equal(read_soft_labels(file, (7, 3)), distributions())
-    with pytest.raises(FaceflaxError, match=r"--soft-labels: .* holds float32 \(7, 3\), .* needs float32 \(8, 3\)"):
+    with pytest.raises(FaceflaxError, match=r"soft_labels: .* holds float32 \(7, 3\), .* needs float32 \(8, 3\)"):
         read_soft_labels(file, (8, 3))
     np.save(file, distributions().astype(np.float64))
-    with pytest.raises(FaceflaxError, match=r"--soft-labels: .* holds float64"):
+    with pytest.raises(FaceflaxError, match=r"soft_labels: .* holds float64"):
         read_soft_labels(file, (7, 3))
     for value in (np.nan, -0.5, 0.9):
         wrong = distributions()
         wrong[4] = value
         np.save(file, wrong)
-        with pytest.raises(FaceflaxError, match=r"--soft-labels: row 4 of .* not a distribution \(as are 1 rows"):
+        with pytest.raises(FaceflaxError, match=r"soft_labels: row 4 of .* not a distribution \(as are 1 rows"):
             read_soft_labels(file, (7, 3))
     file.write_text("a,b\n1,2\n")
-    with pytest.raises(FaceflaxError, match="--soft-labels: cannot read"):
+    with pytest.raises(FaceflaxError, match="soft_labels: cannot read"):
         read_soft_labels(file, (7, 3))
-    with pytest.raises(FaceflaxError, match="--soft-labels: cannot read"):
+    with pytest.raises(FaceflaxError, match="soft_labels: cannot read"):
         read_soft_labels(tmp_path / "none.npy", (7, 3))

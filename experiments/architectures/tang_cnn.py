@@ -19,8 +19,8 @@ class TangCNN(nn.Module):
 
     Tang, "Deep Learning using Linear Support Vector Machines", 2013 (arXiv:1306.0239).
 
-    5,008,295 numbers for 7 classes of 1-channel images, nearly all of them in the dense layer. What is known of it are
-    its layers' sizes; that the pooling takes the maximum of 3x3 pixels with stride 2, that ReLUs follow the
+    5,008,295 parameters for 7 classes of 1-channel images, nearly all of them in the dense layer. Only its
+    layers' sizes are published; that the pooling takes the maximum of 3x3 pixels with stride 2, that ReLUs follow the
     convolutions and the dense layer, and the padding (2, 1 and 2 pixels, so that 42 pixels become 21, 10 and 5) are our
     reading. The logits are an SVM's scores: it is fitted with the squared hinge loss, one class against the rest, and a
     softmax of them is no probability. It has no BatchNorm, so that ``batch_stats`` is empty.
@@ -60,9 +60,12 @@ class TangCNN(nn.Module):
             FaceflaxError: images of another size.
         """
         if images.shape[1:3] != (self.image_size, self.image_size):
+            side = self.image_size
             raise FaceflaxError(
-                f"images: shape {images.shape} is not [batch, {self.image_size}, {self.image_size}, channels], the one "
-                "size that tang_cnn takes; resize them"
+                "images",
+                images.shape,
+                f"shape {{}} is not [batch, {side}, {side}, channels], the one size that tang_cnn takes",
+                "resize them",
             )
         features: dict[str, Array] = {}
         margin = (self.image_size - CROP) // 2

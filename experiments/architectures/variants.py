@@ -1,4 +1,4 @@
-"""mini-Xception with one thing changed, to measure what it is worth (``experiments/ablations.py``)."""
+"""mini-Xception with one layer changed, to measure what the change is worth (``experiments/ablations.py``)."""
 
 from __future__ import annotations
 
@@ -13,11 +13,11 @@ from faceflax.models.blocks import Activation, BatchNorm, Conv, Images, Separabl
 from faceflax.models.mini_xception import MiniXception
 
 REDUCTION = 4
-"""By how much squeeze-and-excitation narrows the channels; the paper's 16 would leave one of a block's 16."""
+"""Factor by which squeeze-and-excitation narrows the channels; the paper's 16 would leave one of a block's 16."""
 
 
 class SqueezeExcitedModule(nn.Module):
-    """mini-Xception's module, whose main branch's channels are weighed by what the whole image shows.
+    """mini-Xception's module, whose main branch's channels are weighted by what the whole image shows.
 
     Hu, Shen and Sun, "Squeeze-and-Excitation Networks", CVPR 2018.
     """
@@ -85,7 +85,7 @@ def _maxima(x: Images) -> Images:
 class MiniXceptionSE(MiniXception):
     """:class:`~faceflax.models.mini_xception.MiniXception` of :class:`SqueezeExcitedModule` blocks.
 
-    69,603 numbers for 7 classes.
+    69,603 parameters for 7 classes.
 
     Example:
         >>> import jax
@@ -101,7 +101,7 @@ class MiniXceptionSE(MiniXception):
 class MiniXceptionAntialiased(MiniXception):
     """:class:`~faceflax.models.mini_xception.MiniXception` of :class:`AntialiasedModule` blocks.
 
-    58,423 numbers for 7 classes, as in the plain network.
+    58,423 parameters for 7 classes, as in the plain network.
 
     Example:
         >>> import jax

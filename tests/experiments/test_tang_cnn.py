@@ -1,4 +1,4 @@
-"""Tang's network: its numbers, layers, crop and sizes, against plain operators; it trains and is saved as others."""
+"""Tang's network: its parameters, layers, crop and sizes, against plain operators; it trains and is saved as others."""
 
 from __future__ import annotations
 
@@ -9,6 +9,7 @@ import optax
 import pytest
 from jax import lax
 
+import experiments.architectures  # noqa: F401 (registers tang_cnn)
 import faceflax
 from faceflax import models, pretrained
 from faceflax.errors import FaceflaxError
@@ -34,7 +35,7 @@ def images():
     return np.random.default_rng(1).uniform(-1, 1, (3, 48, 48, 1)).astype(np.float32)
 
 
-def test_numbers_and_layers(network):
+def test_parameters_and_layers(network):
     model, variables = network
     assert sum(leaf.size for leaf in jax.tree.leaves(variables)) == 5_008_295
     assert variables["batch_stats"] == {}

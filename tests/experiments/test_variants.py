@@ -8,13 +8,14 @@ import numpy as np
 import pytest
 from scipy import ndimage
 
+import experiments.architectures  # noqa: F401 (registers the variants)
+from experiments.architectures.variants import AntialiasedModule
 from faceflax import models
 from faceflax.inference import program
 from faceflax.models.blocks import EPSILON
-from faceflax.models.variants import AntialiasedModule
 
 
-def drawn(model, size=48):
+def random_variables(model, size=48):
     """Variables with no value left at its initial 0 or 1, and variances above 0."""
     rng = np.random.default_rng(0)
     tree = jax.eval_shape(lambda: models.init(model, jax.random.key(0), size))
@@ -50,7 +51,7 @@ def test_antialiased_module(size):
 
 def test_open_gates_leave_the_plain_network():
     plain, gated = (models.create(name, 7) for name in ("mini_xception", "mini_xception_se"))
-    variables = drawn(gated)
+    variables = random_variables(gated)
     for name, block in variables["params"].items():
         if name.startswith("block"):
             block["excite"] = {"kernel": 0 * block["excite"]["kernel"], "bias": 0 * block["excite"]["bias"] + 40}
@@ -67,7 +68,7 @@ def test_open_gates_leave_the_plain_network():
 
 def test_gates_weigh_channels_by_the_whole_image():
     model = models.create("mini_xception_se", 7)
-    variables = drawn(model)
+    variables = random_variables(model)
     images = jnp.asarray(np.random.default_rng(2).uniform(-1, 1, (2, 48, 48, 1)), jnp.float32)
     captured = model.apply(variables, images, capture_intermediates=True)[1]["intermediates"]["block2"]
     params = variables["params"]["block2"]
@@ -84,4 +85,4 @@ def test_gates_weigh_channels_by_the_whole_image():
 @pytest.mark.parametrize("name", ["mini_xception_se", "mini_xception_antialiased"])
 def test_the_fast_engine_leaves_variants_to_flax(name):
     model = models.create(name, 7)
-    assert program.fold(model, drawn(model)) is None
+    assert program.fold(model, random_variables(model)) is None

@@ -1,0 +1,31 @@
+"""Sizes of the networks and constants of their layers.
+
+The Linen modules, the folding of weights (:mod:`faceflax.inference.folding`) and the records of weights read them here,
+so that none of the last two needs Flax.
+"""
+
+from __future__ import annotations
+
+MIN_IMAGE_SIZE = 32
+"""Pixels a side of the smallest images that the networks take."""
+
+EPSILON = 1e-3
+"""What batch normalisation adds to a variance. As MOMENTUM it is Keras's, which imported weights were trained with."""
+
+MOMENTUM = 0.99
+"""Decay of batch normalisation's running statistics, for each training step."""
+
+MINI_XCEPTION_STEM = 8
+"""Features of both convolutions at the start of mini-Xception."""
+
+MINI_XCEPTION_BLOCKS: tuple[int, ...] = (16, 32, 64, 128)
+"""Features of mini-Xception's residual modules."""
+
+SEQUENTIAL_CNN_STAGES: tuple[tuple[int, int], ...] = ((16, 7), (32, 5), (64, 3), (128, 3))
+"""Features and kernel size of each pair of convolutions of sequential_cnn that ends in a pooling."""
+
+SEQUENTIAL_CNN_TOP = 256
+"""Features of the convolution before the last one of sequential_cnn."""
+
+VGG_STAGES: tuple[tuple[int, int], ...] = ((32, 2), (64, 2), (128, 3), (256, 3))
+"""Features and number of the convolutions of vgg between two poolings."""

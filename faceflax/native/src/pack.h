@@ -1,0 +1,69 @@
+// The rule by which neighbouring pixels make a vector, and kernels in the order in which the convolution reads them.
+
+#ifndef FACEFLAX_PACK_H_
+#define FACEFLAX_PACK_H_
+
+#include <algorithm>
+#include <cstring>
+
+#include "kernels.h"
+
+namespace faceflax {
+
+// Whether the convolution kernel can compute this many outputs a pixel.
+inline bool Outputs(Index outputs, Index stride) { return Vectors(outputs) || (outputs == 1 && stride == 1); }
+
+// How many neighbouring pixels of the output a convolution computes together, as channels, where one has fewer than a
+// vector: eight of one channel, two of eight where the row has an even number of them.
+inline Index PixelsFolded(const Geometry& g) {
+  if (g.outputs == 1) return 8;
+  return g.outputs == 8 && g.kernel_width > 1 && g.stride_width == 1 && g.out_width % 2 == 0 ? 2 : 1;
+}
+
+// The convolution that computes `pixels` pixels as channels. Its last vector of a row may have pixels too many.
+inline Geometry Folded(Geometry g, Index pixels) {
+  g.kernel_width += pixels - 1;
+  g.stride_width *= pixels;
+  g.out_width = (g.out_width + pixels - 1) / pixels;
+  g.outputs *= pixels;
+  return g;
+}
+
+inline Index PackedSize(Index rows, Index columns, Index inputs, Index outputs, Index pixels) {
+  return rows * (columns + pixels - 1) * inputs * outputs * pixels;
+}
+
+// Packs a kernel [rows, columns, inputs, outputs] as panels, for `pixels` pixels together.
+inline void Pack(const T* kernel, Index rows, Index columns, Index inputs, Index outputs, Index pixels, T* to) {
+  const Index panel = PanelOf(outputs * pixels), size = rows * (columns + pixels - 1) * inputs;
+  if (pixels == 1) {
+    for (Index first = 0; first < outputs; first += panel) {
+      for (Index k = 0; k < size; ++k, to += panel) std::memcpy(to, kernel + k * outputs + first, panel * sizeof(T));
+    }
+    return;
+  }
+  std::fill(to, to + size * panel, T(0));  // one panel: at most 16 channels
+  for (Index i = 0; i < rows; ++i) {
+    for (Index p = 0; p < pixels; ++p) {
+      for (Index k = 0; k < columns * inputs; ++k) {
+        T* at = to + ((i * (columns + pixels - 1) + p) * inputs + k) * panel + p * outputs;
+        std::memcpy(at, kernel + (i * columns * inputs + k) * outputs, outputs * sizeof(T));
+      }
+    }
+  }
+}
+
+// Convolves one image; `panels` and `bias` (or null) are for `pixels` pixels together.
+inline void ConvolveFolded(const Kernels& kernels, const Geometry& g, Index pixels, const T* x, const T* panels,
+                           const T* bias, bool relu, T* y) {
+  const Geometry folded = Folded(g, pixels);
+  const Index row = folded.out_width * folded.outputs, wanted = g.out_width * g.outputs;
+  if (row == wanted) return kernels.convolve(folded, x, panels, bias, relu, y);
+  T* wide = Scratch(kWide, folded.out_height * row);
+  kernels.convolve(folded, x, panels, bias, relu, wide);
+  for (Index h = 0; h < g.out_height; ++h) std::copy_n(wide + h * row, wanted, y + h * wanted);
+}
+
+}  // namespace faceflax
+
+#endif  // FACEFLAX_PACK_H_
