@@ -141,9 +141,9 @@ def test_soft_labels_take_the_place_of_hard_ones_by_their_weight(data_dir, tmp_p
 
 def test_resumed_run_ends_where_an_uninterrupted_one_does(run, data_dir, tmp_path):
     settings, weights = run
-    short = config(data_dir, tmp_path, epochs=1)
+    short = config(data_dir, tmp_path, stop_after=1)
     train(short)
-    resumed = train(dataclasses.replace(short, epochs=3, resume=True))
+    resumed = train(dataclasses.replace(short, stop_after=None, resume=True))
     histories = [(folder / "metrics.csv").read_text().splitlines() for folder in (settings.output, tmp_path)]
     for first, second in zip(*map(csv.reader, histories), strict=True):
         assert first[:-1] == second[:-1]  # all but images per second
