@@ -28,7 +28,7 @@ class FaceflaxError(ValueError):
         paths: there are none; give images or videos
     """
 
-    def __init__(self, field: str, value: object = None, problem: str = "", remedy: str = "") -> None:
+    def __init__(self, field: str, value: object, problem: str, remedy: str = "") -> None:
         self.field, self.value, self.problem, self.remedy = field, value, problem, remedy
         super().__init__(field, value, problem, remedy)
 
@@ -41,8 +41,6 @@ class FaceflaxError(ValueError):
         return f"{problem}; {self.remedy}" if self.remedy else problem
 
     def __str__(self) -> str:
-        if not self.problem:  # while older callers give the whole text
-            return self.field
         return f"{self.field}: {self.reason}"
 
     def renamed(self, field: str) -> FaceflaxError:

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
-from jaxtyping import UInt8
 
 from faceflax.errors import FaceflaxError
 from faceflax.opencv import cv2
+
+if TYPE_CHECKING:  # slow to import, and only annotations need it
+    from jaxtyping import UInt8
 
 Image = TypeVar("Image")
 

@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float32, Int
 
 from faceflax.errors import FaceflaxError
 from faceflax.faces.crop import crop_face
@@ -17,6 +17,9 @@ from faceflax.faces.haar import HaarDetector
 from faceflax.inference import Classifiers, folding
 from faceflax.labels import EMOTIONS, GENDERS
 from faceflax.pretrained import WeightsInfo
+
+if TYPE_CHECKING:  # slow to import, and only annotations need it
+    from jaxtyping import Float32, Int
 
 
 class FaceAnalyzer:

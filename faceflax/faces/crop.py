@@ -7,13 +7,16 @@ and a margin in pixels would mean something else for every size of face.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int, UInt8
 
 from faceflax.errors import FaceflaxError
 from faceflax.opencv import cv2
 from faceflax.preprocessing import resize
+
+if TYPE_CHECKING:  # slow to import, and only annotations need it
+    from jaxtyping import Int, UInt8
 
 
 def square_around(box: Sequence[int] | Int[np.ndarray, " 4"], margin: float) -> tuple[int, int, int]:

@@ -8,12 +8,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Protocol
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
-from jaxtyping import Float, Int32
 
 from faceflax.faces.frame import Image
+
+if TYPE_CHECKING:  # slow to import, and only annotations need it
+    from jaxtyping import Float, Int32
 
 
 @dataclass(frozen=True, eq=False)

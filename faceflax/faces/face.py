@@ -4,14 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float32, UInt8
 
 from faceflax.faces.crop import crop_face
 from faceflax.faces.frame import Image, as_frame
 
-Crops = Mapping[tuple[float, int], UInt8[np.ndarray, "size size"]]
+if TYPE_CHECKING:  # slow to import, and only annotations need it
+    from jaxtyping import Float32, UInt8
+
+    Crops = Mapping[tuple[float, int], UInt8[np.ndarray, "size size"]]
+else:
+    Crops = Mapping
 """Grey crops of a face by margin and size, as :func:`~faceflax.faces.crop.crop_face` takes them."""
 
 

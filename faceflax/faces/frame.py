@@ -4,15 +4,19 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Int32, UInt8
 
 from faceflax.errors import FaceflaxError
 from faceflax.opencv import cv2
 
-Image = UInt8[np.ndarray, "height width 3"]
+if TYPE_CHECKING:  # slow to import, and only annotations need it
+    from jaxtyping import Int32, UInt8
+
+    Image = UInt8[np.ndarray, "height width 3"]
+else:
+    Image = np.ndarray
 """A colour image: uint8 ``[height, width, 3]``, BGR as OpenCV has it."""
 
 

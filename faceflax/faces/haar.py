@@ -4,16 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Int32
 
 from faceflax.errors import FaceflaxError, unknown
 from faceflax.faces.crop import crop_face, square_around
 from faceflax.faces.detection import Detection, clip_to_frame, iou, non_max_suppression
 from faceflax.faces.frame import Image, as_frame
 from faceflax.opencv import cv2, load_cascade
+
+if TYPE_CHECKING:  # slow to import, and only annotations need it
+    from jaxtyping import Int32
 
 
 @dataclass(frozen=True)

@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
-from jaxtyping import Float32
 
 from faceflax.errors import FaceflaxError
 from faceflax.faces.analyzer import FaceAnalyzer, make_face
@@ -15,6 +14,9 @@ from faceflax.faces.face import Face
 from faceflax.faces.finding import FaceFinder
 from faceflax.faces.frame import Image, as_frame
 from faceflax.faces.tracking import Track, Tracker
+
+if TYPE_CHECKING:  # slow to import, and only annotations need it
+    from jaxtyping import Float32
 
 
 @runtime_checkable

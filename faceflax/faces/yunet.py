@@ -5,15 +5,18 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Int32
 
 from faceflax.errors import FaceflaxError
 from faceflax.faces.crop import crop_face, square_around
 from faceflax.faces.detection import Detection, boxes_of, clip_to_frame, iou
 from faceflax.faces.frame import Image, as_frame
 from faceflax.opencv import cv2
+
+if TYPE_CHECKING:  # slow to import, and only annotations need it
+    from jaxtyping import Int32
 
 _FACE, _MARGIN = 64, 0.5
 _SIDE = round(_FACE * (1 + 2 * _MARGIN))

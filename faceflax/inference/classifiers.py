@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TYPE_CHECKING
 
 import numpy as np
-from jaxtyping import Float32, UInt8
 
 from faceflax import native
 from faceflax.inference.folding import Program
 from faceflax.preprocessing import normalize
+
+if TYPE_CHECKING:  # slow to import, and only annotations need it
+    from jaxtyping import Float32, UInt8
 
 _BATCH_SIZES = (1, 4, 16)  # a frame holds few faces, and each size adds to the start
 

@@ -9,10 +9,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from jaxtyping import Float64
 
 from faceflax import pretrained
 from faceflax.errors import FaceflaxError
@@ -24,6 +23,9 @@ from faceflax.models.architectures import (
     SEQUENTIAL_CNN_TOP,
 )
 from faceflax.native import Kind, Layer
+
+if TYPE_CHECKING:  # slow to import, and only annotations need it
+    from jaxtyping import Float64
 
 Program = tuple[Layer, ...]
 

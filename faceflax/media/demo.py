@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import matplotlib.cbook
 import numpy as np
-from jaxtyping import UInt8
 
 from faceflax.errors import FaceflaxError
 from faceflax.opencv import cv2
+
+if TYPE_CHECKING:  # slow to import, and only annotations need it
+    from jaxtyping import UInt8
 
 FPS = 25.0
 NUM_FRAMES = 96

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import csv
-import html
 from array import array
 from collections.abc import Generator, Iterable, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from jaxtyping import Float32, Int32
@@ -23,6 +23,9 @@ from faceflax.files import write
 from faceflax.labels import EMOTIONS, GENDERS
 from faceflax.media.sources import open_file
 from faceflax.opencv import cv2
+
+if TYPE_CHECKING:
+    from markupsafe import Markup
 
 COLORS: dict[str, str] = {
     "angry": "#c8312b",
@@ -40,6 +43,25 @@ MOST_FACES = 12
 
 FEWEST_FRAMES = 10
 """Fewest frames in which a face must have been found to be shown."""
+
+_BODY = """<p>What networks perceived in images of faces. It is no evidence of what a person feels or is; do not use it
+to judge people.</p>
+{% for section in sections %}{{ section }}{% endfor %}"""
+_NO_FACE = """<h2>{{ name }}</h2>
+<p>No face was found in {{ fewest }} frames or more.</p>
+"""
+_SECTION = """<h2>{{ name }}</h2>
+{{ figure }}
+{% if left_out %}<p>{{ left_out }} that were seen more briefly are left out.</p>
+{% endif %}{{ shares }}
+{% for face in faces %}<h3>Face {{ face.id }}</h3>
+<p>{{ face.first }} to {{ face.last }}; perceived as a {{ face.gender }}</p>
+<div class="faces">
+{%- for sample in face.samples -%}
+<figure>{{ sample.image }}<figcaption>{{ sample.time }}<br>{{ sample.emotion }}</figcaption></figure>
+{%- endfor -%}
+</div>
+{% endfor %}"""
 
 _THUMBNAILS, _THUMBNAIL_SIDE = 6, 160
 _MOST_BINS, _BIN_FRAMES = 400, 3  # steps of a timeline; at least so many frames each, for they come irregularly
@@ -184,15 +206,11 @@ def write_page(file: Path, table: Path, videos: Mapping[str, Path]) -> None:
     Raises:
         FaceflaxError: a video cannot be read again.
     """
-    body = (
-        "<p>What networks perceived in images of faces. It is no evidence of what a person feels or is; "
-        "do not use it to judge people.</p>\n"
-    )
-    body += "".join(section(name, path, read_histories(table, name)) for name, path in videos.items())
-    write(file, pages.page("Perceived emotions over time", body))
+    sections = [section(name, path, read_histories(table, name)) for name, path in videos.items()]
+    write(file, pages.page("Perceived emotions over time", pages.render(_BODY, sections=sections)))
 
 
-def section(name: str, video: Path, faces: Sequence[FaceHistory]) -> str:
+def section(name: str, video: Path, faces: Sequence[FaceHistory]) -> Markup:
     """Returns the part of a page about one video, as HTML.
 
     Args:
@@ -203,14 +221,11 @@ def section(name: str, video: Path, faces: Sequence[FaceHistory]) -> str:
     Raises:
         FaceflaxError: of field ``video``: it cannot be read again.
     """
-    heading = f"<h2>{html.escape(name)}</h2>\n"
     long = (face for face in faces if len(face.frames) >= FEWEST_FRAMES)
     shown = sorted(long, key=lambda face: -len(face.frames))[:MOST_FACES]
     shown.sort(key=lambda face: face.id)
     if not shown:
-        return f"{heading}<p>No face was found in {FEWEST_FRAMES} frames or more.</p>\n"
-    left_out = len(faces) - len(shown)
-    remark = f"<p>{left_out} that were seen more briefly are left out.</p>\n" if left_out else ""
+        return pages.render(_NO_FACE, name=name, fewest=FEWEST_FRAMES)
     try:
         source = open_file(video, lambda message: None)  # the analysis has reported what is wrong with it
         samples = thumbnails(source.frames, shown)
@@ -219,7 +234,14 @@ def section(name: str, video: Path, faces: Sequence[FaceHistory]) -> str:
     drawn = timeline(shown, (source.count or 0) / (source.fps or 25.0))
     figure = pages.figure(drawn, f"Probabilities of the seven emotions over time, {len(shown)} faces")
     shares = pages.table(("share of frames", "seen", *EMOTIONS), _shares(shown))
-    return f"{heading}{figure}\n{remark}{shares}\n{''.join(_face(face, samples[face.id]) for face in shown)}"
+    return pages.render(
+        _SECTION,
+        name=name,
+        figure=figure,
+        left_out=len(faces) - len(shown),
+        shares=shares,
+        faces=[_face(face, samples[face.id]) for face in shown],
+    )
 
 
 def _shares(faces: Sequence[FaceHistory]) -> Iterable[tuple[str, ...]]:
@@ -227,18 +249,20 @@ def _shares(faces: Sequence[FaceHistory]) -> Iterable[tuple[str, ...]]:
         yield f"face {face.id}", f"{len(face.frames):,} frames", *(f"{share:.0%}" for share in face.shares)
 
 
-def _face(face: FaceHistory, samples: Iterable[tuple[int, np.ndarray]]) -> str:
+def _face(face: FaceHistory, samples: Iterable[tuple[int, np.ndarray]]) -> dict[str, Any]:
+    """What the page says about a face."""
     mean = face.genders.mean(0)
-    gender = f"{GENDERS[int(mean.argmax())]} ({mean.max():.0%})"
-    when = f"{clock(float(face.times[0]))} to {clock(float(face.times[-1]))}"
-    figures = []
+    shown = []
     for row, sample in samples:
+        time = clock(float(face.times[row]))
         emotion = EMOTIONS[int(face.emotions[row].argmax())]
-        caption = f"{clock(float(face.times[row]))}<br>{emotion} {face.emotions[row].max():.0%}"
         encoded = cv2.imencode(".jpg", sample)[1].tobytes()
-        image = pages.image(encoded, "jpeg", f"face {face.id} at {clock(float(face.times[row]))}")
-        figures.append(f"<figure>{image}<figcaption>{caption}</figcaption></figure>")
-    return (
-        f"<h3>Face {face.id}</h3>\n<p>{when}; perceived as a {gender}</p>\n"
-        f'<div class="faces">{"".join(figures)}</div>\n'
-    )
+        image = pages.image(encoded, "jpeg", f"face {face.id} at {time}")
+        shown.append({"image": image, "time": time, "emotion": f"{emotion} {face.emotions[row].max():.0%}"})
+    return {
+        "id": face.id,
+        "first": clock(float(face.times[0])),
+        "last": clock(float(face.times[-1])),
+        "gender": f"{GENDERS[int(mean.argmax())]} ({mean.max():.0%})",
+        "samples": shown,
+    }

@@ -10,17 +10,20 @@ import ctypes
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Literal
+from typing import TYPE_CHECKING, Literal
 
 import numpy as np
-from jaxtyping import Float32, Int
 
 from faceflax.errors import FaceflaxError, unknown
 from faceflax.native import library
 
+if TYPE_CHECKING:  # slow to import, and only annotations need it
+    from jaxtyping import Float32, Int
+
+    Images = Float32[np.ndarray, "batch height width channels"]
+    Logits = Float32[np.ndarray, "batch classes"]
+
 Kind = Literal["convolution", "separable", "shortcut", "max_pool", "average_pool", "head"]
-Images = Float32[np.ndarray, "batch height width channels"]
-Logits = Float32[np.ndarray, "batch classes"]
 
 _CODES = {"convolution": 0, "separable": 1, "shortcut": 2, "max_pool": 3, "average_pool": 4, "head": 5}
 _WEIGHTS = {  # kind: what its weights are, and their axes

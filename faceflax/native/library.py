@@ -10,7 +10,6 @@ import contextlib
 import ctypes
 import functools
 import hashlib
-import importlib.metadata
 import importlib.util
 import logging
 import os
@@ -237,6 +236,8 @@ def _prefix(dtype: str) -> str:
 
 
 def _version(package: str) -> str:
+    import importlib.metadata  # slow, and not needed for a packaged library
+
     with contextlib.suppress(importlib.metadata.PackageNotFoundError):
         return importlib.metadata.version(package)
     return ""

@@ -6,14 +6,17 @@ import hashlib
 import os
 from collections.abc import Mapping
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import numpy as np
 import safetensors
 import safetensors.numpy
-from jaxtyping import Float32
 
 from faceflax.errors import FaceflaxError, unknown
 from faceflax.pretrained.record import WeightsInfo, read_record, record_file
+
+if TYPE_CHECKING:  # slow to import, and only annotations need it
+    from jaxtyping import Float32
 
 SUFFIX = ".safetensors"
 SHIPPED = Path(__file__).parent / "weights"
