@@ -95,7 +95,7 @@ class Worker:
             raise _ended(self._process.wait(), self._log.read())
         answer: dict[str, Any] = json.loads(line)
         if "error" in answer:
-            raise FaceflaxError("work", request.get("function", "a call"), f"of {{}} failed with {answer['error']}")
+            raise FaceflaxError("work", request.get("function", "a call"), f"{{}} failed with {answer['error']}")
         return answer
 
     def close(self) -> None:

@@ -115,5 +115,5 @@ def test_saved_weights_come_back(network, images, tmp_path):
     same, loaded = faceflax.load(file)
     assert same == model
     np.testing.assert_array_equal(faceflax.compile(same, loaded)(images), faceflax.compile(model, variables)(images))
-    with pytest.raises(FaceflaxError, match=r"emotion weights: .*tang.* is a tang_cnn, which FaceAnalyzer"):
+    with pytest.raises(FaceflaxError, match=r"emotion: .*tang.* is a tang_cnn, which FaceAnalyzer"):
         faceflax.FaceAnalyzer(emotion=file)
