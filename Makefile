@@ -17,6 +17,7 @@ demo: .venv/.demo
 test: .venv/.test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
+	$(BIN)/clang-format --dry-run -Werror faceflax/native/src/*
 	$(BIN)/mypy
 	$(BIN)/python -m pytest $(WORKERS) -m "not slow"
 

@@ -111,8 +111,8 @@ def accuracies(
     from faceflax.preprocessing import resize
 
     assert options.weights is not None
-    model, variables = pretrained.load(options.weights)
-    info = pretrained.weights_info(options.weights)
+    loaded = pretrained.load(options.weights)
+    (model, variables), info = loaded, loaded.info
     names = data.load(options.dataset, "validation", image_size=48, data_dir=options.data_dir).names
     if names != info.labels:
         problem = f"has other classes than {options.dataset}"

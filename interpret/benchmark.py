@@ -177,8 +177,8 @@ def make_table(options: Options) -> Table:
     from faceflax.preprocessing import normalize
     from interpret.attribution import apply
 
-    model, variables = pretrained.load(options.weights)
-    info = pretrained.weights_info(options.weights)
+    loaded = pretrained.load(options.weights)
+    (model, variables), info = loaded, loaded.info
     faces, masks = _load_faces(options, info.image_size)
     images = jnp.asarray(normalize(faces))
 

@@ -65,8 +65,8 @@ def _figures(weights: str) -> Callable[[str], Figure]:
     from interpret.maximisation import activation_maximisation
     from interpret.methods import METHODS, UNSIGNED
 
-    model, variables = pretrained.load(weights)
-    info = pretrained.weights_info(weights)
+    loaded = pretrained.load(weights)
+    (model, variables), info = loaded, loaded.info
     faces = _faces(info.image_size, info.crop_margin)
     images = jnp.asarray(normalize(faces)[..., None])
     target = np.asarray(apply(model, variables, images)[0]).argmax(-1)

@@ -121,8 +121,9 @@ def overlapping_explained(video: str | None) -> Run:
 
 def _saliency() -> SaliencyOverlay:
     weights = "mini_xception-fer2013"
-    info = faceflax.weights_info(weights)
-    explain = interpret.explainer(*faceflax.load(weights))
+    loaded = faceflax.load(weights)
+    info = loaded.info
+    explain = interpret.explainer(*loaded)
     explain.warm_up(info.image_size)
     return SaliencyOverlay(explain, info.crop_margin, info.image_size)
 

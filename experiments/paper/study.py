@@ -168,7 +168,8 @@ class Study:
     def _network(self, arch: str, task: Task) -> Network:
         """Loads the weights of a network."""
         path = self._find(arch, task)
-        return Network(*pretrained.load(path), pretrained.weights_info(path), path)
+        loaded = pretrained.load(path)
+        return Network(*loaded, loaded.info, path)
 
     def fit(
         self,

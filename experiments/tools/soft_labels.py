@@ -141,10 +141,10 @@ def from_teachers(
     probabilities = []
     for name in teachers:
         try:
-            model, variables = pretrained.load(name)
+            loaded = pretrained.load(name)
         except FaceflaxError as error:
             raise error.renamed("teachers") from None
-        info = pretrained.weights_info(name)
+        (model, variables), info = loaded, loaded.info
         if info.image_size not in splits:
             splits[info.image_size] = data.load(dataset, "train", image_size=info.image_size, data_dir=data_dir)
         examples = splits[info.image_size]

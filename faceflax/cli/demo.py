@@ -82,10 +82,10 @@ def _figure(face: Face, options: Options) -> Figure:
     grid = right.subplots(2, 2)
     answers = ((options.emotion_weights, face.emotion), (options.gender_weights, face.gender))
     for (seen, attributed), (weights, label) in zip(grid, answers, strict=True):
-        info = faceflax.weights_info(weights)
-        model, variables = faceflax.load(weights)
+        loaded = faceflax.load(weights)
+        info = loaded.info
         crop = face.crop(photo, info.crop_margin, info.image_size)
-        _, maps = explainer(model, variables)(normalize(crop[None, ..., None]), info.labels.index(label))
+        _, maps = explainer(*loaded)(normalize(crop[None, ..., None]), info.labels.index(label))
         signed = maps[0, ..., 0]
         seen.imshow(crop, cmap="gray", vmin=0, vmax=255)
         seen.set_title(f"what {info.name} sees", fontsize=9)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, renaming
 
 if TYPE_CHECKING:
     from faceflax.faces import Detector, FaceAnalyzer, YuNetDetector
@@ -71,10 +71,8 @@ class DetectionOptions:
 def _yunet(model: Path) -> YuNetDetector:
     from faceflax.faces import YuNetDetector
 
-    try:
+    with renaming(model="yunet"):
         return YuNetDetector(model)
-    except FaceflaxError as error:
-        raise error.renamed("yunet") from None
 
 
 def make_analyzer(emotion_weights: str, gender_weights: str, detector: Detector | None = None) -> FaceAnalyzer:
@@ -85,7 +83,5 @@ def make_analyzer(emotion_weights: str, gender_weights: str, detector: Detector 
     """
     from faceflax.faces import FaceAnalyzer
 
-    try:
+    with renaming(emotion="emotion_weights", gender="gender_weights"):
         return FaceAnalyzer(emotion_weights, gender_weights, detector)
-    except FaceflaxError as error:
-        raise error.renamed(f"{error.field}_weights") from None

@@ -72,8 +72,8 @@ def main(options: Options) -> None:
     from faceflax import data, evaluation, pretrained
     from faceflax.evaluation import report
 
-    model, variables = pretrained.load(options.weights)
-    info = pretrained.weights_info(options.weights)
+    loaded = pretrained.load(options.weights)
+    (model, variables), info = loaded, loaded.info
     examples = data.load(options.dataset, options.split, image_size=info.image_size, data_dir=options.data_dir)
     if examples.names != info.labels:
         classes, others = ", ".join(examples.names), ", ".join(info.labels)

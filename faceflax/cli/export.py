@@ -39,8 +39,8 @@ def main(options: Options) -> None:
     from faceflax import data, evaluation, pretrained
 
     file = writable_file("output_dir", options.output_dir / f"{options.name}.safetensors")
-    info = pretrained.weights_info(options.weights)
-    model, variables = pretrained.load(options.weights)
+    loaded = pretrained.load(options.weights)
+    (model, variables), info = loaded, loaded.info
     if options.half:
         variables = jax.tree.map(lambda values: values.astype(jnp.float16).astype(jnp.float32), variables)
     logits, labels = {}, {}

@@ -43,10 +43,10 @@ def teacher(weights: Sequence[str], names: Sequence[str], precision: Precision =
     networks = []
     for name in weights:
         try:
-            model, variables = pretrained.load(name)
+            loaded = pretrained.load(name)
         except FaceflaxError as error:
             raise error.renamed("teachers") from None
-        info = pretrained.weights_info(name)
+        info = loaded.info
         if info.labels != tuple(names):
             raise FaceflaxError(
                 "teachers",
@@ -54,7 +54,7 @@ def teacher(weights: Sequence[str], names: Sequence[str], precision: Precision =
                 f"has the classes {', '.join(info.labels)}, not {', '.join(names)}",
                 "name weights with the dataset's classes",
             )
-        networks.append((model, variables, info))
+        networks.append((loaded.model, loaded.variables, info))
     dtype = activations(precision)
 
     def teach(images: Float[Array, "batch size size channels"]) -> Float[Array, "batch classes"]:

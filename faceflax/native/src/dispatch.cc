@@ -117,9 +117,9 @@ bool Select(const std::string& name, std::string* problem) {
   if (name.empty()) {
     *problem = "this processor has none of the instruction sets that the library is compiled for";
   } else {
-    *problem = "FACEFLAX_ISA: '" + name +
-               (known ? "' is not in this processor, or not in this library" : "' is unknown") +
-               "; give one of: " + usable + ", or leave it unset for the best of them";
+    *problem =
+        "FACEFLAX_ISA: '" + name + (known ? "' is not in this processor, or not in this library" : "' is unknown") +
+        (usable.empty() ? "; leave it unset" : "; give one of: " + usable + ", or leave it unset for the best of them");
   }
   return false;
 }
