@@ -103,7 +103,7 @@ def test_different_numbers_are_not_compared(workers, tmp_path, number, refused):
     [
         ("nothing", "toy: ours: 'nothing' failed with AttributeError: .*nothing"),
         ("leave", "toy: ours: .* status 3"),
-    ],,
+    ],
 )
 def test_failing_work_is_named(workers, tmp_path, function, message):
     with pytest.raises(FaceflaxError, match=message):
