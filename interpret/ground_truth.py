@@ -180,42 +180,25 @@ def trainer(
         epochs: passes over them.
     """
     import jax
-    import jax.numpy as jnp
     import numpy as np
-    from tqdm import tqdm
 
+    from faceflax import models
     from faceflax.data.augment import Augmentation
     from faceflax.labels import EMOTIONS
-    from faceflax.training.step import adam, create_state, make_statistics, make_train_step
-    from faceflax.training.targets import cross_entropy, make_targets
+    from faceflax.training import Trainer, make_targets
 
     count, classes = len(faces.images), len(EMOTIONS)
-    images = jnp.asarray(faces.images)
-    optimizer = adam(weight_decay=1e-2)
-    step = make_train_step(
-        model,
-        optimizer,
-        augment=Augmentation(flip=True, shift=0.05, rotation=5.0, zoom=0.05, contrast=0.0, brightness=0.0, erase=0.0),
-        mix=lambda key, batch, targets: (batch, targets),
-        loss=lambda logits, targets: cross_entropy(logits, targets),
-        key=jax.random.key(0),
-    )
-    statistics = make_statistics(model)
-    initial = jax.jit(model.init)
+    training = Trainer(model, key=jax.random.key(0), augment=Augmentation(shift=0.05, rotation=5.0, zoom=0.05))
     steps = epochs * (count // TRAIN_BATCH)
     warmup = np.minimum(1, (1 + np.arange(steps)) / (steps / epochs))
-    rates = jnp.asarray(LEARNING_RATE * warmup * 0.5 * (1 + np.cos(np.pi * np.arange(steps) / steps)), jnp.float32)
+    rates = LEARNING_RATE * warmup * 0.5 * (1 + np.cos(np.pi * np.arange(steps) / steps))
 
     def fit(labels: Int[np.ndarray, " n"], seed: int) -> dict[str, Any]:
         generator = np.random.default_rng(seed)
         orders = [generator.permutation(count)[: count // TRAIN_BATCH * TRAIN_BATCH] for _ in range(epochs)]
-        batches = jnp.asarray(np.concatenate(orders).reshape(steps, TRAIN_BATCH), jnp.int32)
-        targets = jnp.asarray(make_targets(labels, classes, smoothing=0.1))
-        state = create_state(initial(jax.random.key(seed), jnp.zeros((1, *images.shape[1:]))), optimizer)
-        for _ in tqdm(range(steps), "training", unit=" steps", leave=False):
-            state, _ = step(state, images, targets, batches, rates)
-        variables = state.variables
-        return variables | {"batch_stats": statistics(variables, images)}
+        batches = np.concatenate(orders).reshape(steps, TRAIN_BATCH)
+        initial = models.init(model, jax.random.key(seed), *faces.images.shape[2:])
+        return training.fit(initial, faces.images, make_targets(labels, classes, smoothing=0.1), batches, rates)
 
     return fit
 
