@@ -66,11 +66,12 @@ def explainer(model: Any, variables: Any) -> Explainer:
 
 def entry_points(group: str) -> dict[str, EntryPoint]:
     """Returns the entry points of faceflax's own distribution by name; none where it is not installed."""
-    try:
-        distribution = importlib.metadata.distribution("faceflax")
-    except importlib.metadata.PackageNotFoundError:
-        return {}
-    return {point.name: point for point in distribution.entry_points if point.group == group}
+    # More than one where a clone holds what an earlier installation left, which may have none.
+    for distribution in importlib.metadata.distributions(name="faceflax"):
+        found = {point.name: point for point in distribution.entry_points if point.group == group}
+        if found:
+            return found
+    return {}
 
 
 def not_installed() -> FaceflaxError:

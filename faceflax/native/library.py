@@ -155,6 +155,7 @@ def _files(dtype: str) -> list[Path]:
 
 def _compiled(dtype: str) -> ctypes.CDLL:
     """Compiles the library and keeps it in the cache, its hash in its name; else uses it in this process alone."""
+    _compiler()  # before anything is said
     _log.warning("faceflax: compiling the CPU kernels for this machine, once (some ten seconds)")
     try:
         with tempfile.TemporaryDirectory(prefix="faceflax-") as scratch:  # the user's alone

@@ -183,9 +183,18 @@ def test_a_package_that_lost_its_init(beside):
     assert "has lost its __init__.py" in str(plugins.shadowed("hollow"))
 
 
+def copy_interpret(folder):
+    """A copy of our package that a process finds before the clone's, whose editable installation comes first."""
+    shutil.copytree(ROOT / "interpret", folder / "interpret", ignore=shutil.ignore_patterns("__pycache__"))
+    (folder / "sitecustomize.py").write_text(
+        "import sys\n"
+        "sys.meta_path[:] = [each for each in sys.meta_path if not type(each).__name__.startswith('ScikitBuild')]\n"
+    )
+
+
 def test_interpretml_in_place_of_our_package_is_noticed(installed, tmp_path):
     """As pip leaves it when InterpretML is installed after faceflax: its __init__ in our folder."""
-    shutil.copytree(ROOT / "interpret", tmp_path / "interpret", ignore=shutil.ignore_patterns("__pycache__"))
+    copy_interpret(tmp_path)
     (tmp_path / "interpret/__init__.py").write_text("__version__ = '0.7.8'\n")
     first = [tmp_path, installed]
     environment = {"PYTHONSAFEPATH": "1"}  # else the clone, being the current folder, comes first
@@ -199,7 +208,7 @@ def test_interpretml_in_place_of_our_package_is_noticed(installed, tmp_path):
 
 
 def test_interpretml_beneath_our_package(tmp_path):
-    shutil.copytree(ROOT / "interpret", tmp_path / "interpret", ignore=shutil.ignore_patterns("__pycache__"))
+    copy_interpret(tmp_path)
     (tmp_path / "interpret/glassbox").mkdir()
     code = "import interpret; print(interpret.METHODS is not None)"
     done = start("-c", code, first=[tmp_path], PYTHONSAFEPATH="1")

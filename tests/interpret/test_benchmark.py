@@ -139,7 +139,7 @@ def test_methods_that_are_done_are_printed_on_interruption(capsys):
         ({"output": Path("table.html")}, "output: 'table.html' is none of .md, .csv, .json"),
         ({"methods": ("gradcam",)}, "methods: unknown 'gradcam'; choose one of: gradient, "),
         ({"weights": "nothing"}, "weights: unknown 'nothing'"),
-        ({"dataset": "nothing"}, "--dataset: unknown 'nothing'"),
+        ({"dataset": "nothing"}, "dataset: unknown 'nothing'"),
     ],
 )
 def test_bad_input(tmp_path, monkeypatch, changes, message):

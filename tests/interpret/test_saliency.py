@@ -157,8 +157,8 @@ def test_samples_of_each_label_are_chosen_by_the_seed():
         ({"weights": ("gender",)}, "weights: .* predicts woman, man; give weights that predict angry, disgust"),
         ({"images": "nowhere"}, "images: there is nothing at"),
         ({"images": "empty"}, "images: no images in"),
-        ({"images": "broken"}, "images: cannot read the picture .*1.jpg'"),
-        ({"images": "broken/none.jpg"}, "images: cannot read the picture .*none.jpg'"),
+        ({"images": "broken"}, "images: cannot read the image .*1.jpg'"),
+        ({"images": "broken/none.jpg"}, "images: cannot read the image .*none.jpg'"),
         ({"images": "wrong"}, "images: the folders of .*: unknown 'joyful'; choose one of: angry"),
     ],
 )
