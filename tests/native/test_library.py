@@ -55,6 +55,7 @@ def test_the_environment_can_demand_or_refuse_the_kernels(tmp_path):
         assert "FaceflaxError: FACEFLAX_NATIVE: 1 demands the native kernels, but no C++ compiler" in refused.stderr
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_library_is_built_once_and_again_when_it_is_damaged(tmp_path):
     def start():
@@ -77,6 +78,7 @@ def test_a_library_is_built_once_and_again_when_it_is_damaged(tmp_path):
     assert file.read_bytes() == whole
 
 
+@pytest.mark.slow
 @needs_compiler
 def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path):
     blocked = tmp_path / "file"

@@ -37,6 +37,7 @@ def start(setting):
     return models.init(setting[0], jax.random.key(1), 48)
 
 
+@pytest.mark.slow
 def test_steps_are_those_made_one_at_a_time_in_whatever_portions(setting, trainer, start):
     model, images, targets, batches, rates = setting
     optimizer = adam(1e-2)
@@ -64,6 +65,7 @@ def test_steps_are_those_made_one_at_a_time_in_whatever_portions(setting, traine
     jax.tree.map(np.testing.assert_array_equal, again, state)
 
 
+@pytest.mark.slow
 def test_a_fit_leaves_what_it_was_given_alone_and_measures_statistics(setting, trainer, start):
     _, images, targets, batches, rates = setting
     before = jax.tree.map(np.array, start)
@@ -80,6 +82,7 @@ def test_a_fit_leaves_what_it_was_given_alone_and_measures_statistics(setting, t
     np.testing.assert_allclose(statistics["var"], outputs.var((0, 1, 2)), rtol=1e-3)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_is_an_error_with_the_rate(setting, trainer, start):
     _, images, targets, batches, rates = setting
     with pytest.raises(FaceflaxError, match=r"^learning_rates: 1e\+30 is too high for toy: the loss became nan; give"):
