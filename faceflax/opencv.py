@@ -15,7 +15,7 @@ from faceflax.errors import FaceflaxError
 os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
 
-_HEADLESS = 'pip install "opencv-python-headless>=4.10,<5"'
+_HEADLESS = 'pip install "opencv-python-headless>=4.11,<5"'
 
 try:
     import cv2
@@ -56,6 +56,6 @@ def load_cascade(name: str) -> cv2.CascadeClassifier:
             "OpenCV",
             name,
             f"version {cv2.__version__} has no cascade classifier with {{}}",
-            'run: pip install "opencv-python>=4.10,<5"',
+            'run: pip install "opencv-python>=4.11,<5"',
         )
     return cascade

@@ -27,7 +27,7 @@ def error_with(tmp_path, cv2_source, statement):
 def test_missing_system_library_is_named_with_package_and_headless_wheel(tmp_path, library):
     source = f"raise ImportError('{library}: cannot open shared object file: No such file or directory')"
     message = error_with(tmp_path, source, "import faceflax.faces.haar")
-    for part in (library, "libgl1 libglib2.0-0", 'pip install "opencv-python-headless>=4.10,<5"'):
+    for part in (library, "libgl1 libglib2.0-0", 'pip install "opencv-python-headless>=4.11,<5"'):
         assert part in message
 
 
@@ -43,7 +43,7 @@ def test_opencv_5_without_cascades(tmp_path):
     statement = "from faceflax.opencv import load_cascade; load_cascade('haarcascade_frontalface_default')"
     message = error_with(tmp_path, "__version__ = '5.0.0'", statement)
     assert "5.0.0" in message
-    assert 'pip install "opencv-python>=4.10,<5"' in message
+    assert 'pip install "opencv-python>=4.11,<5"' in message
 
 
 def test_unknown_cascade():

@@ -19,7 +19,7 @@ pytestmark = pytest.mark.slow
 
 @pytest.fixture(scope="module")
 def runtime(tmp_path_factory):
-    """AddressSanitizer's own library, which must be the first that a process loads."""
+    """What a process must load first: AddressSanitizer's own library, and the one whose exceptions it watches."""
     try:
         compiler = library._compiler()
     except library.Unavailable as error:
@@ -33,7 +33,8 @@ def runtime(tmp_path_factory):
     found = subprocess.check_output([compiler, f"-print-file-name={name}"], text=True).strip()
     if not os.path.isabs(found):
         pytest.skip(f"{compiler} has no {name}")
-    return found
+    standard = subprocess.check_output([compiler, "-print-file-name=libstdc++.so.6"], text=True).strip()
+    return f"{found} {standard}"  # XLA throws; without the second, the first does not know how
 
 
 def sanitized(arguments, runtime, **environment):
