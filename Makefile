@@ -74,7 +74,7 @@ lock: .venv/.test
 	( $(BIN)/python -c 'import tomllib; print(*tomllib.load(open("pyproject.toml", "rb"))["build-system"]["requires"], sep="\n")'; \
 		echo cmake; echo ninja ) | $(BIN)/uv pip compile - $(LOCK) --output-file requirements-build.lock
 	echo scikit-build-core | $(BIN)/uv pip compile pyproject.toml - --extra dev $(LOCK) --output-file requirements-dev.lock
-	echo scikit-build-core | $(BIN)/uv pip compile pyproject.toml - $(LOCK) --constraint requirements-dev.lock \
+	echo scikit-build-core | $(BIN)/uv pip compile pyproject.toml - --extra train $(LOCK) --constraint requirements-dev.lock \
 		--output-file requirements.lock
 	grep '^opencv-python==' requirements.lock | sed 's/opencv-python/opencv-python-headless/; s/ .*//' | \
 		$(BIN)/uv pip compile - $(LOCK) --no-deps --output-file requirements-headless.lock
