@@ -29,3 +29,15 @@ SEQUENTIAL_CNN_TOP = 256
 
 VGG_STAGES: tuple[tuple[int, int], ...] = ((32, 2), (64, 2), (128, 3), (256, 3))
 """Features and number of the convolutions of vgg between two poolings."""
+
+DETECTOR_PATCH = 4
+"""Side of the patches, in pixels, that face_detector cuts an image into."""
+
+DETECTOR_WIDTHS: tuple[int, ...] = (32, 64, 96, 96)
+"""Features of face_detector at strides 4, 8, 16 and 32."""
+
+DETECTOR_STRIDES: tuple[int, ...] = (8, 16, 32)
+"""Pixels from one place to the next in the three maps that face_detector looks for faces in."""
+
+DETECTOR_OUTPUTS = 15
+"""What face_detector says of a place: a score, four numbers of the box, and x and y of five landmarks."""

@@ -36,6 +36,7 @@ def test_the_prediction_is_the_mean_of_calibrated_probabilities_at_each_networks
     np.testing.assert_allclose(predicted, np.mean(expected, 0), atol=2e-4)
 
 
+@pytest.mark.slow
 def test_a_students_loss_is_the_cross_entropy_with_its_teacher(tmp_path):
     model = models.create("tang_cnn", 7)  # without BatchNorm and dropout it predicts in training what it does elsewhere
     rng = np.random.default_rng(1)

@@ -1,0 +1,1 @@
+"""Training a face detector: which places are taught which faces, the loss, and the loop."""
