@@ -14,6 +14,7 @@ _NETWORKS: dict[str, str | type[nn.Module]] = {
     "mini_xception": "faceflax.models.mini_xception:MiniXception",
     "sequential_cnn": "faceflax.models.sequential_cnn:SequentialCNN",
     "vgg": "faceflax.models.vgg:VGG",
+    "face_detector": "faceflax.models.face_detector:FaceDetector",
 }
 
 
@@ -21,8 +22,8 @@ def list_models() -> list[str]:
     """Returns the names that :func:`create` takes: the package's own, then those that :func:`register` has added.
 
     Example:
-        >>> list_models()[:3]
-        ['mini_xception', 'sequential_cnn', 'vgg']
+        >>> list_models()[:4]
+        ['mini_xception', 'sequential_cnn', 'vgg', 'face_detector']
     """
     return list(_NETWORKS)
 
