@@ -178,7 +178,7 @@ class Wider(SceneBuilder):
                 path = self.source_path / f"WIDER_{part}" / "images" / name
                 yield path, f"{part}/{name}", boxes[:count]
         except (OSError, UnicodeDecodeError, ValueError, StopIteration) as error:
-            problem = f"cannot read {{}} ({error or 'it ends too early'})"
+            problem = f"cannot read {{}} ({str(error) or 'it ends too early'})"
             raise FaceflaxError("source", file, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS) from None
 
     def _read(self, entries: list[tuple[Path, str, list[str]]]) -> Iterator[builder.Row]:
