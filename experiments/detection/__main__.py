@@ -181,11 +181,11 @@ def _page(
         figure.axes[0].set_ylabel("recall")
         figure.axes[0].legend(fontsize=8)
         body += html.figure(figure, f"Recall by {kind} of each detector")
-        values = {n: each.sizes if kind == "size" else each.conditions[kind] for n, each in results.items()}
-        names = list(next(iter(values.values())))
+        shares = {n: each.sizes if kind == "size" else each.conditions[kind] for n, each in results.items()}
+        names = list(next(iter(shares.values())))
         rows = [
             [f"{name} at {allowed:g}", *("-" if np.isnan(v[key][i]) else f"{v[key][i]:.1%}" for key in names)]
-            for name, v in values.items()
+            for name, v in shares.items()
             for i, allowed in enumerate(ALLOWED)
         ]
         body += html.table([kind, *names], rows)

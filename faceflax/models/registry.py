@@ -6,6 +6,7 @@ import pkgutil
 from typing import TYPE_CHECKING, Any
 
 from faceflax.errors import FaceflaxError, unknown
+from faceflax.models.architectures import DETECTORS
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -26,6 +27,16 @@ def list_models() -> list[str]:
         ['mini_xception', 'sequential_cnn', 'vgg', 'face_detector']
     """
     return list(_NETWORKS)
+
+
+def list_classifiers() -> list[str]:
+    """Returns the names of the networks that label faces: all but those that find them.
+
+    Example:
+        >>> "vgg" in list_classifiers(), "face_detector" in list_classifiers()
+        (True, False)
+    """
+    return [name for name in _NETWORKS if name not in DETECTORS]
 
 
 def create(name: str, num_classes: int, **fields: Any) -> nn.Module:

@@ -15,10 +15,6 @@ from faceflax.errors import FaceflaxError
 Precision = Literal["float32", "bfloat16", "bfloat16_products"]
 
 
-DETECTORS = ("face_detector",)
-"""Networks that find faces; the others label them."""
-
-
 @dataclass(frozen=True)
 class TrainConfig:
     """Train a network on a prepared dataset (``faceflax prepare-data``; ``synthetic`` needs no preparation).

@@ -20,7 +20,7 @@ from faceflax.data.transforms import mixup
 from faceflax.errors import FaceflaxError, unknown
 from faceflax.training import logs
 from faceflax.training.checkpoints import Checkpoints
-from faceflax.training.config import DETECTORS, TrainConfig
+from faceflax.training.config import TrainConfig
 from faceflax.training.detection.run import Detection
 from faceflax.training.distillation import Teacher, teacher
 from faceflax.training.fitting import Trainer, cosine, take_matching, unmixed
@@ -61,7 +61,7 @@ def train(config: TrainConfig) -> Path:
         raise error.renamed("init_weights") from None
     folder = files.writable_folder("output", config.folder)
     _check_same_run(folder, config)
-    run: Run = Detection(config) if config.arch in DETECTORS else _Classification(config)
+    run: Run = Detection(config) if config.arch in models.DETECTORS else _Classification(config)
     files.write(folder / "config.json", json.dumps(dataclasses.asdict(config), default=str, indent=2) + "\n")
 
     with Checkpoints(folder / "checkpoints") as checkpoints:
