@@ -21,6 +21,7 @@ from faceflax.models.architectures import (
     MINI_XCEPTION_STEM,
     SEQUENTIAL_CNN_STAGES,
     SEQUENTIAL_CNN_TOP,
+    VGG_STAGES,
 )
 from faceflax.native import Kind, Layer
 
@@ -60,6 +61,7 @@ def fold(
     rules: dict[str, Callable[[Variables], list[Layer]]] = {
         "mini_xception": _mini_xception,
         "sequential_cnn": _sequential_cnn,
+        "vgg": _vgg,
     }
     if arch not in rules:
         return None
@@ -160,6 +162,11 @@ class Variables:
         kernel = self.take("params/last_conv/kernel", 3, 3, self.width, self._classes)
         return self.layer("head", "last_conv", kernel, self.take("params/last_conv/bias", kernel.shape[-1]))
 
+    def dense(self, name: str) -> Layer:
+        """A dense layer of the mean over pixels: a convolution of one pixel before it."""
+        kernel = self.take(f"params/{name}/kernel", self.width, self._classes)
+        return self.layer("head", name, kernel[None, None], self.take(f"params/{name}/bias", kernel.shape[-1]))
+
     def layer(
         self, kind: Kind, name: str, *weights: Float64[np.ndarray, "..."], relu: bool = False, padding: str = "SAME"
     ) -> Layer:
@@ -213,3 +220,13 @@ def _sequential_cnn(variables: Variables) -> list[Layer]:
         ]
     top = variables.convolution("stage5a", SEQUENTIAL_CNN_TOP, 3, bias=True, relu=False)
     return [*layers, top, variables.head()]
+
+
+def _vgg(variables: Variables) -> list[Layer]:
+    layers: list[Layer] = []
+    for stage, (width, depth) in enumerate(VGG_STAGES, start=1):
+        if stage > 1:
+            layers.append(Layer("max_pool"))
+        for number in range(1, depth + 1):
+            layers.append(variables.convolution(f"conv{stage}_{number}", width, 3, bias=False, relu=True))
+    return [*layers, variables.dense("classifier")]

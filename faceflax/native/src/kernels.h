@@ -75,9 +75,9 @@ struct Kernels {
                          const T* mean, bool relu, T* sum);
   void (*normalise_gradient)(const T* x, const T* cotangent, Index pixels, Index channels, const T* factor,
                              const T* offset, const T* slope, const T* constant, bool relu, T* d);
-  void (*head)(const T* x, Index height, Index width, Index channels, const T* kernel, const T* bias, Index classes,
-               T* y);
-  void (*head_gradient)(const T* kernel, Index height, Index width, Index channels, T* d);
+  void (*head)(const T* x, Index height, Index width, Index channels, Index size, const T* kernel, const T* bias,
+               Index classes, T* y);
+  void (*head_gradient)(const T* kernel, Index height, Index width, Index channels, Index size, T* d);
   void (*guide)(const T* y, Index size, T* g);
   void (*spread)(const T* part, Index height, Index width, Index channels, T* g);
   void (*add_doubled)(const T* fine, const T* coarse, Index width, Index channels, T* y);

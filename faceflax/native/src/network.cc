@@ -27,7 +27,7 @@ struct Layer {
   bool relu, same;
   Index size, inputs, outputs;
   Panels panels;       // of a convolution, a separable one's pointwise part, a shortcut
-  Values kernel;       // depthwise [9, inputs]; of the head [outputs, 9 x inputs]
+  Values kernel;       // depthwise [9, inputs]; of the head [outputs, size x size x inputs]
   Values bias;         // of a convolution of 8 outputs twice, for two pixels
   Panels back;         // kernels turned around, matrices transposed
   Values back_kernel;  // depthwise, turned around
@@ -158,10 +158,13 @@ std::string Check(const FaceflaxLayer& layer, Index channels) {
     return "inputs: " + std::to_string(layer.inputs) + " channels of a separable convolution cannot be computed; " +
            "give 8, 16 or a multiple of 32";
   }
-  const Index size = convolution ? layer.size : layer.kind == kFaceflaxShortcut ? 1 : 3;
+  const bool head = layer.kind == kFaceflaxHead;
+  const Index size = convolution || (head && layer.size == 1) ? layer.size : layer.kind == kFaceflaxShortcut ? 1 : 3;
   if (size < 1 || size > 64 || layer.size != size) {
     return "size: a kernel of " + std::to_string(layer.size) + " pixels a side is not possible for this kind; give " +
-           (convolution ? "1 to 64" : std::to_string(size));
+           (convolution ? "1 to 64"
+            : head      ? "1 or 3"
+                        : std::to_string(size));
   }
   const Index kernel = size * size * layer.inputs * (separable ? 1 : layer.outputs);
   for (const auto& wrong :
@@ -256,7 +259,8 @@ Layer Packed(const FaceflaxLayer& from, Index channels, bool back) {
     case kFaceflaxAveragePool:
       break;
     case kFaceflaxHead:
-      layer.kernel = Values(Transposed(from.kernel, 9 * inputs, outputs).data(), 9 * inputs * outputs);
+      layer.kernel =
+          Values(Transposed(from.kernel, size * size * inputs, outputs).data(), size * size * inputs * outputs);
       layer.bias = Values(from.bias, outputs);
       break;
   }
@@ -339,7 +343,7 @@ void FaceflaxNetwork::Run(const T* x, Index height, Index width, T* logits, std:
         break;
       }
       case kFaceflaxHead:
-        kernels->head(x, height, width, channels, layer.kernel.data(), layer.bias.data(), classes, logits);
+        kernels->head(x, height, width, channels, layer.size, layer.kernel.data(), layer.bias.data(), classes, logits);
         break;
     }
     if (!steps) continue;
@@ -373,8 +377,8 @@ void FaceflaxNetwork::Explain(const T* image, Index height, Index width, Index t
     T* d = Scratch(kSide + (side ^= 1), size);
     switch (layer.kind) {
       case kFaceflaxHead:
-        kernels->head_gradient(layer.kernel.data() + target * 9 * step->channels, step->height, step->width,
-                               step->channels, d);
+        kernels->head_gradient(layer.kernel.data() + target * layer.size * layer.size * step->channels, step->height,
+                               step->width, step->channels, layer.size, d);
         break;
       case kFaceflaxMaxPool:
         pooled = Scratch(kShortcut, out_size);
