@@ -8,10 +8,17 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from faceflax.inference.classifiers import Classifiers
     from faceflax.inference.compiled import BatchFunction, compile
+    from faceflax.inference.detection import Detector, load_detector
 
-__all__ = ["BatchFunction", "Classifiers", "compile"]
+__all__ = ["BatchFunction", "Classifiers", "Detector", "compile", "load_detector"]
 
-_HOMES = {"Classifiers": "classifiers", "BatchFunction": "compiled", "compile": "compiled"}
+_HOMES = {
+    "Classifiers": "classifiers",
+    "BatchFunction": "compiled",
+    "compile": "compiled",
+    "Detector": "detection",
+    "load_detector": "detection",
+}
 
 
 def __getattr__(name: str) -> Any:

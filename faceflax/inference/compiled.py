@@ -159,8 +159,8 @@ def compile(model: nn.Module, variables: dict[str, Any]) -> CompiledModel:
 
     BatchNorm is folded into the weights; on a CPU the C++ kernels (:mod:`faceflax.native`) compute a whole network in
     one call, its images shared among the cores, and nothing is compiled. Elsewhere compiled programs are kept on disk
-    (:func:`faceflax.files.cache_folder`), and a later process compiles nothing. A network other than the two
-    architectures, or with another nonlinearity, runs as it stands.
+    (:func:`faceflax.files.cache_folder`), and a later process compiles nothing. A network of your own, or
+    one with another nonlinearity, runs as it stands.
 
     Args:
         model: a network of :mod:`faceflax.models`.

@@ -21,11 +21,12 @@ from faceflax.models.architectures import (
     MINI_XCEPTION_STEM,
     SEQUENTIAL_CNN_STAGES,
     SEQUENTIAL_CNN_TOP,
+    VGG_STAGES,
 )
 from faceflax.native import Kind, Layer
 
 if TYPE_CHECKING:  # slow to import, and only annotations need it
-    from jaxtyping import Float64
+    from jaxtyping import Float32, Float64
 
 Program = tuple[Layer, ...]
 
@@ -57,13 +58,14 @@ def fold(
         >>> [weights.shape for weights in program[0].weights]
         [(3, 3, 1, 8), (8,)]
     """
-    rules: dict[str, Callable[[_Variables], list[Layer]]] = {
+    rules: dict[str, Callable[[Variables], list[Layer]]] = {
         "mini_xception": _mini_xception,
         "sequential_cnn": _sequential_cnn,
+        "vgg": _vgg,
     }
     if arch not in rules:
         return None
-    variables = _Variables(arch, tensors, num_classes, channels)
+    variables = Variables(arch, tensors, num_classes, channels)
     program = tuple(rules[arch](variables))
     variables.finish()
     return program
@@ -93,7 +95,7 @@ def load(weights: str | Path) -> tuple[pretrained.WeightsInfo, Program | None]:
         raise FaceflaxError("weights", Path(weights), f"in {{}}, {error.reason}") from None
 
 
-class _Variables:
+class Variables:
     """A network's tensors, each to be taken once; ``width`` is how many channels the last layer gave."""
 
     def __init__(self, arch: str, tensors: Mapping[str, Any], num_classes: int | None, channels: int | None) -> None:
@@ -160,10 +162,19 @@ class _Variables:
         kernel = self.take("params/last_conv/kernel", 3, 3, self.width, self._classes)
         return self.layer("head", "last_conv", kernel, self.take("params/last_conv/bias", kernel.shape[-1]))
 
+    def dense(self, name: str) -> Layer:
+        """A dense layer of the mean over pixels: a convolution of one pixel before it."""
+        kernel = self.take(f"params/{name}/kernel", self.width, self._classes)
+        return self.layer("head", name, kernel[None, None], self.take(f"params/{name}/bias", kernel.shape[-1]))
+
     def layer(
         self, kind: Kind, name: str, *weights: Float64[np.ndarray, "..."], relu: bool = False, padding: str = "SAME"
     ) -> Layer:
         """A layer of weights rounded to float32."""
+        return Layer(kind, self.rounded(name, *weights), relu, padding)
+
+    def rounded(self, name: str, *weights: Float64[np.ndarray, "..."]) -> tuple[Float32[np.ndarray, "..."], ...]:
+        """A layer's weights in float32."""
         with np.errstate(over="ignore"):  # infinity is refused below
             rounded = tuple(array.astype(np.float32) for array in weights)
         if not all(np.isfinite(array).all() for array in rounded):
@@ -173,7 +184,7 @@ class _Variables:
                 f"with its BatchNorm, layer {{}} of {self._network} has weights that are no finite float32 numbers",
                 "train or convert the weights again",
             )
-        return Layer(kind, rounded, relu, padding)
+        return rounded
 
     def _error(self, name: str, problem: str) -> FaceflaxError:
         return FaceflaxError("tensors", name, problem, "use the weights and record of one and the same network")
@@ -183,7 +194,7 @@ def _text(shape: tuple[int | str, ...]) -> str:
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
 
 
-def _mini_xception(variables: _Variables) -> list[Layer]:
+def _mini_xception(variables: Variables) -> list[Layer]:
     layers = [
         variables.convolution(name, MINI_XCEPTION_STEM, 3, bias=False, relu=True, padding="VALID")
         for name in ("stem1", "stem2")
@@ -199,7 +210,7 @@ def _mini_xception(variables: _Variables) -> list[Layer]:
     return [*layers, variables.head()]
 
 
-def _sequential_cnn(variables: _Variables) -> list[Layer]:
+def _sequential_cnn(variables: Variables) -> list[Layer]:
     layers = []
     for stage, (width, size) in enumerate(SEQUENTIAL_CNN_STAGES, start=1):
         layers += [
@@ -209,3 +220,13 @@ def _sequential_cnn(variables: _Variables) -> list[Layer]:
         ]
     top = variables.convolution("stage5a", SEQUENTIAL_CNN_TOP, 3, bias=True, relu=False)
     return [*layers, top, variables.head()]
+
+
+def _vgg(variables: Variables) -> list[Layer]:
+    layers: list[Layer] = []
+    for stage, (width, depth) in enumerate(VGG_STAGES, start=1):
+        if stage > 1:
+            layers.append(Layer("max_pool"))
+        for number in range(1, depth + 1):
+            layers.append(variables.convolution(f"conv{stage}_{number}", width, 3, bias=False, relu=True))
+    return [*layers, variables.dense("classifier")]

@@ -23,15 +23,16 @@ from faceflax.inference.folding import Program
 from faceflax.models.blocks import conv, depthwise_conv, max_pool
 from faceflax.models.mini_xception import MiniXception
 from faceflax.models.sequential_cnn import SequentialCNN
+from faceflax.models.vgg import VGG
 
 
 def fold(model: nn.Module, variables: Mapping[str, Any]) -> Program | None:
-    """Writes a network as layers, or returns None for one that is not of the two architectures with their own ReLU.
+    """Writes a network as layers, or returns None for one that is not of the three architectures with their own ReLU.
 
     Raises:
         FaceflaxError: ``variables`` are not the network's.
     """
-    arch = {MiniXception: "mini_xception", SequentialCNN: "sequential_cnn"}.get(type(model))
+    arch = {MiniXception: "mini_xception", SequentialCNN: "sequential_cnn", VGG: "vgg"}.get(type(model))
     if arch is None or model.activation is not nn.relu:
         return None
     tensors = flatten_dict({name: variables.get(name, {}) for name in ("params", "batch_stats")}, sep="/")
@@ -70,10 +71,11 @@ def evaluate(program: Program, images: Float[Array, "batch height width channels
                 x = nn.avg_pool(x, (2, 2), strides=(2, 2), padding="SAME")
             case "head":  # the mean over pixels first, being cheaper and as linear as the convolution
                 height, width = x.shape[1:3]
-                framed = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)))
-                means = [framed[:, i : i + height, j : j + width].mean((1, 2)) for i in range(3) for j in range(3)]
+                size = len(weights[0])
+                framed = jnp.pad(x, ((0, 0), (size // 2, size // 2), (size // 2, size // 2), (0, 0)))
+                taps = [framed[:, i : i + height, j : j + width] for i in range(size) for j in range(size)]
                 kernel = weights[0].reshape(-1, weights[0].shape[-1])
-                x = jnp.concatenate(means, -1) @ kernel + weights[-1][None]
+                x = jnp.concatenate([tap.mean((1, 2)) for tap in taps], -1) @ kernel + weights[-1][None]
         if layer.relu:
             x = nn.relu(x)
     return x

@@ -36,6 +36,9 @@ DETECTOR_PATCH = 4
 DETECTOR_WIDTHS: tuple[int, ...] = (32, 64, 96, 96)
 """Features of face_detector at strides 4, 8, 16 and 32."""
 
+DETECTOR_UNITS: tuple[int, ...] = (1, 1, 2, 1)
+"""Residual units of face_detector at these strides."""
+
 DETECTOR_STRIDES: tuple[int, ...] = (8, 16, 32)
 """Pixels from one place to the next in the three maps that face_detector looks for faces in."""
 

@@ -8,7 +8,7 @@ import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from faceflax.models.architectures import DETECTOR_OUTPUTS, DETECTOR_PATCH, DETECTOR_WIDTHS
+from faceflax.models.architectures import DETECTOR_OUTPUTS, DETECTOR_PATCH, DETECTOR_UNITS, DETECTOR_WIDTHS
 from faceflax.models.blocks import Activation, BatchNorm, Conv, Images, SeparableConv, max_pool
 
 
@@ -71,7 +71,7 @@ class FaceDetector(nn.Module):
             return norm(name=f"{layer.name}_bn")(layer, x, self.activation if relu else None)
 
         x = convolution(Conv(DETECTOR_WIDTHS[0], 1, name="stem"), patches(images))
-        for stage, (width, units) in enumerate(zip(DETECTOR_WIDTHS, (1, 1, 2, 1), strict=True)):
+        for stage, (width, units) in enumerate(zip(DETECTOR_WIDTHS, DETECTOR_UNITS, strict=True)):
             stride = DETECTOR_PATCH << stage
             if stage > 0:
                 x = convolution(SeparableConv(width, name=f"down{stride}"), max_pool(x))

@@ -5,6 +5,7 @@ XLA's CPU backend runs these small networks at half to a third of the speed that
 
 * :class:`Network` and :func:`run` compute inference and guided backpropagation without XLA (:mod:`~.engine`). Importing
   this package does not import JAX.
+* :class:`DetectorNetwork` finds faces in a grey image, all in one call (:mod:`~.detector`).
 * The functions of :mod:`~.ops` are the layers and their gradients as JAX functions, for training and attribution.
 
 A wheel brings the library, compiled for several instruction sets, and the processor chooses. ``FACEFLAX_ISA`` (sse4.2,
@@ -24,6 +25,7 @@ from __future__ import annotations
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
+from faceflax.native.detector import DetectorKind, DetectorLayer, DetectorNetwork, Region
 from faceflax.native.engine import Kind, Layer, Network, run
 from faceflax.native.library import available, processor, status, tiles
 
@@ -42,9 +44,13 @@ if TYPE_CHECKING:
     )
 
 __all__ = [
+    "DetectorKind",
+    "DetectorLayer",
+    "DetectorNetwork",
     "Kind",
     "Layer",
     "Network",
+    "Region",
     "available",
     "batch_norm",
     "batch_norm_gradient",

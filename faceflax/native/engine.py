@@ -45,7 +45,8 @@ class Layer:
     * ``shortcut``: kernel ``[inputs, outputs]`` and bias, of every second pixel both ways; kept for the next max-pool.
     * ``max_pool``: none; 3x3, stride 2, SAME, plus the shortcut.
     * ``average_pool``: none; 2x2, stride 2, SAME.
-    * ``head``: kernel ``[3, 3, inputs, classes]`` and bias of the last convolution, then the mean over pixels.
+    * ``head``: kernel ``[size, size, inputs, classes]`` of size 1 or 3 and bias of the last convolution, then the mean
+      over pixels.
 
     ``relu`` follows a convolution or a separable one; ``padding`` is a convolution's, SAME or VALID.
     """

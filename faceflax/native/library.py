@@ -26,7 +26,7 @@ from faceflax.errors import FaceflaxError
 SOURCES = Path(__file__).with_name("src")
 PACKAGED = Path(__file__).with_name("faceflax_kernels.so")
 FLAGS = ("-std=c++17", "-O3", "-fno-math-errno", "-fPIC", "-fvisibility=hidden", "-pthread")
-COMMON = {"float32": ("ffi", "network", "dispatch", "parallel"), "float64": ("ffi", "dispatch", "parallel")}
+COMMON = {"float32": ("ffi", "network", "detector", "dispatch", "parallel"), "float64": ("ffi", "dispatch", "parallel")}
 """What is compiled for any processor, of each type. float64 is for the tests, and has no networks."""
 
 _log = logging.getLogger("faceflax")

@@ -19,7 +19,7 @@ from faceflax.errors import FaceflaxError
 from faceflax.inference import folding, program
 
 ROOT = Path(__file__).resolve().parents[2]
-ARCHS = ["mini_xception", "sequential_cnn"]
+ARCHS = ["mini_xception", "sequential_cnn", "vgg"]
 
 # Of the layers that were folded from Linen modules' variables before folding worked on names, bit for bit.
 DIGESTS = {
@@ -60,9 +60,10 @@ def test_shipped_weights_fold_bit_for_bit_as_before(name):
     assert digest(program.fold(*faceflax.load(name))) == DIGESTS[name]
 
 
-def test_every_shipped_weight_is_folded_or_known_not_to_be():
-    assert {name for name in pretrained.list_weights() if folding.load(name)[1] is None} == {"vgg-fer2013"}
-    assert set(DIGESTS) | {"vgg-fer2013"} == set(pretrained.list_weights())
+def test_every_shipped_classifier_is_folded():
+    classifiers = {name for name in pretrained.list_weights() if pretrained.weights_info(name).arch in ARCHS}
+    assert {name for name in classifiers if folding.load(name)[1] is None} == set()
+    assert set(DIGESTS) | {"vgg-fer2013"} == classifiers
 
 
 @pytest.mark.parametrize("channels", [1, 3])
@@ -84,6 +85,11 @@ def test_linen_s_variables_are_taken_whole_and_batch_norm_is_what_its_formula_sa
         for i in range(1, 5):
             names.append((f"block{i}/shortcut", f"block{i}/shortcut_bn"))
             names += [(f"block{i}/conv{half}", f"block{i}/bn{half}") for half in (1, 2)]
+    elif arch == "vgg":
+        convolutions = [
+            f"conv{stage}_{i}" for stage, depth in ((1, 2), (2, 2), (3, 3), (4, 3)) for i in range(1, depth + 1)
+        ]
+        names = [(name, f"{name}_bn") for name in convolutions]
     else:
         names = [(f"stage{i}{half}", f"stage{i}{half}_bn") for i in range(1, 5) for half in "ab"]
         names.append(("stage5a", "stage5a_bn"))
@@ -95,8 +101,11 @@ def test_linen_s_variables_are_taken_whole_and_batch_norm_is_what_its_formula_sa
         np.testing.assert_allclose(offset, expected_offset, rtol=1e-5, atol=1e-7)
         if layer.kind == "separable":
             np.testing.assert_array_equal(layer.weights[0], tensors[f"params/{name[0]}/depthwise"])
-    np.testing.assert_array_equal(head.weights[0], tensors["params/last_conv/kernel"])
-    np.testing.assert_array_equal(head.weights[1], tensors["params/last_conv/bias"])
+    last = tensors["params/classifier/kernel" if arch == "vgg" else "params/last_conv/kernel"]
+    np.testing.assert_array_equal(head.weights[0], last.reshape(head.weights[0].shape))
+    np.testing.assert_array_equal(
+        head.weights[1], tensors["params/classifier/bias" if arch == "vgg" else "params/last_conv/bias"]
+    )
     assert {weights.dtype for layer in layers for weights in layer.weights} == {np.dtype(np.float32)}
 
 
@@ -155,7 +164,7 @@ def test_values_that_no_network_has_are_refused():
     refused("mini_xception", tensors | none, "'last_conv'", "no finite float32")
 
 
-@pytest.mark.parametrize("arch", ["vgg", "another"])
+@pytest.mark.parametrize("arch", ["face_detector", "another"])
 def test_a_network_that_layers_cannot_express_is_none(arch):
     assert folding.fold(arch, {}) is None
 

@@ -43,7 +43,7 @@ def both_engines(networks, images):
         yield native.run([(native.Network(p), x) for p, x in zip(programs, images, strict=True)])
 
 
-@pytest.mark.parametrize("arch", ["mini_xception", "sequential_cnn"])
+@pytest.mark.parametrize("arch", ["mini_xception", "sequential_cnn", "vgg"])
 @pytest.mark.parametrize("size", [(32, 32), (47, 51), (64, 64)])
 def test_a_folded_network_is_the_network(arch, size):
     model, variables = random_network(arch)
@@ -60,9 +60,10 @@ def test_networks_of_different_sizes_and_batches_run_in_one_call():
         random_network("mini_xception", 7),
         random_network("mini_xception", 2),
         random_network("sequential_cnn"),
+        random_network("vgg"),
     ]
     rng = np.random.default_rng(0)
-    shapes = [(2, 48, 48, 1), (5, 64, 64, 1), (1, 33, 40, 1)]
+    shapes = [(2, 48, 48, 1), (5, 64, 64, 1), (1, 33, 40, 1), (2, 48, 48, 1)]
     images = [rng.uniform(-1, 1, shape).astype(np.float32) for shape in shapes]
     apart = [compile(*network)(x) for network, x in zip(networks, images, strict=True)]
     for together in both_engines(networks, images):
@@ -81,7 +82,7 @@ def real_faces():
     return normalize(np.stack(faces)[..., None]).astype(np.float32)
 
 
-@pytest.mark.parametrize("name", ["mini_xception-fer2013", "mini_xception-fairface"])
+@pytest.mark.parametrize("name", ["mini_xception-fer2013", "mini_xception-fairface", "vgg-fer2013"])
 def test_logits_of_256_real_faces_are_those_of_plain_float32(name, real_faces):
     model, variables = faceflax.load(name)
     plain = np.asarray(jax.jit(lambda x: model.apply(variables, x, train=False)[0])(real_faces))

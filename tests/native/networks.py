@@ -31,8 +31,8 @@ def shortcut(rng, inputs, outputs):
     return Layer("shortcut", (weights(rng, inputs, outputs), weights(rng, outputs)))
 
 
-def head(rng, inputs, classes):
-    return Layer("head", (weights(rng, 3, 3, inputs, classes), weights(rng, classes)))
+def head(rng, inputs, classes, size=3):
+    return Layer("head", (weights(rng, size, size, inputs, classes), weights(rng, classes)))
 
 
 def reference(layers, images, relu=jax.nn.relu):

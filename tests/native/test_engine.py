@@ -52,6 +52,11 @@ def small(seed=0, channels=1):
 OTHERS = {
     "head alone": lambda rng: (networks.head(rng, 3, 2),),
     "head of 8 channels": lambda rng: (networks.convolution(rng, 3, 1, 8), networks.head(rng, 8, 3)),
+    "dense layer": lambda rng: (
+        networks.convolution(rng, 3, 1, 32),
+        Layer("max_pool"),
+        networks.head(rng, 32, 4, size=1),
+    ),
     "separable first": lambda rng: (networks.separable(rng, 32, 8), networks.head(rng, 8, 3)),
     "shortcut first": lambda rng: (
         networks.shortcut(rng, 16, 16),
@@ -113,7 +118,7 @@ def test_other_networks(name, size):
     assert native.Network(layers).explains == (name not in ("colours",))
 
 
-@pytest.mark.parametrize("arch", ["mini_xception", "sequential_cnn"])
+@pytest.mark.parametrize("arch", ["mini_xception", "sequential_cnn", "vgg"])
 @pytest.mark.parametrize(("batch", "size"), [(0, (32, 32)), (2, (47, 51)), (40, (33, 40))])
 def test_this_project_s_networks(arch, batch, size):
     model, rng = models.create(arch, 7), np.random.default_rng(3)
@@ -266,7 +271,10 @@ HEAD = Layer("head", (array(3, 3, 8, 2), array(2)))
         ([Layer("convolution", (array(3, 3, 1, 1), array(1))), HEAD], r"outputs: 1 channels cannot be computed"),
         ([Layer("convolution", (array(65, 65, 1, 8), array(8))), HEAD], r"size: a kernel of 65 pixels .* give 1 to 64"),
         ([STEM, Layer("head", (array(3, 3, 16, 2), array(2)))], r"layers\[1\] \(head\).inputs: 16 .* before gives 8"),
-        ([STEM, Layer("head", (array(5, 5, 8, 2), array(2)))], r"size: a kernel of 5 pixels a side is not .* give 3"),
+        (
+            [STEM, Layer("head", (array(5, 5, 8, 2), array(2)))],
+            r"size: a kernel of 5 pixels a side is not .* give 1 or 3",
+        ),
         ([STEM, Layer("head", HEAD.weights, True)], r"relu: 1 is not possible for this kind"),
         ([STEM, Layer("head", HEAD.weights, False, "VALID")], r"same: 0 is not possible for this kind"),
         ([Layer("max_pool"), HEAD], r"layers\[0\] \(max_pool\).kind: a pooling cannot come first"),

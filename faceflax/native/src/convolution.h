@@ -33,6 +33,7 @@ inline void Tile(const T* a, Index pixel, Index row, Index rows, Index k, const 
 
 struct Epilogue {
   const T* bias;  // of the panel's outputs, or null
+  const T* add;   // of the outputs' shape, or null
   bool relu;
 };
 
@@ -50,6 +51,7 @@ inline void Pixels(const T* a, Index pixel, Index row, Index rows, Index k, cons
   for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 16
     for (int q = 0; q < Q; ++q) {
+      if (end.add) acc[p][q] += Load<N>(end.add + p * outputs + N * q);
       if (end.relu) acc[p][q] = acc[p][q] < 0 ? Vector<N>{} : acc[p][q];  // NaN stays NaN
       Store<N>(y + p * outputs + N * q, acc[p][q]);
     }
@@ -64,7 +66,8 @@ void PanelRow(const T* a, Index pixel, Index row, Index rows, Index k, const T* 
   constexpr int P = Clamp((kRegisters - Q - 1) / Q, 1, 12);
   Index w = 0;
   auto run = [&](auto pixels) {
-    Pixels<N, Q, decltype(pixels)::value>(a + w * pixel, pixel, row, rows, k, b, end, y + w * outputs, outputs);
+    const Epilogue here{end.bias, end.add ? end.add + w * outputs : nullptr, end.relu};
+    Pixels<N, Q, decltype(pixels)::value>(a + w * pixel, pixel, row, rows, k, b, here, y + w * outputs, outputs);
     w += decltype(pixels)::value;
   };
   while (width - w >= P) run(Constant<P>());
@@ -88,15 +91,17 @@ inline void WithPanel(Index panel, const F& f) {  // calls f(lanes, vectors) wit
 }
 
 // x is the first value of a padded image whose rows are `row` apart.
-void ConvolvePadded(const Geometry& g, const T* x, Index row, const T* panels, const T* bias, bool relu, T* y) {
+void ConvolvePadded(const Geometry& g, const T* x, Index row, const T* panels, const T* bias, const T* add, bool relu,
+                    T* y) {
   const Index panel = PanelOf(g.outputs), size = g.kernel_height * g.kernel_width * g.inputs;
   WithPanel(panel, [&](auto n, auto q) {
     for (Index first = 0; first < g.outputs; first += panel, panels += size * panel) {
-      const Epilogue end{bias ? bias + first : nullptr, relu};
       for (Index h = 0; h < g.out_height; ++h) {
-        PanelRow<decltype(n)::value, decltype(q)::value>(
-            x + h * g.stride_height * row, g.stride_width * g.inputs, row, g.kernel_height, g.kernel_width * g.inputs,
-            panels, end, y + h * g.out_width * g.outputs + first, g.outputs, g.out_width);
+        const Index at = h * g.out_width * g.outputs + first;
+        const Epilogue end{bias ? bias + first : nullptr, add ? add + at : nullptr, relu};
+        PanelRow<decltype(n)::value, decltype(q)::value>(x + h * g.stride_height * row, g.stride_width * g.inputs, row,
+                                                         g.kernel_height, g.kernel_width * g.inputs, panels, end,
+                                                         y + at, g.outputs, g.out_width);
       }
     }
   });
@@ -128,14 +133,15 @@ const T* Padded(const Geometry& g, const T* x, Index* row) {
   return frame;
 }
 
-void Convolve(Geometry g, const T* x, const T* panels, const T* bias, bool relu, T* y) {
+// `add`, where given, has the output's shape and is added to it before the ReLU.
+void Convolve(Geometry g, const T* x, const T* panels, const T* bias, const T* add, bool relu, T* y) {
   if (g.kernel_height == 1 && g.kernel_width == 1 && g.stride_width == 1) {  // one long row
     g.width = g.out_width = g.height * g.width;
     g.height = g.out_height = 1;
   }
   Index row;
   const T* frame = Padded(g, x, &row);
-  ConvolvePadded(g, frame, row, panels, bias, relu, y);
+  ConvolvePadded(g, frame, row, panels, bias, add, relu, y);
 }
 
 // Adds an image's share of the kernel's gradient, [kernel size, outputs]: products of K values with a panel of outputs

@@ -37,7 +37,7 @@ inline void Blocks(Index width, Index channels, const F& f) {
 void Depthwise(const T* x, Index height, Index width, Index channels, const T* kernel, Index from, Index to, T* out) {
   const Index row = width * channels;
   T* zeros = Scratch(kZeros, row);
-  Zero(zeros, row);
+  if (from == 0 || to == height) Zero(zeros, row);
   Blocks(width, channels, [&](auto lanes, Block block) {
     constexpr int N = decltype(lanes)::value;
     Vector<N> k[9];

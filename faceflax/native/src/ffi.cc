@@ -211,8 +211,8 @@ ffi::Error MaxPoolCall(ffi::ThreadPool pool, Array x, Result y, Result winners) 
   const Index height = Dimension(x, 1), width = Dimension(x, 2), channels = Dimension(x, 3);
   const Index in = height * width * channels, out = Dimension(y, 1) * Dimension(y, 2) * channels;
   return Finished(Parallel(pool, Dimension(x, 0), [&](Index i) {
-    kernels->max_pool(x.typed_data() + i * in, height, width, channels, nullptr, y->typed_data() + i * out,
-                      winners->typed_data() + i * out);
+    kernels->max_pool(x.typed_data() + i * in, height, width, channels, nullptr, 0, (height + 1) / 2,
+                      y->typed_data() + i * out, winners->typed_data() + i * out);
   }));
 }
 

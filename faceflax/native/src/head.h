@@ -1,4 +1,4 @@
-// The last 3x3 convolution and the mean over pixels, and what only the way back needs.
+// The last convolution and the mean over pixels, and what only the way back needs.
 //
 // For the translation unit of an instruction set alone; see kernels.h.
 
@@ -10,25 +10,28 @@
 namespace faceflax {
 namespace {
 
-// The last 3x3 convolution and the mean over pixels, in the other order: both are linear, and a mean is cheaper first.
-void Head(const T* x, Index height, Index width, Index channels, const T* kernel, const T* bias, Index classes, T* y) {
-  T* sums = Scratch(kPart, 9 * channels);
-  Zero(sums, 9 * channels);
+// The last convolution, 1x1 or 3x3, and the mean over pixels, in the other order: both are linear, and a mean is
+// cheaper first.
+void Head(const T* x, Index height, Index width, Index channels, Index size, const T* kernel, const T* bias,
+          Index classes, T* y) {
+  const Index taps = size * size, low = size / 2;
+  T* sums = Scratch(kPart, taps * channels);
+  Zero(sums, taps * channels);
   for (Index h = 0; h < height; ++h) {
     for (Index w = 0; w < width; ++w, x += channels) {
-      for (int t = 0; t < 9; ++t) {  // tap (i, j) meets this pixel from (h + 1 - i, w + 1 - j)
-        const Index row = h + 1 - t / 3, column = w + 1 - t % 3;
+      for (Index t = 0; t < taps; ++t) {  // tap (i, j) meets this pixel from (h + low - i, w + low - j)
+        const Index row = h + low - t / size, column = w + low - t % size;
         if (row < 0 || row >= height || column < 0 || column >= width) continue;
         for (Index c = 0; c < channels; ++c) sums[t * channels + c] += x[c];
       }
     }
   }
-  for (Index k = 0; k < classes; ++k, kernel += 9 * channels) {
+  for (Index k = 0; k < classes; ++k, kernel += taps * channels) {
     Vector<kLanes> total{};
     Index i = 0;
-    for (; i + kLanes <= 9 * channels; i += kLanes) total += Load<kLanes>(kernel + i) * Load<kLanes>(sums + i);
+    for (; i + kLanes <= taps * channels; i += kLanes) total += Load<kLanes>(kernel + i) * Load<kLanes>(sums + i);
     T sum = 0;
-    for (; i < 9 * channels; ++i) sum += kernel[i] * sums[i];  // 8 channels and 16 lanes
+    for (; i < taps * channels; ++i) sum += kernel[i] * sums[i];  // 8 channels and 16 lanes
     for (int n = 0; n < kLanes; ++n) sum += total[n];
     y[k] = bias[k] + sum / (height * width);
   }
@@ -36,12 +39,13 @@ void Head(const T* x, Index height, Index width, Index channels, const T* kernel
 
 // The gradient of a class's logit by the input of the head, the same for any input: each pixel has the taps that meet
 // it.
-void HeadGradient(const T* kernel, Index height, Index width, Index channels, T* d) {
+void HeadGradient(const T* kernel, Index height, Index width, Index channels, Index size, T* d) {
+  const Index low = size / 2;
   Zero(d, height * width * channels);
   for (Index h = 0; h < height; ++h) {
     for (Index w = 0; w < width; ++w, d += channels) {
-      for (int t = 0; t < 9; ++t) {
-        const Index row = h + 1 - t / 3, column = w + 1 - t % 3;
+      for (Index t = 0; t < size * size; ++t) {
+        const Index row = h + low - t / size, column = w + low - t % size;
         if (row < 0 || row >= height || column < 0 || column >= width) continue;
         for (Index c = 0; c < channels; ++c) d[c] += kernel[t * channels + c] / (height * width);
       }

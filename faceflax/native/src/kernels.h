@@ -60,11 +60,12 @@ struct TileKernels {
 // All of one image. Functions of a gradient by weights add to what `d` or `sum` holds.
 struct Kernels {
   const char* name;
-  void (*convolve)(Geometry g, const T* x, const T* panels, const T* bias, bool relu, T* y);
+  void (*convolve)(Geometry g, const T* x, const T* panels, const T* bias, const T* add, bool relu, T* y);
   void (*convolve_gradient)(Geometry g, const T* x, const T* cotangent, T* d);
   void (*depthwise)(const T* x, Index height, Index width, Index channels, const T* kernel, Index from, Index to, T* y);
   void (*depthwise_gradient)(const T* x, const T* cotangent, Index height, Index width, Index channels, T* d);
-  void (*max_pool)(const T* x, Index height, Index width, Index channels, const T* add, T* y, T* winners);
+  void (*max_pool)(const T* x, Index height, Index width, Index channels, const T* add, Index from, Index to, T* y,
+                   T* winners);
   void (*max_pool_gradient)(const T* winners, const T* g, Index height, Index width, Index channels, T* d);
   void (*average_pool)(const T* x, Index height, Index width, Index channels, T* y);
   void (*average_pool_gradient)(const T* g, Index height, Index width, Index channels, T* d);
@@ -74,11 +75,14 @@ struct Kernels {
                          const T* mean, bool relu, T* sum);
   void (*normalise_gradient)(const T* x, const T* cotangent, Index pixels, Index channels, const T* factor,
                              const T* offset, const T* slope, const T* constant, bool relu, T* d);
-  void (*head)(const T* x, Index height, Index width, Index channels, const T* kernel, const T* bias, Index classes,
-               T* y);
-  void (*head_gradient)(const T* kernel, Index height, Index width, Index channels, T* d);
+  void (*head)(const T* x, Index height, Index width, Index channels, Index size, const T* kernel, const T* bias,
+               Index classes, T* y);
+  void (*head_gradient)(const T* kernel, Index height, Index width, Index channels, Index size, T* d);
   void (*guide)(const T* y, Index size, T* g);
   void (*spread)(const T* part, Index height, Index width, Index channels, T* g);
+  void (*add_doubled)(const T* fine, const T* coarse, Index width, Index channels, T* y);
+  void (*weigh_rows)(const uint8_t* x, Index row, Index width, const T* weights, Index taps, T offset, T* y);
+  void (*weigh_columns)(const T* x, const int32_t* starts, const T* weights, Index taps, Index columns, T* y);
   const TileKernels* tiles;  // or null
 };
 

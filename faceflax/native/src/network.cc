@@ -1,13 +1,14 @@
 #include "network.h"
 
 #include <algorithm>
-#include <new>
 #include <string>
 #include <vector>
 
 #include "dispatch.h"
 #include "pack.h"
 #include "parallel.h"
+#include "status.h"
+#include "weights.h"
 
 #ifndef FACEFLAX_SOURCES
 #error "the build defines FACEFLAX_SOURCES, the hash of the sources"
@@ -15,51 +16,18 @@
 
 namespace faceflax {
 
+thread_local std::string problem;
+
 namespace {
 
 constexpr Index kMostValues = Index(1) << 31;  // of an image's activations, so that no size overflows
-
-// Numbers from the start of a cache line on.
-class Values {
- public:
-  Values() = default;
-  explicit Values(Index count) : lines_(count * sizeof(T) / sizeof(Line) + 1) {}
-  Values(const T* from, Index count) : Values(count) { std::copy_n(from, count, data()); }
-  T* data() { return lines_.data()->values; }
-  const T* data() const { return lines_.data()->values; }
-
- private:
-  struct alignas(64) Line {
-    T values[64 / sizeof(T)];
-  };
-  std::vector<Line> lines_;
-};
-
-// A kernel packed for one pixel, and for as many as the folding rule may ask for.
-struct Panels {
-  Values one, several;
-
-  Panels() = default;
-  Panels(const T* kernel, Index rows, Index columns, Index inputs, Index outputs) {
-    if (outputs >= 8) {
-      one = Values(PackedSize(rows, columns, inputs, outputs, 1));
-      Pack(kernel, rows, columns, inputs, outputs, 1, one.data());
-    }
-    const Index pixels = outputs == 1 ? 8 : outputs == 8 ? 2 : 1;
-    if (pixels > 1) {
-      several = Values(PackedSize(rows, columns, inputs, outputs, pixels));
-      Pack(kernel, rows, columns, inputs, outputs, pixels, several.data());
-    }
-  }
-  const T* of(Index pixels) const { return (pixels == 1 ? one : several).data(); }
-};
 
 struct Layer {
   FaceflaxKind kind;
   bool relu, same;
   Index size, inputs, outputs;
   Panels panels;       // of a convolution, a separable one's pointwise part, a shortcut
-  Values kernel;       // depthwise [9, inputs]; of the head [outputs, 9 x inputs]
+  Values kernel;       // depthwise [9, inputs]; of the head [outputs, size x size x inputs]
   Values bias;         // of a convolution of 8 outputs twice, for two pixels
   Panels back;         // kernels turned around, matrices transposed
   Values back_kernel;  // depthwise, turned around
@@ -74,10 +42,6 @@ struct Step {
   Index height, width, channels, out_height, out_width, outputs;  // its input and its output
   const T *y, *winners;
 };
-
-Geometry Pointwise(Index pixels, Index inputs, Index outputs) {
-  return {1, pixels, inputs, 1, 1, 1, 1, 0, 1, pixels, outputs};
-}
 
 std::vector<T> Transposed(const T* matrix, Index rows, Index columns) {
   std::vector<T> result(rows * columns);
@@ -144,23 +108,6 @@ namespace faceflax {
 
 namespace {
 
-thread_local std::string problem;
-
-int Refuse(std::string why) {
-  problem = std::move(why);
-  return 1;
-}
-
-// Runs a call's body; nothing may leave it but a status.
-template <class Body>
-int Guarded(const Body& body) {
-  try {
-    return body();
-  } catch (const std::bad_alloc&) {
-    return Refuse("memory: too little for this call; give fewer or smaller images");
-  }
-}
-
 const char* KindName(int32_t kind) {
   const char* names[] = {"convolution", "separable", "shortcut", "max_pool", "average_pool", "head"};
   return kind >= kFaceflaxConvolution && kind <= kFaceflaxHead ? names[kind] : nullptr;
@@ -211,10 +158,13 @@ std::string Check(const FaceflaxLayer& layer, Index channels) {
     return "inputs: " + std::to_string(layer.inputs) + " channels of a separable convolution cannot be computed; " +
            "give 8, 16 or a multiple of 32";
   }
-  const Index size = convolution ? layer.size : layer.kind == kFaceflaxShortcut ? 1 : 3;
+  const bool head = layer.kind == kFaceflaxHead;
+  const Index size = convolution || (head && layer.size == 1) ? layer.size : layer.kind == kFaceflaxShortcut ? 1 : 3;
   if (size < 1 || size > 64 || layer.size != size) {
     return "size: a kernel of " + std::to_string(layer.size) + " pixels a side is not possible for this kind; give " +
-           (convolution ? "1 to 64" : std::to_string(size));
+           (convolution ? "1 to 64"
+            : head      ? "1 or 3"
+                        : std::to_string(size));
   }
   const Index kernel = size * size * layer.inputs * (separable ? 1 : layer.outputs);
   for (const auto& wrong :
@@ -309,7 +259,8 @@ Layer Packed(const FaceflaxLayer& from, Index channels, bool back) {
     case kFaceflaxAveragePool:
       break;
     case kFaceflaxHead:
-      layer.kernel = Values(Transposed(from.kernel, 9 * inputs, outputs).data(), 9 * inputs * outputs);
+      layer.kernel =
+          Values(Transposed(from.kernel, size * size * inputs, outputs).data(), size * size * inputs * outputs);
       layer.bias = Values(from.bias, outputs);
       break;
   }
@@ -363,7 +314,7 @@ void FaceflaxNetwork::Run(const T* x, Index height, Index width, T* logits, std:
           const Index to = std::min(h + some, height);
           kernels->depthwise(x, height, width, channels, layer.kernel.data(), h, to, part);
           kernels->convolve(Pointwise((to - h) * width, channels, outputs), part, layer.panels.of(1), layer.bias.data(),
-                            layer.relu, y + h * width * outputs);
+                            nullptr, layer.relu, y + h * width * outputs);
         }
         x = y;
         break;
@@ -371,7 +322,7 @@ void FaceflaxNetwork::Run(const T* x, Index height, Index width, T* logits, std:
       case kFaceflaxShortcut: {
         const Geometry g{height, width, channels, 1, 1, 2, 2, 0, step.out_height, step.out_width, outputs};
         T* y = Scratch(kShortcut, g.out_height * g.out_width * outputs);
-        kernels->convolve(g, x, layer.panels.of(1), layer.bias.data(), false, y);
+        kernels->convolve(g, x, layer.panels.of(1), layer.bias.data(), nullptr, false, y);
         shortcut = y;
         break;
       }
@@ -379,7 +330,7 @@ void FaceflaxNetwork::Run(const T* x, Index height, Index width, T* logits, std:
         const Index size = step.out_height * step.out_width * channels;
         T* y = output(size);
         T* winners = steps ? output(size) : nullptr;
-        kernels->max_pool(x, height, width, channels, shortcut, y, winners);
+        kernels->max_pool(x, height, width, channels, shortcut, 0, step.out_height, y, winners);
         x = y, height = step.out_height, width = step.out_width;
         shortcut = nullptr;
         step.winners = winners;
@@ -392,7 +343,7 @@ void FaceflaxNetwork::Run(const T* x, Index height, Index width, T* logits, std:
         break;
       }
       case kFaceflaxHead:
-        kernels->head(x, height, width, channels, layer.kernel.data(), layer.bias.data(), classes, logits);
+        kernels->head(x, height, width, channels, layer.size, layer.kernel.data(), layer.bias.data(), classes, logits);
         break;
     }
     if (!steps) continue;
@@ -419,15 +370,15 @@ void FaceflaxNetwork::Explain(const T* image, Index height, Index width, Index t
     if (layer.kind == kFaceflaxShortcut) {  // its share is added to g, which is the gradient by its input
       T* part = Scratch(kPart, step->out_height * step->out_width * step->channels);
       kernels->convolve(Pointwise(step->out_height * step->out_width, step->outputs, step->channels), pooled,
-                        layer.back.of(1), nullptr, false, part);
+                        layer.back.of(1), nullptr, nullptr, false, part);
       kernels->spread(part, step->height, step->width, step->channels, g);
       continue;
     }
     T* d = Scratch(kSide + (side ^= 1), size);
     switch (layer.kind) {
       case kFaceflaxHead:
-        kernels->head_gradient(layer.kernel.data() + target * 9 * step->channels, step->height, step->width,
-                               step->channels, d);
+        kernels->head_gradient(layer.kernel.data() + target * layer.size * layer.size * step->channels, step->height,
+                               step->width, step->channels, layer.size, d);
         break;
       case kFaceflaxMaxPool:
         pooled = Scratch(kShortcut, out_size);
@@ -440,7 +391,7 @@ void FaceflaxNetwork::Explain(const T* image, Index height, Index width, Index t
       case kFaceflaxSeparable: {
         T* part = Scratch(kPart, size);
         kernels->convolve(Pointwise(step->height * step->width, step->outputs, step->channels), g, layer.back.of(1),
-                          nullptr, false, part);
+                          nullptr, nullptr, false, part);
         kernels->depthwise(part, step->height, step->width, step->channels, layer.back_kernel.data(), 0, step->height,
                            d);
         break;

@@ -17,14 +17,14 @@ enum FaceflaxKind {
   kFaceflaxShortcut,     // kernel [inputs, outputs] and bias, of every second pixel both ways; for the next max-pool
   kFaceflaxMaxPool,      // none; 3x3, stride 2, SAME, plus the shortcut
   kFaceflaxAveragePool,  // none; 2x2, stride 2, SAME
-  kFaceflaxHead,         // kernel [3, 3, inputs, outputs], SAME, and bias, then the mean over pixels: the logits
+  kFaceflaxHead,  // kernel [size, size, inputs, outputs] of size 1 or 3, SAME, and bias, then the mean over pixels
 };
 
 struct FaceflaxLayer {
   int32_t kind;
   int32_t relu;             // behind a convolution or a separable one
   int32_t same;             // whether a convolution is padded (SAME) or not (VALID)
-  int32_t size;             // side of a convolution's kernel
+  int32_t size;             // side of a kernel
   int64_t inputs, outputs;  // channels; of a pooling 0
   const float *kernel, *pointwise, *bias;
   int64_t kernel_count, pointwise_count, bias_count;  // how many numbers each has

@@ -58,9 +58,9 @@ inline void ConvolveFolded(const Kernels& kernels, const Geometry& g, Index pixe
                            const T* bias, bool relu, T* y) {
   const Geometry folded = Folded(g, pixels);
   const Index row = folded.out_width * folded.outputs, wanted = g.out_width * g.outputs;
-  if (row == wanted) return kernels.convolve(folded, x, panels, bias, relu, y);
+  if (row == wanted) return kernels.convolve(folded, x, panels, bias, nullptr, relu, y);
   T* wide = Scratch(kWide, folded.out_height * row);
-  kernels.convolve(folded, x, panels, bias, relu, wide);
+  kernels.convolve(folded, x, panels, bias, nullptr, relu, wide);
   for (Index h = 0; h < g.out_height; ++h) std::copy_n(wide + h * row, wanted, y + h * wanted);
 }
 

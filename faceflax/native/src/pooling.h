@@ -13,17 +13,18 @@ namespace {
 inline Index PadBefore(Index size) { return (((size + 1) / 2 - 1) * 2 + 3 - size) / 2; }
 
 // Writes the maximum of each window (plus `add`, where given) and, where wanted, which of the nine it was: the first in
-// row-major order among equals. NaN comes through.
+// row-major order among equals. NaN comes through. Rows [from, to) of the output; `add`, `y` and `winners` start there.
 template <int N>
-void MaxPool(const T* x, Index height, Index width, Index channels, const T* add, T* y, T* winners) {
-  const Index out_height = (height + 1) / 2, out_width = (width + 1) / 2;
+void MaxPool(const T* x, Index height, Index width, Index channels, const T* add, Index from, Index to, T* y,
+             T* winners) {
+  const Index out_width = (width + 1) / 2;
   const Index top = PadBefore(height), left = PadBefore(width);
-  for (Index h = 0; h < out_height; ++h) {
+  for (Index h = from; h < to; ++h) {
     for (Index w = 0; w < out_width; ++w) {
       const Index i0 = Max<Index>(0, top - 2 * h), i1 = Min<Index>(3, height + top - 2 * h);
       const Index j0 = Max<Index>(0, left - 2 * w), j1 = Min<Index>(3, width + left - 2 * w);
       const T* corner = x + ((2 * h - top) * width + 2 * w - left) * channels;
-      const Index at = (h * out_width + w) * channels;
+      const Index at = ((h - from) * out_width + w) * channels;
       for (Index c = 0; c < channels; c += N) {
         Vector<N> best = Load<N>(corner + (i0 * width + j0) * channels + c), winner = Fill<N>(3 * i0 + j0);
         auto meet = [&](Index i, Index j) {
@@ -72,8 +73,9 @@ void MaxPoolGradient(const T* winners, const T* g, Index height, Index width, In
   }
 }
 
-void Pool(const T* x, Index height, Index width, Index channels, const T* add, T* y, T* winners) {
-  WithLanes(channels, [&](auto n) { MaxPool<decltype(n)::value>(x, height, width, channels, add, y, winners); });
+void Pool(const T* x, Index height, Index width, Index channels, const T* add, Index from, Index to, T* y, T* winners) {
+  WithLanes(channels,
+            [&](auto n) { MaxPool<decltype(n)::value>(x, height, width, channels, add, from, to, y, winners); });
 }
 
 void PoolGradient(const T* winners, const T* g, Index height, Index width, Index channels, T* d) {

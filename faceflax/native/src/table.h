@@ -5,6 +5,7 @@
 #include "depthwise.h"
 #include "head.h"
 #include "pooling.h"
+#include "resize.h"
 
 #if !defined(DOUBLE) && defined(__linux__) && defined(__AMX_BF16__) && defined(__AVX512BF16__)
 #include "amx.h"
@@ -45,6 +46,9 @@ const Kernels FACEFLAX_TABLE = {FACEFLAX_SET,
                                 HeadGradient,
                                 Guide,
                                 Spread,
+                                AddDoubled,
+                                WeighRows,
+                                WeighColumns,
                                 FACEFLAX_TILES};
 
 }  // namespace faceflax
