@@ -39,7 +39,7 @@ class Preset(NamedTuple):
 
 PRESETS: dict[str, Preset] = {
     "fast": Preset("mini_xception-fer2013", "mini_xception-fairface", mirrored=False),
-    "accurate": Preset("sequential_cnn-fer2013", "sequential_cnn-fairface", mirrored=True),
+    "accurate": Preset("vgg-fer2013", "sequential_cnn-fairface", mirrored=True),
 }
 """``fast`` is for video; ``accurate`` takes many times as long for a face and is right more often."""
 
