@@ -94,8 +94,8 @@ def make_table(options: Options) -> Table:
     from faceflax.preprocessing import normalize
     from faceflax.training.memory import keep_freed_memory
 
-    if options.arch not in models.list_models():
-        raise unknown("arch", options.arch, models.list_models())
+    if options.arch not in models.list_classifiers():
+        raise unknown("arch", options.arch, models.list_classifiers())
     keep_freed_memory()
     faces = render_faces(options.samples, TEST_SEED, options.image_size)
     model, (learned, again, shuffled), said = _networks(options, faces)

@@ -268,8 +268,8 @@ def _load_networks(options: Options) -> list[Network]:
     from faceflax import models, pretrained
 
     for arch in options.arch:
-        if arch not in models.list_models():
-            raise unknown("arch", arch, models.list_models())
+        if arch not in models.list_classifiers():
+            raise unknown("arch", arch, models.list_classifiers())
     names = list(options.weights)
     for arch in () if names else options.arch:
         if f"{arch}-fer2013" in pretrained.list_weights():

@@ -26,7 +26,7 @@ How it is made fair:
   A video's frames differ, one in 25 being searched whole, so its frames a second count as well.
   First each frame is done before the next; then, in threads, a frame is found while the one before it is labelled.
   ``--explain`` is all of it with each face's guided backpropagation. In how many frames a face is found stands beside
-  the times; whether it is one, :mod:`experiments.detection_recall` says.
+  the times; whether it is one, :mod:`experiments.detection.clips` says.
 * A time is the median of all timings; a ratio is faceflax's median over the peer's. In parentheses are the 10th and
   90th percentile, for a ratio those of the rounds.
 """

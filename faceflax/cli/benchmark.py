@@ -139,14 +139,18 @@ def frames() -> dict[str, Any]:
 
 
 def networks(seconds: float) -> list[dict[str, Any]]:
-    """The forward pass of every shipped network."""
+    """The forward pass of every shipped network that labels faces."""
     import numpy as np
 
     import faceflax
+    from faceflax.models import DETECTORS
 
     rows = []
     for name in faceflax.list_weights():
-        size = faceflax.weights_info(name).image_size
+        info = faceflax.weights_info(name)
+        if info.arch in DETECTORS:
+            continue
+        size = info.image_size
         model, variables = faceflax.load(name)
         predict = faceflax.compile(model, variables)
         for batch in BATCHES:

@@ -20,7 +20,8 @@ class Options:
     """
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
-    """fer2013, ferplus, fairface, imdb, wiki, folder (your own, one folder a class) or synthetic (no source)."""
+    """fer2013, ferplus, fairface, imdb, wiki, folder (your own, one folder a class), synthetic (no source); for a
+    detector faces or wider."""
 
     source: Path | None = None
     """The publisher's files: a file or a folder."""
@@ -41,6 +42,7 @@ class Options:
 def main(options: Options) -> None:
     """Prepares the dataset, unless it is there already, and prints what is in it."""
     from faceflax.data import loading
+    from faceflax.data.face_boxes import SceneBuilder
     from faceflax.errors import FaceflaxError
 
     dataset = options.dataset
@@ -72,4 +74,5 @@ def main(options: Options) -> None:
     if builder.skipped:
         print(f"{'skipped':<{width}}", *(f"{len(builder.skipped.get(split, ())):>10}" for split in counts))
     data_dir = f" --data-dir {options.data_dir}" if options.data_dir else ""
-    print(f"\nnext: faceflax train --arch mini_xception --dataset {dataset}{data_dir}")
+    arch = "face_detector" if isinstance(builder, SceneBuilder) else "mini_xception"
+    print(f"\nnext: faceflax train --arch {arch} --dataset {dataset}{data_dir}")

@@ -8,7 +8,8 @@ from faceflax.lazy import attach
 
 if TYPE_CHECKING:
     from faceflax.data.augment import Augmentation
-    from faceflax.data.loading import DATASETS, SPLITS, Examples, crop_margin, load
+    from faceflax.data.loading import DATASETS, SPLITS, Examples, crop_margin, load, load_scenes
+    from faceflax.data.scenes import Scene, SceneAugmentation, Scenes
     from faceflax.data.synthetic import SyntheticFaces, render_face, render_faces
 
 __all__ = [
@@ -16,9 +17,13 @@ __all__ = [
     "SPLITS",
     "Augmentation",
     "Examples",
+    "Scene",
+    "SceneAugmentation",
+    "Scenes",
     "SyntheticFaces",
     "crop_margin",
     "load",
+    "load_scenes",
     "render_face",
     "render_faces",
 ]
@@ -27,7 +32,8 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "augment": ("Augmentation",),
-        "loading": ("DATASETS", "SPLITS", "Examples", "crop_margin", "load"),  # imports TFDS
+        "loading": ("DATASETS", "SPLITS", "Examples", "crop_margin", "load", "load_scenes"),  # imports TFDS
+        "scenes": ("Scene", "SceneAugmentation", "Scenes"),
         "synthetic": ("SyntheticFaces", "render_face", "render_faces"),
     },
 )

@@ -161,8 +161,8 @@ class Scenes:
                 left = column * cell + int(random.integers(0, cell - shape[0] + 1))
                 top = row * cell + int(random.integers(0, cell - shape[1] + 1))
                 canvas[top : top + shape[1], left : left + shape[0]] = image
-                boxes = portrait.boxes * scale + np.float32([left, top, 0, 0])
-                parts.append((boxes, portrait.landmarks * scale + np.float32([left, top]), portrait.ignored))
+                boxes = portrait.boxes * scale + np.array([left, top, 0, 0], np.float32)
+                parts.append((boxes, portrait.landmarks * scale + np.array([left, top], np.float32), portrait.ignored))
         if not parts:
             return Scene(canvas, *_nobody())
         return Scene(canvas, *(np.concatenate(each) for each in zip(*parts, strict=True)))
@@ -237,10 +237,10 @@ class Scenes:
             image = _blurred(image, random)
         values = image.astype(np.float32)
         contrast, brightness = random.uniform(0.6, 1.3), random.uniform(-30, 30)
-        values = (values - 128) * contrast + 128 + brightness
+        values = (values - 128) * np.float32(contrast) + np.float32(128 + brightness)
         if random.random() < change.darken:
             gamma, gain = random.uniform(1.0, 2.5), random.uniform(0.15, 0.8)
-            values = 255 * gain * (values.clip(0, 255) / 255) ** gamma
+            values = (255 * gain * (values.clip(0, 255) / 255) ** gamma).astype(np.float32)
         if random.random() < change.noise:
             values += random.standard_normal(values.shape, np.float32) * random.uniform(2, 20)
         image = np.rint(values).clip(0, 255).astype(np.uint8)

@@ -6,6 +6,9 @@ so that none of the last two needs Flax.
 
 from __future__ import annotations
 
+DETECTORS: tuple[str, ...] = ("face_detector",)
+"""Networks that find faces; all others label them."""
+
 MIN_IMAGE_SIZE = 32
 """Pixels a side of the smallest images that the networks take."""
 

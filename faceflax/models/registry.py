@@ -6,6 +6,7 @@ import pkgutil
 from typing import TYPE_CHECKING, Any
 
 from faceflax.errors import FaceflaxError, unknown
+from faceflax.models.architectures import DETECTORS
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -14,6 +15,7 @@ _NETWORKS: dict[str, str | type[nn.Module]] = {
     "mini_xception": "faceflax.models.mini_xception:MiniXception",
     "sequential_cnn": "faceflax.models.sequential_cnn:SequentialCNN",
     "vgg": "faceflax.models.vgg:VGG",
+    "face_detector": "faceflax.models.face_detector:FaceDetector",
 }
 
 
@@ -21,10 +23,20 @@ def list_models() -> list[str]:
     """Returns the names that :func:`create` takes: the package's own, then those that :func:`register` has added.
 
     Example:
-        >>> list_models()[:3]
-        ['mini_xception', 'sequential_cnn', 'vgg']
+        >>> list_models()[:4]
+        ['mini_xception', 'sequential_cnn', 'vgg', 'face_detector']
     """
     return list(_NETWORKS)
+
+
+def list_classifiers() -> list[str]:
+    """Returns the names of the networks that label faces: all but those that find them.
+
+    Example:
+        >>> "vgg" in list_classifiers(), "face_detector" in list_classifiers()
+        (True, False)
+    """
+    return [name for name in _NETWORKS if name not in DETECTORS]
 
 
 def create(name: str, num_classes: int, **fields: Any) -> nn.Module:

@@ -9,6 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from faceflax.data.augment import Augmentation
+from faceflax.data.scenes import SceneAugmentation
 from faceflax.errors import FaceflaxError
 
 Precision = Literal["float32", "bfloat16", "bfloat16_products"]
@@ -31,9 +32,9 @@ class TrainConfig:
     """
 
     arch: str = "mini_xception"
-    """Network: mini_xception or sequential_cnn."""
+    """Network: mini_xception, sequential_cnn or vgg; or face_detector, which finds faces."""
     dataset: str = "fer2013"
-    """Dataset: fer2013, ferplus, fairface, imdb, wiki, folder/NAME or synthetic."""
+    """Dataset: fer2013, ferplus, fairface, imdb, wiki, folder/NAME or synthetic; faces or wider for a detector."""
     data_dir: Path | None = None
     """Where prepared datasets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
     output: Path | None = None
@@ -75,6 +76,8 @@ class TrainConfig:
     """Share of the teachers in the target; the rest is what it is without them."""
     augmentation: Annotated[Augmentation, tyro.conf.arg(name="")] = field(default_factory=Augmentation)
     """How training images are changed at random."""
+    scenes: SceneAugmentation = field(default_factory=SceneAugmentation)
+    """How a detector's training crops are changed at random."""
     mixup: float = 0.0
     """Blend pairs of training images: alpha of the share's Beta distribution, such as 0.2. 0 is off."""
     init_weights: str | None = None

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import json
-import math
 import time
 from functools import partial
 from pathlib import Path
@@ -22,9 +21,11 @@ from faceflax.errors import FaceflaxError, unknown
 from faceflax.training import logs
 from faceflax.training.checkpoints import Checkpoints
 from faceflax.training.config import TrainConfig
+from faceflax.training.detection.run import Detection
 from faceflax.training.distillation import Teacher, teacher
 from faceflax.training.fitting import Trainer, cosine, take_matching, unmixed
 from faceflax.training.memory import keep_freed_memory
+from faceflax.training.run import Run, check_finite
 from faceflax.training.step import TrainState, make_eval_step
 from faceflax.training.targets import make_targets, read_soft_labels
 
@@ -51,10 +52,6 @@ def train(config: TrainConfig) -> Path:
     keep_freed_memory()  # first of all: reading init_weights makes JAX's threads allocate already
     if config.arch not in models.list_models():
         raise unknown("arch", config.arch, models.list_models())
-    if config.dropout is not None and not hasattr(models.create(config.arch, 1), "dropout_rate"):
-        raise FaceflaxError(
-            "dropout", config.dropout, f"{{}} is of no use: {config.arch} has no dropout", "leave it out"
-        )
     if config.precision == "bfloat16_products" and not native.tiles():
         problem = "needs the native kernels on a Linux machine whose processor has AMX"
         raise FaceflaxError("precision", config.precision, problem, "give float32")
@@ -64,15 +61,7 @@ def train(config: TrainConfig) -> Path:
         raise error.renamed("init_weights") from None
     folder = files.writable_folder("output", config.folder)
     _check_same_run(folder, config)
-    read = partial(data.load, config.dataset, image_size=config.image_size, data_dir=config.data_dir)
-    splits = {"validation": read("validation")}  # the short one first: it names the classes
-    names = splits["validation"].names
-    teach = teacher(config.teachers, names, config.precision) if config.teachers else None
-    splits["train"] = read("train")
-    if len(splits["train"].images) < config.batch_size:
-        problem = f"is more than the {len(splits['train'].images)} training images of {config.dataset}"
-        raise FaceflaxError("batch_size", config.batch_size, problem, "give a smaller one")
-    run = _Run(config, teach, splits)
+    run: Run = Detection(config) if config.arch in models.DETECTORS else _Classification(config)
     files.write(folder / "config.json", json.dumps(dataclasses.asdict(config), default=str, indent=2) + "\n")
 
     with Checkpoints(folder / "checkpoints") as checkpoints:
@@ -110,7 +99,7 @@ def train(config: TrainConfig) -> Path:
         run.variables(state),
         arch=config.arch,
         dataset=config.dataset,
-        labels=names,
+        labels=run.names,
         image_size=config.image_size,
         crop_margin=data.crop_margin(config.dataset),
         accuracy={"validation": history[best - 1]["validation_accuracy"]},
@@ -118,12 +107,22 @@ def train(config: TrainConfig) -> Path:
     return file
 
 
-class _Run:
-    """The compiled pieces of one run and its data on the device."""
+class _Classification:
+    """A network that labels cut-out faces: its compiled pieces, and its data on the device."""
 
-    def __init__(self, config: TrainConfig, teach: Teacher | None, splits: dict[str, data.Examples]) -> None:
-        train, validation = splits["train"], splits["validation"]
-        classes = len(train.names)
+    def __init__(self, config: TrainConfig) -> None:
+        if config.dropout is not None and not hasattr(models.create(config.arch, 1), "dropout_rate"):
+            problem = f"{{}} is of no use: {config.arch} has no dropout"
+            raise FaceflaxError("dropout", config.dropout, problem, "leave it out")
+        read = partial(data.load, config.dataset, image_size=config.image_size, data_dir=config.data_dir)
+        validation = read("validation")  # the short one first: it names the classes
+        self.names = validation.names
+        teach = teacher(config.teachers, self.names, config.precision) if config.teachers else None
+        train = read("train")
+        if len(train.images) < config.batch_size:
+            problem = f"is more than the {len(train.images)} training images of {config.dataset}"
+            raise FaceflaxError("batch_size", config.batch_size, problem, "give a smaller one")
+        classes = len(self.names)
         soft = read_soft_labels(config.soft_labels, (len(train.labels), classes)) if config.soft_labels else None
         targets = make_targets(
             train.labels, classes, smoothing=config.label_smoothing, soft=soft, soft_weight=config.soft_weight
@@ -177,14 +176,14 @@ class _Run:
         with tqdm(total=batches.size, unit=" images", desc=f"epoch {number}/{config.epochs}", leave=False) as bar:
 
             def show(steps: int, loss: float, correct: float) -> None:
-                self._check_finite(loss, number)
+                check_finite(loss, number, config)
                 bar.update(steps * size - bar.n)
                 bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{correct:.1%}")
 
             state, loss, correct = self.trainer.steps(state, *self.train, batches, rates, show)
         seconds = time.perf_counter() - start
         validation_loss, validation_accuracy = self.evaluate(self.variables(state), *self.validation)
-        self._check_finite(validation_loss, number)
+        check_finite(validation_loss, number, config)
         return state, {
             "epoch": number,
             "learning_rate": float(rates[-1]),
@@ -194,24 +193,6 @@ class _Run:
             "validation_accuracy": validation_accuracy,
             "images_per_second": self.steps * config.batch_size / seconds,
         }
-
-    def _check_finite(self, loss: float, epoch: int) -> None:
-        """Stops the run before what is not finite is saved."""
-        if math.isfinite(loss):
-            return
-        last = epoch - 1
-        checkpoint = self.config.folder / "checkpoints" / str(last)
-        kept = (
-            f"the checkpoint {str(checkpoint)!r} is good: resume with epochs={last} to write the best epoch's weights"
-            if last
-            else "there is no checkpoint yet"
-        )
-        raise FaceflaxError(
-            "learning_rate",
-            self.config.learning_rate,
-            f"with {{}} the loss became {loss} in epoch {epoch}",
-            f"start again with a lower one ({kept})",
-        )
 
 
 def _mix_and_teach(

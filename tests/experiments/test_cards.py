@@ -91,7 +91,7 @@ def test_measurements_of_other_weights_are_refused(tmp_path):
         cards.main(cards.Options("none", validation=file, test=file))
 
 
-@pytest.mark.parametrize("name", list_weights())
+@pytest.mark.parametrize("name", [name for name in list_weights() if weights_info(name).arch not in DETECTORS])
 def test_shipped_cards_state_the_record_s_accuracy(name):
     info = weights_info(name)
     text = (cards.folder() / f"{name}.md").read_text()

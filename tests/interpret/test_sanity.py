@@ -112,7 +112,7 @@ def test_layers_of_an_nnx_module():
     assert (steps["z_first"].rank_correlation < 0.99).all()
 
 
-@pytest.mark.parametrize("arch", models.list_models())
+@pytest.mark.parametrize("arch", models.list_classifiers())
 def test_layers_of_the_project_s_networks(arch):
     model = models.create(arch, 7)
     variables = jax.tree.map(

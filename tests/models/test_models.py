@@ -222,7 +222,7 @@ def test_networks_of_other_packages_get_a_name():
 
     models.register("mine", Mine)
     models.register("mine", Mine)  # as when a module is imported again
-    assert models.list_models()[:3] == ["mini_xception", "sequential_cnn", "vgg"]
+    assert models.list_models()[:4] == ["mini_xception", "sequential_cnn", "vgg", "face_detector"]
     assert "mine" in models.list_models()
     assert type(models.create("mine", 3)) is Mine
     with pytest.raises(FaceflaxError, match=r"name: 'vgg' is the name of faceflax\.models\.vgg:VGG; choose another"):

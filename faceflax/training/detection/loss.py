@@ -41,10 +41,11 @@ def decode(
     outputs: Float[Array, "*batch places 15"], centres: Float[Array, "places 2"], strides: Float[Array, " places"]
 ) -> tuple[Float[Array, "*batch places"], Float[Array, "*batch places 4"], Float[Array, "*batch places 5 2"]]:
     """Makes scores' logits, boxes (left, top, right, bottom) and landmarks, in pixels, of what a network says."""
-    scale = strides[:, None]
+    around = (1,) * (outputs.ndim - 2)
+    scale, centres = strides.reshape(*around, -1, 1), centres.reshape(*around, -1, 2)
     middle = centres + outputs[..., 1:3] * scale
     half = scale * jnp.exp(jnp.clip(outputs[..., 3:5], -4, 6)) / 2
-    points = centres[:, None] + outputs[..., 5:].reshape(*outputs.shape[:-1], 5, 2) * scale[..., None]
+    points = centres[..., None, :] + outputs[..., 5:].reshape(*outputs.shape[:-1], 5, 2) * scale[..., None]
     return outputs[..., 0], jnp.concatenate([middle - half, middle + half], -1), points
 
 
@@ -81,11 +82,11 @@ def assign(
     """
     iou, _ = overlap(boxes[None], faces[:, None])
     middle = (faces[:, :2] + faces[:, 2:]) / 2
-    inside = ((centres > faces[:, None, :2]) & (centres < faces[:, None, 2:])).all(-1)
-    near = (jnp.abs(centres - middle[:, None]) < RADIUS * strides[:, None]).all(-1)
+    inside = ((centres[None] > faces[:, None, :2]) & (centres[None] < faces[:, None, 2:])).all(-1)
+    near = (jnp.abs(centres[None] - middle[:, None]) < RADIUS * strides[None, :, None]).all(-1)
     real = (kinds == 1)[:, None]
     score = jax.nn.sigmoid(logits)
-    certainty = -jnp.log(jnp.clip(score * jnp.ones_like(iou), 1e-6, 1))
+    certainty = -jnp.log(jnp.clip(score, 1e-6, 1))[None]
     cost = certainty + 3 * -jnp.log(jnp.clip(iou, 1e-6, 1)) + 1e3 * ~(inside & near) + 1e6 * ~((inside | near) & real)
     best, _ = lax.top_k(jnp.where((inside | near) & real, iou, 0), CANDIDATES)
     count = jnp.clip(best.sum(-1).astype(jnp.int32), 1, CANDIDATES)
@@ -129,7 +130,8 @@ def loss(
     of = lambda values: jax.vmap(lambda v, i: v[i])(values, face)  # noqa: E731
     total = jnp.maximum(taught.sum(), 1)
 
-    doubtful = (corners[:, :, None, :2] < centres) & (corners[:, :, None, 2:] > centres)
+    at = centres[None, None]
+    doubtful = (corners[:, :, None, :2] < at) & (corners[:, :, None, 2:] > at)
     doubtful = (doubtful.all(-1) & (kinds == -1)[..., None]).any(1)
     target = jnp.where(taught, quality, 0)
     score = jax.nn.sigmoid(lax.stop_gradient(logits))
@@ -147,5 +149,5 @@ def loss(
     huber = jnp.where(jnp.abs(off) < 0.1, 5 * jnp.square(off), jnp.abs(off) - 0.05)
     landmark_loss = (known * huber.sum((-1, -2))).sum() / jnp.maximum(known.sum(), 1)
 
-    parts = {"score": score_loss, "box": box_loss, "landmarks": landmark_loss, "taught": taught.sum()}
+    parts = {"score": score_loss, "box": box_loss, "landmarks": landmark_loss, "overlap": quality.sum() / total}
     return score_loss + BOX_WEIGHT * box_loss + LANDMARK_WEIGHT * landmark_loss, parts

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from experiments import detection_recall
+from experiments.detection import clips
 from faceflax.faces.tracking import Track
 
 ROOT = Path(__file__).resolve().parents[2]
@@ -16,7 +16,7 @@ CLIPS = ROOT / "../shared/data/video"
 
 def command(*arguments):
     return subprocess.run(
-        [sys.executable, "-m", "experiments.detection_recall", *map(str, arguments)],
+        [sys.executable, "-m", "experiments.detection.clips", *map(str, arguments)],
         cwd=ROOT,
         capture_output=True,
         text=True,
@@ -25,10 +25,10 @@ def command(*arguments):
 
 
 def test_truth_is_interpolated_and_ends():
-    boxes = detection_recall.truth("pyfeat_face_noface.mov", 80)
+    boxes = clips.truth("pyfeat_face_noface.mov", 80)
     assert [len(box) for box in boxes] == [1] * 72 + [0] * 8
     np.testing.assert_allclose(boxes[12], [[296.5, 129, 292.5, 292.5]])
-    assert [box.shape for box in detection_recall.truth("pyfeat_no_face.mp4", 2)] == [(0, 4)] * 2
+    assert [box.shape for box in clips.truth("pyfeat_no_face.mp4", 2)] == [(0, 4)] * 2
 
 
 def test_found_and_false_are_told_apart():
@@ -36,7 +36,7 @@ def test_found_and_false_are_told_apart():
     tracks = iter(
         [[Track(4, (12, 9, 20, 21), True), Track(5, (60, 60, 20, 20), True)], [], [Track(4, (0, 0, 9, 9), True)]]
     )
-    run = detection_recall.follow(lambda frame: next(tracks), [np.zeros((9, 9, 3), np.uint8)] * 3, true)
+    run = clips.follow(lambda frame: next(tracks), [np.zeros((9, 9, 3), np.uint8)] * 3, true)
     assert (run.faces, run.found, run.false, run.tracks) == (2, 1, 2, 2)
     assert len(run.seconds) == 3
 

@@ -1,6 +1,6 @@
 """Faces found and false boxes against how often the whole frame is searched.
 
-Command: ``python -m experiments.detection_recall --clips ../shared/data/video --output recall.md``
+Command: ``python -m experiments.detection.clips --clips ../shared/data/video --output recall.md``
 
 The clips are four short videos with one face or none, 640x360 or 960x540. Where the face is was read off by eye in
 every 6th to 30th frame (:data:`TRUTH`), with lines between; a box that overlaps it by 0.4 or more (intersection over

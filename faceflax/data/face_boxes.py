@@ -1,0 +1,242 @@
+"""Photographs with the boxes of their faces, to train a detector on: WIDER FACE as published, and five sources in one.
+
+Sources frame faces differently. All are brought to the convention of WIDER FACE, which is stated at
+:class:`~faceflax.data.scenes.Scene`: upright boxes from the forehead to the chin and from ear to ear.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import zipfile
+from collections.abc import Iterator, Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import tensorflow_datasets as tfds
+from jaxtyping import Float32, UInt8
+
+from faceflax import preprocessing
+from faceflax.data import builder
+from faceflax.data.scenes import Scene
+from faceflax.errors import FaceflaxError
+from faceflax.opencv import cv2
+
+GROUPS = ("wider", "mask", "portrait", "closeup", "noface")
+"""Kinds of pictures: photographs of people, of people with masks, portraits, close faces, and none with a face."""
+
+LONGEST_SIDE = 640
+"""Longest side, in pixels, at which a photograph is stored: what a detector searches by default."""
+
+FRAMING: Mapping[str, tuple[float, float, float, float]] = {
+    "portrait": (1.10, 1.44, 0.010, -0.070),
+    "closeup": (1.00, 1.28, 0.008, -0.065),
+    "mask": (0.97, 1.116, -0.010, -0.150),
+}
+"""What makes WIDER FACE's boxes of a source's: factors of width and height, and by how much the centre moves right and
+down, in shares of the longer side. Medians of where YuNet, which was trained on WIDER FACE, frames the same faces (400
+pictures of each; over WIDER FACE's own boxes it gives 0.985, 0.998, 0.001 and -0.004)."""
+
+
+class SceneBuilder(builder.FaceBuilder):
+    """A builder of photographs with boxes, which :func:`load_scenes` reads. Images are grey, at most 640 pixels."""
+
+    def _features(self) -> tfds.features.FeaturesDict:
+        return tfds.features.FeaturesDict(
+            {
+                "image": builder.grey_image(),
+                "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
+                "landmarks": tfds.features.Tensor(shape=(None, 10), dtype=np.float32),
+                "ignored": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
+                "group": tfds.features.ClassLabel(names=GROUPS),
+                "id": tfds.features.Text(),
+            }
+        )
+
+
+class Faces(SceneBuilder):
+    """Five sources of faces in one archive: ``GROUP/NUMBER.webp`` and ``boxes.csv``.
+
+    The columns of ``boxes.csv`` are split (train or validation), file, x, y, width, height, ignore, and lx1, ly1 to
+    lx5, ly5: the left eye, right eye, nose, left and right corner of the mouth as the image shows them. A file without
+    a face has a row with empty columns. A tenth of the group ``mask``, which has no validation split, is put into one
+    by a hash of the file's name.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012
+    MANUAL_DOWNLOAD_INSTRUCTIONS = "The source is the archive faces.zip, or the folder it unpacks to, with boxes.csv."
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Photographs, people with masks, portraits and close faces, with boxes; and none with a face.",
+            features=self._features(),
+            supervised_keys=("image", "group"),
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        rows: dict[str, dict[str, list[dict[str, str]]]] = {"train": {}, "validation": {}}
+        for row in self._rows():
+            name, split = row.get("file") or "", row.get("split") or ""
+            if name.partition("/")[0] not in GROUPS or split not in rows:
+                problem = f"line {row['line']} of boxes.csv in {{}} has file {name!r} and split {split!r}"
+                raise FaceflaxError("source", self.source, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+            if name.startswith("mask/") and split == "train":
+                split = builder.random_split(name, test=0)
+            rows[split].setdefault(name, []).append(row)
+        return {split: self._generate_examples(split, self._read(rows[split])) for split in rows}
+
+    def _rows(self) -> Iterator[dict[str, str]]:
+        try:
+            lines = self._bytes("boxes.csv").decode().splitlines()
+        except UnicodeDecodeError as error:
+            problem = f"boxes.csv in {{}} is not UTF-8 ({error})"
+            raise FaceflaxError("source", self.source, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS) from None
+        reader = csv.DictReader(lines)
+        for row in reader:
+            yield row | {"line": str(reader.line_num)}
+
+    def _bytes(self, name: str) -> bytes:
+        try:
+            if self.source_path.is_dir():
+                return (self.source_path / name).read_bytes()
+            return self._archive.read(name)
+        except (OSError, KeyError, zipfile.BadZipFile) as error:
+            problem = f"cannot read {name} in {{}} ({error})"
+            raise FaceflaxError("source", self.source, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS) from None
+
+    @functools.cached_property
+    def _archive(self) -> zipfile.ZipFile:
+        return zipfile.ZipFile(self.source_path)
+
+    def _read(self, files: Mapping[str, list[dict[str, str]]]) -> Iterator[builder.Row]:
+        for name, rows in files.items():
+            yield name, functools.partial(self._example, name, rows)
+
+    def _example(self, name: str, rows: list[dict[str, str]]) -> dict[str, Any]:
+        group = name.partition("/")[0]
+        image = cv2.imdecode(np.frombuffer(self._bytes(name), np.uint8), cv2.IMREAD_GRAYSCALE)
+        if image is None:
+            raise FaceflaxError("source", self.source, f"{name} in {{}} is not an image", "unpack it again")
+        faces = []
+        for row in rows:
+            if not row["x"]:
+                continue
+            try:
+                box = [float(row[column]) for column in ("x", "y", "width", "height")]
+                points = [float(row[f"l{axis}{i}"] or "nan") for i in range(1, 6) for axis in "xy"]
+            except (KeyError, TypeError, ValueError):
+                problem = f"line {row['line']} of boxes.csv in {{}} is not a box"
+                raise FaceflaxError("source", self.source, problem, "unpack it again") from None
+            faces.append((reframed(box, group), points, row["ignore"] == "1"))
+        return _example(np.asarray(image), faces, group)
+
+
+class Wider(SceneBuilder):
+    """WIDER FACE (Yang, Luo, Loy and Tang, CVPR 2016, http://shuoyang1213.me/WIDERFACE) as it is published.
+
+    Splits: test = the published validation set, on which nothing may be selected; validation = a tenth of the published
+    training set, held out by a hash of the file's name; train = the rest. It has no landmarks.
+    """
+
+    VERSION = tfds.core.Version("1.0.0")
+    RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012
+    MANUAL_DOWNLOAD_INSTRUCTIONS = (
+        "http://shuoyang1213.me/WIDERFACE gives the images and the annotations; the source is a folder with "
+        "WIDER_train/images, WIDER_val/images and wider_face_split/ in it."
+    )
+
+    def _info(self) -> tfds.core.DatasetInfo:
+        return tfds.core.DatasetInfo(
+            builder=self,
+            description="Photographs of people, with a box for each face.",
+            homepage="http://shuoyang1213.me/WIDERFACE",
+            citation="Yang, Luo, Loy and Tang. WIDER FACE: A Face Detection Benchmark. CVPR 2016.",
+            features=self._features(),
+            supervised_keys=("image", "group"),
+            metadata=tfds.core.MetadataDict(),
+        )
+
+    def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
+        rows: dict[str, list[tuple[Path, str, list[str]]]] = {"train": [], "validation": [], "test": []}
+        for entry in self._entries("train"):
+            rows[builder.random_split(entry[1], test=0)].append(entry)
+        rows["test"] = list(self._entries("val"))
+        return {split: self._generate_examples(split, self._read(rows[split])) for split in rows}
+
+    def _entries(self, part: str) -> Iterator[tuple[Path, str, list[str]]]:
+        """The images of one published part: the file, its name and the lines of its boxes."""
+        file = self.source_path / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt"
+        try:
+            lines = iter(file.read_text(encoding="utf-8").splitlines())
+            for name in lines:
+                count = int(next(lines))
+                boxes = [next(lines) for _ in range(max(count, 1))]  # an image without a face has a line of zeros
+                path = self.source_path / f"WIDER_{part}" / "images" / name
+                yield path, f"{part}/{name}", boxes[:count]
+        except (OSError, UnicodeDecodeError, ValueError, StopIteration) as error:
+            problem = f"cannot read {{}} ({str(error) or 'it ends too early'})"
+            raise FaceflaxError("source", file, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS) from None
+
+    def _read(self, entries: list[tuple[Path, str, list[str]]]) -> Iterator[builder.Row]:
+        for file, name, lines in entries:
+            yield name, functools.partial(self._example, file, name, lines)
+
+    def _example(self, file: Path, name: str, lines: list[str]) -> dict[str, Any]:
+        faces = []
+        for line in lines:
+            try:
+                x, y, width, height, _, _, _, invalid, *_ = (float(value) for value in line.split())
+            except ValueError:
+                problem = f"the box {line!r} of {{}} is not ten numbers"
+                raise FaceflaxError("source", file, problem, "download the annotations again") from None
+            if width > 0 and height > 0:
+                faces.append(([x, y, width, height], [np.nan] * 10, invalid == 1))
+        return _example(preprocessing.read_grey("source", file), faces, "wider" if faces else "noface")
+
+
+def reframed(box: list[float], group: str) -> list[float]:
+    """Returns a source's box (x, y, width, height) in WIDER FACE's convention.
+
+    Example:
+        >>> [round(value, 2) for value in reframed([10, 10, 100, 100], "portrait")]
+        [6.0, -19.0, 110.0, 144.0]
+    """
+    if group not in FRAMING:
+        return box
+    x, y, width, height = box
+    across, down, right, below = FRAMING[group]
+    side = max(width, height)
+    centre = x + width / 2 + right * side, y + height / 2 + below * side
+    width, height = width * across, height * down
+    return [centre[0] - width / 2, centre[1] - height / 2, width, height]
+
+
+def _example(
+    image: UInt8[np.ndarray, "height width"], faces: list[tuple[list[float], list[float], bool]], group: str
+) -> dict[str, Any]:
+    scale = LONGEST_SIDE / max(image.shape)
+    if scale < 1:
+        height, width = (max(1, round(side * scale)) for side in image.shape)
+        factors = np.array([width / image.shape[1], height / image.shape[0]], np.float32)
+        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+    else:
+        factors = np.ones(2, np.float32)
+    boxes = np.array([box for box, _, _ in faces], np.float32).reshape(-1, 4)
+    landmarks = np.array([points for _, points, _ in faces], np.float32).reshape(-1, 10)
+    return {
+        "image": builder.png(image),
+        "boxes": boxes * np.tile(factors, 2),
+        "landmarks": landmarks * np.tile(factors, 5),
+        "ignored": np.array([ignored for _, _, ignored in faces], bool),
+        "group": group,
+    }
+
+
+def read_scene(example: Mapping[str, Any]) -> Scene:
+    """Makes a scene of what TFDS reads."""
+    landmarks: Float32[np.ndarray, "faces 5 2"] = example["landmarks"].reshape(-1, 5, 2)
+    return Scene(example["image"][:, :, 0], example["boxes"], landmarks, example["ignored"])

@@ -1,0 +1,207 @@
+"""A detector's training: crops are drawn in a thread while the network takes its steps."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
+
+import flax.linen as nn
+import jax
+import jax.numpy as jnp
+import numpy as np
+import optax
+from jaxtyping import Array, Float, UInt8
+from tqdm import tqdm
+
+from faceflax import data, models, pretrained
+from faceflax.data.scenes import Scene, Scenes
+from faceflax.errors import FaceflaxError
+from faceflax.evaluation import detection
+from faceflax.inference.suppression import suppressed
+from faceflax.preprocessing import normalize
+from faceflax.training.config import TrainConfig
+from faceflax.training.detection.loss import decode, loss, places
+from faceflax.training.fitting import cosine, take_matching
+from faceflax.training.logs import Epoch
+from faceflax.training.run import check_finite
+from faceflax.training.step import TrainState, adam, create_state, products
+
+SHARES = {"wider": 0.62, "mask": 0.12, "portrait": 0.10, "closeup": 0.08, "noface": 0.08}
+"""How often a crop is of each kind of picture, of the kinds that the dataset has."""
+GRADIENT = 5.0
+"""Longest gradient: a crop of a crowd gives one many times as long as a portrait's."""
+AHEAD = 4
+"""Batches that are drawn before they are needed."""
+SMALLEST_FACE, FALSE_BOXES = 20, 0.1
+"""Validation is the recall of faces of 20 pixels and more at one false box in ten images."""
+LEAST_SCORE = 0.05
+"""Boxes of a lower score are not looked at in validation."""
+
+
+class Detection:
+    """A network that finds faces in photographs: its compiled step, and its data in memory."""
+
+    names: tuple[str, ...] = ("face",)
+
+    def __init__(self, config: TrainConfig) -> None:
+        _check(config)
+        self.config = config
+        self.model = models.create(config.arch, 1)
+        self.key = jax.random.key(config.seed)
+        self.validation = data.load_scenes(config.dataset, "validation", data_dir=config.data_dir)
+        train = data.load_scenes(config.dataset, "train", data_dir=config.data_dir)
+        images = sum(map(len, train.values()))
+        self.steps = images // config.batch_size
+        if self.steps < 1:
+            problem = f"is more than the {images} training images of {config.dataset}"
+            raise FaceflaxError("batch_size", config.batch_size, problem, "give a smaller one")
+        shares = {name: share for name, share in SHARES.items() if name in train}
+        self.scenes = Scenes(train, shares, config.image_size, config.scenes, config.seed)
+        self._optimizer = adam(config.weight_decay)
+        self._step = _make_step(self.model, self._optimizer, config)
+        self._outputs = jax.jit(lambda variables, images: self.model.apply(variables, normalize(images))[0])
+
+    def initial_state(self, given: pretrained.Variables | None) -> TrainState:
+        """Fresh variables, or those of ``given`` where the shapes agree."""
+        variables = models.init(self.model, self.key, self.config.image_size)
+        if given is not None:
+            variables = take_matching(variables, given)
+        return create_state(jax.tree.map(jnp.array, variables), self._optimizer)
+
+    def variables(self, state: TrainState) -> dict[str, Any]:
+        """The averaged weights; BatchNorm's statistics, which change slowly, are those of the last ones."""
+        return {"params": state.average, "batch_stats": state.batch_stats}
+
+    def epoch(self, state: TrainState, number: int) -> tuple[TrainState, Epoch]:
+        """As many crops as the split has images, then the recall on the validation images."""
+        config = self.config
+        first = (number - 1) * self.steps
+        rates = cosine(
+            config.epochs * self.steps,
+            config.learning_rate,
+            warmup=config.warmup_epochs * self.steps,
+            first=first,
+            count=self.steps,
+        )
+        totals: Any = None
+        start = time.perf_counter()
+        bar = tqdm(
+            total=self.steps * config.batch_size, unit=" images", desc=f"epoch {number}/{config.epochs}", leave=False
+        )
+        with bar, ThreadPoolExecutor(1) as pool:
+            drawn = [pool.submit(self.scenes.batch, first + i, config.batch_size) for i in range(AHEAD)]
+            try:
+                for i, rate in enumerate(rates):
+                    batch = drawn.pop(0).result()
+                    if i + AHEAD < self.steps:
+                        drawn.append(pool.submit(self.scenes.batch, first + i + AHEAD, config.batch_size))
+                    state, metrics = self._step(state, batch, jnp.float32(rate))
+                    totals = metrics if totals is None else jax.tree.map(jnp.add, totals, metrics)
+                    bar.update(config.batch_size)
+                    if (i + 1) % 32 == 0:
+                        check_finite(float(totals["loss"]), number, config)
+                        bar.set_postfix(loss=f"{float(totals['loss']) / (i + 1):.3f}")
+            finally:
+                for each in drawn:
+                    each.cancel()
+        seconds = time.perf_counter() - start
+        means = {name: float(value) / self.steps for name, value in totals.items()}
+        check_finite(means["loss"], number, config)
+        validation_loss, recall = self._validate(self.variables(state))
+        return state, {
+            "epoch": number,
+            "learning_rate": float(rates[-1]),
+            "train_loss": means["loss"],
+            "train_accuracy": means["overlap"],
+            "validation_loss": validation_loss,
+            "validation_accuracy": recall,
+            "images_per_second": self.steps * config.batch_size / seconds,
+        }
+
+    def _validate(self, variables: Mapping[str, Any]) -> tuple[float, float]:
+        """What is still missed of all faces, and the mean over the kinds of pictures of the recall."""
+        kinds: dict[str, list[detection.Matches]] = {}
+        empty = [
+            detection.match(*self.find(variables, scene.image)[:2], np.zeros((0, 4)), np.zeros(0, bool))
+            for scene in self.validation.get("noface", [])
+        ]
+        for name, scenes in self.validation.items():
+            if name != "noface":
+                kinds[name] = [self._matches(variables, scene) for scene in scenes]
+        recalls = [detection.recall_at(matches + empty, FALSE_BOXES) for matches in kinds.values()]
+        missed = [1 - detection.recall_at(matches, 1) for matches in kinds.values()]
+        return float(np.mean(missed)), float(np.mean(recalls))
+
+    def _matches(self, variables: Mapping[str, Any], scene: Scene) -> detection.Matches:
+        boxes, scores, _ = self.find(variables, scene.image)
+        counted = ~scene.ignored & (np.sqrt(scene.boxes[:, 2:].prod(1)) >= SMALLEST_FACE)
+        return detection.match(boxes, scores, scene.boxes, counted)
+
+    def find(
+        self, variables: Mapping[str, Any], image: UInt8[np.ndarray, "height width"]
+    ) -> tuple[
+        Float[np.ndarray, "faces 4"],
+        Float[np.ndarray, " faces"],
+        Float[np.ndarray, "faces 5 2"],
+    ]:
+        """Returns boxes (x, y, width, height), scores and landmarks of all faces in an image, in pixels."""
+        height, width = (-(-side // 128) * 128 for side in image.shape)  # few sizes, each compiled once
+        padded = np.full((1, height, width, 1), 128, np.uint8)
+        padded[0, : image.shape[0], : image.shape[1], 0] = image
+        outputs = self._outputs(variables, padded)[0]
+        logits, corners, points = (np.asarray(a) for a in decode(outputs, *map(jnp.asarray, places(height, width))))
+        scores = 1 / (1 + np.exp(-logits))
+        likely = scores >= LEAST_SCORE
+        boxes = np.concatenate([corners[:, :2], corners[:, 2:] - corners[:, :2]], 1)[likely]
+        kept = suppressed(boxes, scores[likely])
+        return boxes[kept], scores[likely][kept], points[likely][kept]
+
+
+def _make_step(
+    model: nn.Module, optimizer: optax.GradientTransformation, config: TrainConfig
+) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+    """Builds ``step(state, batch, learning_rate) -> (state, metrics)``; the state's buffers are donated."""
+    centres, strides = (jnp.asarray(a) for a in places(config.image_size, config.image_size))
+    clip = optax.clip_by_global_norm(GRADIENT)
+
+    def step(state: TrainState, batch: dict[str, Array], rate: Array) -> tuple[TrainState, dict[str, Array]]:
+        def loss_of(params: Any) -> tuple[Array, tuple[dict[str, Array], Any]]:
+            (outputs, _), updates = model.apply(
+                {"params": params, "batch_stats": state.batch_stats},
+                normalize(batch["images"]),
+                train=True,
+                mutable=["batch_stats"],
+            )
+            value, parts = loss(
+                outputs, batch["boxes"], batch["landmarks"], batch["kinds"].astype(jnp.int32), centres, strides
+            )
+            return value, (parts, updates["batch_stats"])
+
+        with products(config.precision):
+            (value, (parts, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
+        gradients, _ = clip.update(gradients, optax.EmptyState())
+        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+        params = jax.tree.map(lambda p, u: p - rate * u, state.params, updates)
+        decay = jnp.minimum(config.average, (1 + state.step) / (10 + state.step))
+        average = optax.incremental_update(params, state.average, 1 - decay)
+        return TrainState(state.step + 1, params, average, batch_stats, optimizer_state), parts | {"loss": value}
+
+    return jax.jit(step, donate_argnums=0)
+
+
+def _check(config: TrainConfig) -> None:
+    """Refuses settings that a detector's training has no use for."""
+    usual = TrainConfig()
+    for name in (
+        *("dropout", "label_smoothing", "soft_labels", "soft_weight", "teachers", "teacher_weight"),
+        *("augmentation", "mixup"),
+    ):
+        if getattr(config, name) != getattr(usual, name):
+            problem = f"{{}} is of no use: {config.arch} finds faces and labels none"
+            raise FaceflaxError(name, getattr(config, name), problem, "leave it out")
+    if config.image_size % 32:
+        raise FaceflaxError("image_size", config.image_size, "is not a multiple of 32", "256 is usual for a detector")
+    if config.precision == "bfloat16":
+        raise FaceflaxError("precision", config.precision, "is not possible for a detector", "give float32")

@@ -1,0 +1,148 @@
+"""Which places are taught which faces, and the loss, against plain formulations and closed forms."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+
+from faceflax.training.detection.loss import assign, decode, loss, overlap, places
+
+SIDE = 64
+CENTRES, STRIDES = places(SIDE, SIDE)
+
+
+def answers(boxes, landmarks, sure=8.0):
+    """Outputs of a network that says at every place the nearest face, and is sure at those it would be taught."""
+    outputs = np.zeros((len(CENTRES), 15), np.float32)
+    middles = boxes[:, :2] + boxes[:, 2:] / 2
+    for i, (centre, stride) in enumerate(zip(CENTRES, STRIDES, strict=True)):
+        k = int(np.linalg.norm(middles - centre, axis=1).argmin())
+        outputs[i, 1:3] = (middles[k] - centre) / stride
+        outputs[i, 3:5] = np.log(boxes[k, 2:] / stride)
+        outputs[i, 5:] = ((landmarks[k] - centre) / stride).ravel()
+    owner, _ = owners(outputs, boxes, [1] * len(boxes))
+    outputs[:, 0] = np.where(owner >= 0, sure, -sure)
+    return outputs
+
+
+@pytest.fixture
+def picture():
+    boxes = np.array([[6, 6, 20, 26], [36, 30, 18, 22]], np.float32)
+    relative = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]], np.float32)
+    return boxes, boxes[:, None, :2] + relative * boxes[:, None, 2:]
+
+
+def test_places_lie_in_the_middle_of_their_squares():
+    assert len(CENTRES) == 64 + 16 + 4
+    for stride in (8, 16, 32):
+        own = CENTRES[stride == STRIDES]
+        assert {tuple(c) for c in own} == {
+            (x + stride / 2, y + stride / 2) for x in range(0, SIDE, stride) for y in range(0, SIDE, stride)
+        }
+        assert (np.diff(own[:, 1]) >= 0).all()  # row by row
+
+
+def test_decode_undoes_what_the_answers_say(picture):
+    boxes, landmarks = picture
+    logits, corners, points = decode(jnp.asarray(answers(boxes, landmarks)), jnp.asarray(CENTRES), jnp.asarray(STRIDES))
+    sure = np.asarray(logits) > 0
+    assert sure.sum() >= 2
+    for corner, found in zip(np.asarray(corners)[sure], np.asarray(points)[sure], strict=True):
+        k = int(np.abs(boxes[:, 0] - corner[0]).argmin())
+        np.testing.assert_allclose(corner, [*boxes[k, :2], *(boxes[k, :2] + boxes[k, 2:])], atol=1e-4)
+        np.testing.assert_allclose(found, landmarks[k], atol=1e-4)
+
+
+def test_overlap_is_counted_in_pixels():
+    rng = np.random.default_rng(0)
+    low, size = rng.integers(0, 20, (2, 50, 2)), rng.integers(1, 20, (2, 50, 2))
+    boxes, others = np.concatenate([low, low + size], -1)
+    iou, distance = overlap(jnp.asarray(boxes, jnp.float32), jnp.asarray(others, jnp.float32))
+    for row, (a, b) in enumerate(zip(boxes, others, strict=True)):
+        canvas = np.zeros((2, 40, 40), bool)
+        for mask, box in zip(canvas, (a, b), strict=True):
+            mask[box[1] : box[3], box[0] : box[2]] = True
+        expected = (canvas[0] & canvas[1]).sum() / (canvas[0] | canvas[1]).sum()
+        assert iou[row] == pytest.approx(expected, abs=1e-5)
+        around = np.maximum(a[2:], b[2:]) - np.minimum(a[:2], b[:2])
+        apart = (a[:2] + a[2:] - b[:2] - b[2:]) / 2
+        assert distance[row] == pytest.approx(expected - (apart**2).sum() / (around**2).sum(), abs=1e-5)
+
+
+def owners(outputs, boxes, kinds):
+    logits, corners, _ = decode(jnp.asarray(outputs), jnp.asarray(CENTRES), jnp.asarray(STRIDES))
+    faces = jnp.asarray(np.concatenate([boxes[:, :2], boxes[:, :2] + boxes[:, 2:]], 1))
+    found = jax.jit(assign)(logits, corners, faces, jnp.asarray(kinds), jnp.asarray(CENTRES), jnp.asarray(STRIDES))
+    return [np.asarray(a) for a in found]
+
+
+def test_every_face_is_given_places_near_it_and_no_other_kind_is(picture):
+    boxes, _ = picture
+    outputs = np.random.default_rng(0).normal(0, 0.5, (len(CENTRES), 15)).astype(np.float32)
+    others = np.array([[0, 0, 64, 64], [0, 0, 0, 0]], np.float32)
+    owner, quality = owners(outputs, np.concatenate([boxes, others]), [1, 1, -1, 0])
+    assert set(owner) == {-1, 0, 1}
+    assert (quality[owner < 0] == 0).all()
+    for k, box in enumerate(boxes):
+        own = CENTRES[owner == k]
+        assert 1 <= len(own) <= 10
+        assert (own > box[:2] - 1.5 * 32).all()
+        assert (own < box[:2] + box[2:] + 1.5 * 32).all()
+
+
+def test_a_small_face_between_places_is_given_one(picture):
+    box = np.array([[14.5, 14.5, 3.0, 3.0]], np.float32)
+    outputs = np.zeros((len(CENTRES), 15), np.float32)
+    owner, _ = owners(outputs, box, [1])
+    assert (owner == 0).sum() >= 1
+
+
+def parts(outputs, boxes, landmarks, kinds):
+    value, details = jax.jit(loss)(
+        jnp.asarray(outputs)[None],
+        jnp.asarray(boxes)[None],
+        jnp.asarray(landmarks)[None],
+        jnp.asarray(kinds)[None],
+        jnp.asarray(CENTRES),
+        jnp.asarray(STRIDES),
+    )
+    return float(value), {name: float(part) for name, part in details.items()}
+
+
+def test_the_right_answer_costs_next_to_nothing(picture):
+    boxes, landmarks = picture
+    value, details = parts(answers(boxes, landmarks, sure=12.0), boxes, landmarks, np.array([1, 1]))
+    assert details["box"] < 1e-4
+    assert details["landmarks"] < 1e-4
+    assert details["overlap"] == pytest.approx(1, abs=1e-4)
+    worse = answers(boxes + np.array([4, 0, 0, 0], np.float32), landmarks, sure=12.0)
+    assert parts(worse, boxes, landmarks, np.array([1, 1]))[0] > value + 0.1
+
+
+def test_unknown_landmarks_cost_nothing_and_leave_finite_gradients(picture):
+    boxes, landmarks = picture
+    outputs = np.random.default_rng(0).normal(0, 0.5, (len(CENTRES), 15)).astype(np.float32)
+    unknown = np.full_like(landmarks, np.nan)
+    assert parts(outputs, boxes, unknown, np.array([1, 1]))[1]["landmarks"] == 0
+
+    def total(outputs):
+        arrays = (boxes[None], unknown[None], np.array([[1, 1]]), CENTRES, STRIDES)
+        return loss(outputs[None], *map(jnp.asarray, arrays))[0]
+
+    gradient = np.asarray(jax.jit(jax.grad(total))(jnp.asarray(outputs)))
+    assert np.isfinite(gradient).all()
+    assert (gradient[:, 5:] == 0).all()
+    assert (gradient[:, :5] != 0).any()
+
+
+def test_a_face_that_does_not_count_is_not_held_against_the_network(picture):
+    boxes, landmarks = picture
+    outputs = answers(boxes, landmarks)
+    within = ((boxes[:, None, :2] < CENTRES) & (boxes[:, None, :2] + boxes[:, None, 2:] > CENTRES)).all(-1)
+    outputs[~within.any(0), 0] = -8
+    counted = parts(outputs, boxes[:1], landmarks[:1], np.array([1]))[1]["score"]
+    ignored = parts(outputs, boxes, landmarks, np.array([1, -1]))[1]["score"]
+    assert counted > 1
+    assert ignored < 0.05 * counted
