@@ -58,7 +58,7 @@ weights of a face detector (.safetensors)
             if value is not None:
                 raise FaceflaxError(field, value, "is for detectors that are named", "set it in the detector given")
         if not callable(detector):
-            raise FaceflaxError("detector", type(detector).__name__, "a {} is no detector", _remedy())
+            raise FaceflaxError("detector", type(detector).__name__, "{} is no detector", _remedy())
         return detector
     with renaming(model="detector", weights="detector", min_size="min_face"):
         if detector == "haar":

@@ -111,7 +111,7 @@ def crop_square(
     side = square.side * (1 + 2 * margin)
     # First whole pixels are averaged, then the turned square is sampled at least as finely as its pixels lie, and what
     # that gives is averaged again: nothing aliases, and the work does not grow with the face.
-    reduced = max(1, int(side / size / 2))
+    reduced = max(1, int(side / size / 4))
     finer = max(1, math.ceil(side / size / reduced))
     angle = math.radians(square.roll)
     cos, sin = math.cos(angle), math.sin(angle)

@@ -161,6 +161,18 @@ def iou(
     return common / np.maximum(areas[:, None] + other_areas - common, np.finfo(float).tiny)
 
 
+def covered(
+    boxes: Float[np.ndarray, "boxes 4"], others: Float[np.ndarray, "others 4"]
+) -> Float[np.ndarray, "boxes others"]:
+    """Which share of each box lies in each other box.
+
+    Example:
+        >>> covered(np.array([[0.0, 0, 2, 2]]), np.array([[1.0, 0, 8, 8]]))
+        array([[0.5]])
+    """
+    return _intersection(boxes, others) / np.maximum(boxes[:, None, 2:].prod(-1), np.finfo(float).tiny)
+
+
 def _intersection(boxes: np.ndarray, others: np.ndarray) -> np.ndarray:
     low = np.maximum(boxes[:, None, :2], others[:, :2])
     high = np.minimum((boxes[:, :2] + boxes[:, 2:])[:, None], others[:, :2] + others[:, 2:])

@@ -10,7 +10,7 @@ import numpy as np
 from scipy.optimize import linear_sum_assignment
 
 from faceflax.errors import FaceflaxError
-from faceflax.faces.detection import Detection, boxes_of, clip_to_frame, iou, non_max_suppression
+from faceflax.faces.detection import Detection, boxes_of, clip_to_frame, covered, iou
 from faceflax.faces.frame import Image, as_frame
 from faceflax.faces.spares import Process
 from faceflax.faces.tiles import Tile, tiles
@@ -30,6 +30,10 @@ _CLOSE, _CLOSE_FACE = 128, 64
 """Side of the input of a close look, and of the face in it."""
 _LIKELY = 0.4
 """Share of the score asked of a face that is enough where a face was a frame ago."""
+_OVERLAP = 0.4
+"""Two faces of different tiles with a larger intersection over union are one."""
+_PART, _AS_CERTAIN = 2.0, 0.75
+"""How many times higher a face is than one seen in a part of it, and the least ratio of their scores."""
 _SAME = 0.3
 """Least intersection over union of a face with where it should be."""
 
@@ -111,8 +115,7 @@ class NetworkDetector:
         rows[:, :4] = clip_to_frame(rows[:, :4], height, width)
         rows = rows[(rows[:, 2:4].min(1) > 0) & (rows[:, 2:4].max(1) >= self.min_size)]
         if len(parts) > 1:
-            rows = rows[np.argsort(-rows[:, 4], kind="stable")]
-            rows = rows[non_max_suppression(rows[:, :4].astype(np.float64))]
+            rows = _once(rows[np.argsort(-rows[:, 4], kind="stable")])
         return [_detection(row) for row in rows]
 
     def follow(self, frame: Image, expected: Sequence[Detection]) -> list[Detection | None]:
@@ -147,6 +150,24 @@ def _whole(rows: np.ndarray, group: Sequence[Tile]) -> np.ndarray:
     edges = np.array([tile[1:] for tile in group])[rows[:, 15].astype(int)]
     low, high = rows[:, :2], rows[:, :2] + rows[:, 2:4]
     return ((low >= edges[:, :2]) & (high <= edges[:, 2:])).all(1)
+
+
+def _once(rows: np.ndarray) -> np.ndarray:
+    """Each face once, though neighbouring tiles and several scales show it; the best first.
+
+    The tiles of a fine scale show parts of a large face, in which a smaller one may seem to be: it is left out where
+    the larger one is about as certain.
+    """
+    boxes = rows[:, :4].astype(np.float64)
+    common = iou(boxes, boxes)
+    kept: list[int] = []
+    for index in range(len(rows)):
+        if not (common[index, kept] > _OVERLAP).any():
+            kept.append(index)
+    rows, boxes = rows[kept], boxes[kept]
+    larger = boxes[:, 3] > _PART * boxes[:, None, 3]
+    certain = rows[:, 4] >= _AS_CERTAIN * rows[:, None, 4]
+    return rows[~(larger & certain & (covered(boxes, boxes) > 0.5)).any(1)]
 
 
 def _close(box: np.ndarray) -> Region:
