@@ -111,7 +111,9 @@ def _faces(size: int, margin: float) -> UInt8[np.ndarray, "3 size size"]:
     from faceflax.opencv import cv2
 
     photo = photograph()
-    portrait = crop_face(cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY), HaarDetector()(photo)[0], margin, size)
+    portrait = crop_face(
+        cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY), HaarDetector()(photo)[0].box.astype(int), margin, size
+    )
     synthetic = render_faces(14, seed=0, image_size=size)
     shown = [int(np.flatnonzero(synthetic.emotions == EMOTIONS.index(name))[0]) for name in ("happy", "surprise")]
     return np.stack([portrait, *synthetic.images[shown, ..., 0]])

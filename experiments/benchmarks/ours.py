@@ -155,7 +155,7 @@ def found(video: str | None) -> Run:
 
 def found_by_haar(video: str | None) -> Run:
     """In how many frames OpenCV's Haar cascade, factor 1.1 and 5 neighbours, finds a face in all of the frame."""
-    detector = HaarDetector(1.1, 5, min_confidence=-np.inf, max_side=None)
+    detector = HaarDetector(1.1, min_confidence=-np.inf, max_side=None)
     number = sum(len(detector(frame)) > 0 for frame in shared.video_frames(video))
     return lambda: np.asarray(number)
 
@@ -183,5 +183,5 @@ def draw(video: str | None) -> Run:
 
 def analyze(video: str | None) -> Run:
     """How many faces there are in the next frame, as an image by itself."""
-    analyzer, frames = faceflax.FaceAnalyzer(), cycle(shared.video_frames(video))
+    analyzer, frames = faceflax.FaceAnalyzer(preset="fast"), cycle(shared.video_frames(video))
     return lambda: np.asarray(len(analyzer(next(frames))))

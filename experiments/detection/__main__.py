@@ -96,7 +96,7 @@ def _detectors(options: Options) -> dict[str, tuple[Detect, float, Detect]]:
     used = NetworkDetector(options.weights)
     ways["faceflax"] = NetworkDetector(options.weights, min_score=LEAST_SCORE), used.min_score, used
     haar = HaarDetector(min_size=20)
-    ways["haar"] = HaarDetector(min_size=20, min_neighbors=1, min_confidence=-1e9), haar.min_score, haar
+    ways["haar"] = HaarDetector(min_score=0, min_size=20, min_confidence=-1e9), haar.min_score, haar
     if options.yunet is not None:
         yunet = YuNetDetector(options.yunet)
         ways["yunet"] = YuNetDetector(options.yunet, min_score=LEAST_SCORE), yunet.min_score, yunet

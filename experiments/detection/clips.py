@@ -5,7 +5,7 @@ Command: ``python -m experiments.detection.clips --clips ../shared/data/video --
 The clips are four short videos with one face or none, 640x360 or 960x540. Where the face is was read off by eye in
 every 6th to 30th frame (:data:`TRUTH`), with lines between; a box that overlaps it by 0.4 or more (intersection over
 union) has found it, any other is false. The baseline is Haar on the whole of every frame, factor 1.1, 5 neighbours, as
-``faceflax.FaceAnalyzer`` uses it on single images. Milliseconds are the processor's, of finding alone, on one thread.
+``faceflax.FaceAnalyzer(detector="haar")`` uses it. Milliseconds are the processor's, of finding alone, on one thread.
 
 Result, on an Intel Xeon (two minutes): whatever the interval, 613 of 616 faces, no false box, one track a face; the
 three are in the videos' first frames, where a face is not yet shown. The baseline finds 606, with 19 false boxes.
@@ -30,7 +30,9 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 
 from faceflax import files
 from faceflax.cli import run
@@ -64,6 +66,8 @@ class Options:
 
     clips: Path
     """Folder with the clips that the module names."""
+    detector: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")] = "haar"
+    """What finds and follows the faces, as in ``faceflax live``."""
     every: tuple[int, ...] = (1, 5, 10, 15, 25, 30, 60)
     """Whole-frame searches: in one of so many frames."""
     output: Path | None = None
@@ -88,6 +92,7 @@ def main(options: Options) -> None:
     import numpy as np
     from tqdm import tqdm
 
+    from faceflax.faces.choosing import make_detector
     from faceflax.faces.finding import FaceFinder
     from faceflax.faces.haar import HaarDetector
     from faceflax.media.sources import open_source
@@ -99,8 +104,9 @@ def main(options: Options) -> None:
         frames = [frame.image for frame in open_source(str(options.clips / name)).frames][: options.max_frames]
         clips[name] = frames, truth(name, len(frames))
     ways: dict[str, Callable[[], Callable[[np.ndarray], Iterable[Any]]]] = {"Haar, every frame": HaarDetector}
+    detector = make_detector(options.detector, video=True)
     for every in options.every:
-        ways[f"faceflax, 1 in {every}"] = partial(FaceFinder, full_search_every=every)
+        ways[f"followed, 1 in {every}"] = partial(FaceFinder, detector, full_search_every=every)
     head = ["whole frame searched", *(Path(name).stem for name in TRUTH), "found", "false boxes", "tracks", "ms median"]
     lines = [" | ".join([*head, "ms 95%"]), " | ".join(["---"] * (len(head) + 1))]
     first = 0

@@ -9,7 +9,7 @@ from typing import Annotated
 
 import tyro
 
-from faceflax.cli.detection import DetectionOptions, make_analyzer
+from faceflax.cli.detection import DetectionOptions, PresetName, make_analyzer, networks
 from faceflax.cli.metavars import Weights
 from faceflax.errors import FaceflaxError
 
@@ -29,10 +29,12 @@ class Options:
     """The table (.csv): a row per face and frame with name, time, track, box, labels and all probabilities."""
     report: Path | None = None
     """Also write a page (.html) that shows the emotions of each video's faces over time."""
-    emotion_weights: Weights = "mini_xception-fer2013"
-    """Weights for perceived emotion: a shipped name or a .safetensors file."""
-    gender_weights: Weights = "mini_xception-fairface"
-    """Weights for perceived gender: a shipped name or a .safetensors file."""
+    preset: PresetName = "accurate"
+    """Which networks: fast, or accurate: larger ones, that read each face mirrored too."""
+    emotion_weights: Weights | None = None
+    """Weights for perceived emotion in place of the preset's: a shipped name or a .safetensors file."""
+    gender_weights: Weights | None = None
+    """Weights for perceived gender in place of the preset's: a shipped name or a .safetensors file."""
     detection: Annotated[DetectionOptions, tyro.conf.arg(name="")] = field(default_factory=DetectionOptions)
 
 
@@ -56,11 +58,12 @@ def main(options: Options) -> None:
     import faceflax
     from faceflax.faces import VideoAnalyzer
 
-    weights = options.emotion_weights, options.gender_weights
+    chosen = networks(options.preset, options.emotion_weights, options.gender_weights)
     still, moving = options.detection.for_images(), options.detection.for_videos()
-    settings = {"weights": [faceflax.weights_info(name).sha256 for name in weights]} | options.detection.record()
+    weights = [faceflax.weights_info(name).sha256 for name in (chosen.emotion, chosen.gender)]
+    settings = {"weights": weights, "mirrored": chosen.mirrored} | options.detection.record()
     with batch.open_table(options.csv, settings) as table:
-        analyzer = make_analyzer(*weights, still)
+        analyzer = make_analyzer(options.preset, options.emotion_weights, options.gender_weights, still)
 
         def video() -> VideoAnalyzer:
             return VideoAnalyzer(analyzer, detector=moving, full_search_every=options.detection.search_every)

@@ -111,7 +111,7 @@ def start() -> dict[str, Any]:
     import faceflax
     from faceflax.media import demo
 
-    faces = faceflax.FaceAnalyzer()(demo.photograph())
+    faces = faceflax.FaceAnalyzer(preset="fast")(demo.photograph())
     return {"faces": len(faces)}
 
 
@@ -121,7 +121,7 @@ def frames() -> dict[str, Any]:
     from faceflax.media import demo
 
     video = list(demo.video())
-    analyzer = faceflax.FaceAnalyzer()
+    analyzer = faceflax.FaceAnalyzer(preset="fast")
     found = timed(lambda: analyzer(video[0]), 2.0)
     tracker = faceflax.VideoAnalyzer(analyzer)
     tracker(video[0])

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from faceflax import files
-from faceflax.cli.detection import make_analyzer
+from faceflax.cli.detection import PresetName, make_analyzer, networks
 from faceflax.cli.metavars import Weights
 
 if TYPE_CHECKING:
@@ -22,10 +22,12 @@ class Options:
 
     output_dir: Path = Path("out")
     """Folder for demo.png and demo.mp4."""
-    emotion_weights: Weights = "mini_xception-fer2013"
-    """Weights for perceived emotion: a shipped name or a .safetensors file."""
-    gender_weights: Weights = "mini_xception-fairface"
-    """Weights for perceived gender: a shipped name or a .safetensors file."""
+    preset: PresetName = "fast"
+    """Which networks: fast, or accurate: larger ones, that read each face mirrored too."""
+    emotion_weights: Weights | None = None
+    """Weights for perceived emotion in place of the preset's: a shipped name or a .safetensors file."""
+    gender_weights: Weights | None = None
+    """Weights for perceived gender in place of the preset's: a shipped name or a .safetensors file."""
 
 
 def main(options: Options) -> None:
@@ -41,9 +43,9 @@ def main(options: Options) -> None:
     from faceflax.media import demo
     from faceflax.media.sources import open_source
 
-    analyzer = make_analyzer(options.emotion_weights, options.gender_weights)
+    analyzer = make_analyzer(options.preset, options.emotion_weights, options.gender_weights)
     (face, *_) = analyzer(demo.photograph())
-    print(f"photograph: a face at x, y, width, height = {face.box}")
+    print(f"photograph: a face at x, y, width, height = {face.box}, score {face.score:.2f}")
     for what, labels, probabilities in (
         ("emotion", EMOTIONS, face.emotion_probabilities),
         ("gender", GENDERS, face.gender_probabilities),
@@ -80,7 +82,8 @@ def _figure(face: Face, options: Options) -> Figure:
     axes.set_title("perceived emotion and perceived gender")
     axes.axis("off")
     grid = right.subplots(2, 2)
-    answers = ((options.emotion_weights, face.emotion), (options.gender_weights, face.gender))
+    chosen = networks(options.preset, options.emotion_weights, options.gender_weights)
+    answers = ((chosen.emotion, face.emotion), (chosen.gender, face.gender))
     for (seen, attributed), (weights, label) in zip(grid, answers, strict=True):
         loaded = faceflax.load(weights)
         info = loaded.info

@@ -1,28 +1,37 @@
-"""How faces are found, as options of the commands that find them."""
+"""How faces are found and which networks label them, as options of the commands that do it."""
 
 from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import tyro
 
 from faceflax.errors import FaceflaxError, renaming
 
 if TYPE_CHECKING:
-    from faceflax.faces import Detector, FaceAnalyzer, YuNetDetector
+    from faceflax.faces import Detector, FaceAnalyzer
+    from faceflax.faces.analyzer import Preset
+
+PresetName = Literal["fast", "accurate"]
 
 
 @dataclass(frozen=True)
 class DetectionOptions:
     """How faces are found."""
 
+    detector: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")] = "haar"
+    """What finds faces: faceflax (our network), haar (OpenCV's cascade), or the .onnx file of OpenCV's YuNet."""
+    min_face: int | None = None
+    """Side of the smallest face to find, in pixels; each detector has its own default."""
+    min_score: float | None = None
+    """The least score of a face, from 0 to 1; each detector has its own default."""
     equalization: Literal["histogram", "clahe"] = "histogram"
-    """How the image is equalised for OpenCV's Haar cascade: as a whole or, clahe, by tiles: for light from one side."""
-    yunet: Path | None = None
-    """Use OpenCV's YuNet, which finds turned faces too; its model file, such as face_detection_yunet_2023mar.onnx."""
-    search_every: int = 25
-    """All of a video's frame is searched in one of so many frames; in between, known faces are followed. 1 is every."""
+    """How the image is equalised for haar: as a whole or, clahe, by tiles: for light from one side."""
+    search_every: int | None = None
+    """All of a video's frame is searched in one of so many frames (5, haar: 25); in between faces are followed."""
 
     def check(self) -> None:
         """Checks what can be checked before the work starts.
@@ -30,52 +39,86 @@ class DetectionOptions:
         Raises:
             FaceflaxError: an option out of its range, or two that exclude each other.
         """
-        if self.search_every < 1:
+        if self.search_every is not None and self.search_every < 1:
             raise FaceflaxError("search_every", self.search_every, "is not a number of frames", "give 1 or more")
-        if self.yunet is not None and self.equalization != "histogram":
-            raise FaceflaxError("equalization", self.equalization, "is for Haar, not for YuNet", "leave one out")
+        if self.min_face is not None and self.min_face < 1:
+            raise FaceflaxError("min_face", self.min_face, "is not a number of pixels", "give 1 or more")
+        if self.min_score is not None and not 0 <= self.min_score <= 1:
+            raise FaceflaxError("min_score", self.min_score, "is not a score", "give a number from 0 to 1")
+        if self.detector != "haar" and self.equalization != "histogram":
+            problem = "is for the detector haar"
+            raise FaceflaxError("equalization", self.equalization, problem, "leave it out or add --detector haar")
 
     def for_images(self) -> Detector:
         """Makes what finds the faces of single images.
 
         Raises:
-            FaceflaxError: YuNet's model file is missing or is none.
+            FaceflaxError: there is no such detector, or the file is none.
         """
-        from faceflax.faces import HaarDetector
-
-        return HaarDetector(equalization=self.equalization) if self.yunet is None else _yunet(self.yunet)
+        return self._make(video=False)
 
     def for_videos(self) -> Detector:
         """Makes what finds and follows the faces of videos.
 
         Raises:
-            FaceflaxError: YuNet's model file is missing or is none.
+            FaceflaxError: there is no such detector, or the file is none.
         """
-        from faceflax.faces import video_detector
+        return self._make(video=True)
 
-        return video_detector(self.equalization) if self.yunet is None else _yunet(self.yunet)
+    def _make(self, *, video: bool) -> Detector:
+        from faceflax.faces import make_detector
+
+        return make_detector(
+            self.detector,
+            video=video,
+            min_face=self.min_face,
+            min_score=self.min_score,
+            equalization=self.equalization,
+        )
 
     def record(self) -> dict[str, Any]:
-        """Returns as JSON values what the found boxes depend on.
+        """Returns as JSON values what the found faces depend on.
 
         Raises:
-            FaceflaxError: YuNet's model file cannot be read.
+            FaceflaxError: the detector's file cannot be read.
         """
+        return {
+            "detector": self._identity(),
+            "min_face": self.min_face,
+            "min_score": self.min_score,
+            "equalization": self.equalization,
+            "search_every": self.search_every,
+        }
+
+    def _identity(self) -> str:
+        """The detector's name, with the digest of its weights where it has some."""
+        if self.detector == "haar":
+            return self.detector
+        if self.detector == "faceflax":
+            from faceflax.faces.network import WEIGHTS
+            from faceflax.pretrained import weights_info
+
+            return weights_info(WEIGHTS).sha256
         try:
-            model = self.yunet and hashlib.sha256(self.yunet.read_bytes()).hexdigest()
+            return hashlib.sha256(Path(self.detector).read_bytes()).hexdigest()
         except OSError as error:
-            raise FaceflaxError("yunet", self.yunet, f"cannot read {{}} ({error.strerror})") from None
-        return {"equalization": self.equalization, "yunet": model, "search_every": self.search_every}
+            raise FaceflaxError("detector", Path(self.detector), f"cannot read {{}} ({error.strerror})") from None
 
 
-def _yunet(model: Path) -> YuNetDetector:
-    from faceflax.faces import YuNetDetector
+def networks(preset: PresetName, emotion_weights: str | None, gender_weights: str | None) -> Preset:
+    """Returns a preset's networks, or those that the options name in their place."""
+    from faceflax.faces.analyzer import PRESETS
 
-    with renaming(model="yunet"):
-        return YuNetDetector(model)
+    chosen = PRESETS[preset]
+    return chosen._replace(emotion=emotion_weights or chosen.emotion, gender=gender_weights or chosen.gender)
 
 
-def make_analyzer(emotion_weights: str, gender_weights: str, detector: Detector | None = None) -> FaceAnalyzer:
+def make_analyzer(
+    preset: PresetName,
+    emotion_weights: str | None = None,
+    gender_weights: str | None = None,
+    detector: Detector | None = None,
+) -> FaceAnalyzer:
     """Makes a :class:`~faceflax.FaceAnalyzer` of the options that several commands have.
 
     Raises:
@@ -84,4 +127,4 @@ def make_analyzer(emotion_weights: str, gender_weights: str, detector: Detector 
     from faceflax.faces import FaceAnalyzer
 
     with renaming(emotion="emotion_weights", gender="gender_weights"):
-        return FaceAnalyzer(emotion_weights, gender_weights, detector)
+        return FaceAnalyzer(emotion_weights, gender_weights, detector, preset=preset)

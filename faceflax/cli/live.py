@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 import tyro
 
 from faceflax import files
-from faceflax.cli.detection import DetectionOptions, make_analyzer
+from faceflax.cli.detection import DetectionOptions, PresetName, make_analyzer, networks
 from faceflax.cli.metavars import Weights
 from faceflax.cli.plugins import Explainer, explainer
 from faceflax.errors import FaceflaxError
@@ -42,10 +42,12 @@ class Options:
     """Where --explain shows it: beside the face or over it."""
     emotion: Literal["current", "angry", "disgust", "fear", "happy", "sad", "surprise", "neutral"] = "current"
     """Which emotion --explain is about: the one each face shows, or always this one."""
-    emotion_weights: Weights = "mini_xception-fer2013"
-    """Weights for perceived emotion: a shipped name or a .safetensors file."""
-    gender_weights: Weights = "mini_xception-fairface"
-    """Weights for perceived gender: a shipped name or a .safetensors file."""
+    preset: PresetName = "fast"
+    """Which networks: fast, or accurate: larger ones, that read each face mirrored too."""
+    emotion_weights: Weights | None = None
+    """Weights for perceived emotion in place of the preset's: a shipped name or a .safetensors file."""
+    gender_weights: Weights | None = None
+    """Weights for perceived gender in place of the preset's: a shipped name or a .safetensors file."""
     max_frames: int | None = None
     """Stop after so many frames."""
     snapshots: Path = Path()
@@ -84,7 +86,7 @@ def main(options: Options) -> None:
 
     still = source.kind in ("image", "folder")
     detector = options.detection.for_images() if still else options.detection.for_videos()
-    images = make_analyzer(options.emotion_weights, options.gender_weights, detector)
+    images = make_analyzer(options.preset, options.emotion_weights, options.gender_weights, detector)
     every = options.detection.search_every
     overlay = _overlay(options)
     summary = loop.run(
@@ -122,11 +124,12 @@ def _overlay(options: Options) -> SaliencyOverlay:
     import faceflax
     from faceflax.live.overlay import SaliencyOverlay
 
-    info = faceflax.weights_info(options.emotion_weights)
+    weights = networks(options.preset, options.emotion_weights, options.gender_weights).emotion
+    info = faceflax.weights_info(weights)
 
     @functools.cache
     def compiled() -> Explainer:
-        return explainer(*faceflax.load(options.emotion_weights))
+        return explainer(*faceflax.load(weights))
 
     def explain(faces: np.ndarray, emotions: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         return compiled()(faces, emotions)

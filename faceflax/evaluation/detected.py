@@ -10,11 +10,11 @@ from __future__ import annotations
 from collections.abc import Iterable
 
 import numpy as np
-from jaxtyping import Int, Int32, UInt8
+from jaxtyping import UInt8
 from tqdm import tqdm
 
 from faceflax.faces.crop import crop_face
-from faceflax.faces.detection import Detector
+from faceflax.faces.detection import Detection, Detector, search
 from faceflax.opencv import cv2
 
 SIDE = 192
@@ -29,32 +29,35 @@ def frame_of(image: UInt8[np.ndarray, "side side"]) -> UInt8[np.ndarray, "frame 
     return cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
 
 
-def find_faces(images: UInt8[np.ndarray, "n side side 1"], detector: Detector) -> list[Int32[np.ndarray, "faces 4"]]:
-    """Returns the boxes found in the frame of each image, the highest confidence first.
+def find_faces(images: UInt8[np.ndarray, "n side side 1"], detector: Detector) -> list[list[Detection]]:
+    """Returns the faces found in the frame of each image, the highest score first.
 
-    On one OpenCV thread: several gather the cascade's raw hits in an order of their own, by which the grouped boxes
-    differ from run to run, and with them an evaluation's last digit.
+    On one OpenCV thread, as the frames are small.
     """
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
     try:
         return [
-            detector(frame_of(p[:, :, 0])) for p in tqdm(images, "detecting", unit=" images", leave=False, disable=None)
+            search(detector, frame_of(image[:, :, 0]))
+            for image in tqdm(images, "detecting", unit=" images", leave=False, disable=None)
         ]
     finally:
         cv2.setNumThreads(threads)
 
 
 def crop_faces(
-    images: UInt8[np.ndarray, "n side side 1"], boxes: Iterable[Int[np.ndarray, " 4"]], margin: float, size: int
+    images: UInt8[np.ndarray, "n side side 1"], faces: Iterable[Detection], margin: float, size: int
 ) -> UInt8[np.ndarray, "n size size 1"]:
-    """Cuts one box out of the frame of each image.
+    """Cuts one face out of the frame of each image.
 
     Args:
         images: of :data:`SIDE` pixels.
-        boxes: one for each image, in its frame.
+        faces: one for each image, in its frame.
         margin: as for :func:`faceflax.faces.crop.crop_face`.
         size: as for :func:`faceflax.faces.crop.crop_face`.
     """
     frames = (cv2.cvtColor(frame_of(image[:, :, 0]), cv2.COLOR_BGR2GRAY) for image in images)
-    return np.stack([crop_face(frame, box, margin, size) for frame, box in zip(frames, boxes, strict=True)])[..., None]
+    cut = zip(frames, faces, strict=True)
+    return np.stack(
+        [crop_face(frame, np.rint(face.box).astype(int), margin, size, face.landmarks) for frame, face in cut]
+    )[..., None]

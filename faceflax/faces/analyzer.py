@@ -4,72 +4,110 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Literal, NamedTuple
 
 import numpy as np
 
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, unknown
+from faceflax.faces.choosing import make_detector
 from faceflax.faces.crop import crop_face
-from faceflax.faces.detection import Detector
+from faceflax.faces.detection import Detection, Detections, Detector, as_detections, search
 from faceflax.faces.face import Crops, Face
 from faceflax.faces.frame import Image, as_frames
-from faceflax.faces.haar import HaarDetector
+from faceflax.faces.spares import Process
 from faceflax.inference import Classifiers, folding
 from faceflax.labels import EMOTIONS, GENDERS
 from faceflax.pretrained import WeightsInfo
 
 if TYPE_CHECKING:  # slow to import, and only annotations need it
-    from jaxtyping import Float32, Int
+    from jaxtyping import Float32
+
+
+class Preset(NamedTuple):
+    """Which networks an analyzer runs, and how.
+
+    Attributes:
+        emotion: weights for perceived emotion.
+        gender: weights for perceived gender.
+        mirrored: each face is read as it is and mirrored, and the probabilities are averaged.
+    """
+
+    emotion: str
+    gender: str
+    mirrored: bool
+
+
+PRESETS: dict[str, Preset] = {
+    "fast": Preset("mini_xception-fer2013", "mini_xception-fairface", mirrored=False),
+    "accurate": Preset("vgg-fer2013", "sequential_cnn-fairface", mirrored=True),
+}
+"""``fast`` is for video; ``accurate`` takes many times as long for a face and is right more often."""
 
 
 class FaceAnalyzer:
     """Finds the faces of an image and predicts the perceived emotion and the perceived gender of each.
 
     Both networks run in one call for all faces (:class:`~faceflax.inference.Classifiers`), and the constructor makes
-    all that they need, so that the first frame is as fast as the others. For the frames of a video or a camera
-    :class:`~faceflax.VideoAnalyzer` is faster and its labels are steadier.
+    all that they need, so that the first frame is as fast as the others. Any number of threads may use it at once, and
+    get what one gets. For the frames of a video or a camera :class:`~faceflax.VideoAnalyzer` is faster and its labels
+    are steadier.
 
     Args:
-        emotion: name of shipped weights or path of a weights file, with the labels ``faceflax.EMOTIONS``.
+        emotion: name of shipped weights or path of a weights file, with the labels ``faceflax.EMOTIONS``; the preset's
+            if not given.
         gender: the same, with the labels ``faceflax.GENDERS``.
-        detector: finds the faces: any callable that takes a uint8 ``[height, width, 3]`` BGR image and returns integer
-            boxes ``[faces, 4]`` (x, y, width, height in pixels); a new
-            :class:`~faceflax.faces.haar.HaarDetector` if not given.
+        detector: finds the faces: a name or file that :func:`~faceflax.faces.make_detector` knows, or any callable that
+            takes a uint8 ``[height, width, 3]`` BGR image and returns detections, or integer boxes ``[faces, 4]``: x,
+            y, width, height in pixels.
+        preset: ``accurate``, for single images, or ``fast``: the networks, and whether mirrored copies are averaged
+            (:data:`~faceflax.faces.analyzer.PRESETS`).
 
     Raises:
-        FaceflaxError: weights that cannot be loaded or predict something else.
+        FaceflaxError: an unknown preset or detector, or weights that cannot be loaded or predict something else.
 
     Example:
         >>> from faceflax.media.demo import photograph
-        >>> (face,) = FaceAnalyzer()(photograph())
+        >>> (face,) = FaceAnalyzer(preset="fast")(photograph())
         >>> face.emotion in EMOTIONS, face.emotion_probabilities.shape
         (True, (7,))
     """
 
     def __init__(
         self,
-        emotion: str | Path = "mini_xception-fer2013",
-        gender: str | Path = "mini_xception-fairface",
-        detector: Detector | None = None,
+        emotion: str | Path | None = None,
+        gender: str | Path | None = None,
+        detector: str | Path | Detector | None = None,
+        *,
+        preset: Literal["fast", "accurate"] = "accurate",
     ) -> None:
-        networks = (_load("emotion", emotion, EMOTIONS), _load("gender", gender, GENDERS))
-        self.detector = HaarDetector() if detector is None else detector
-        self._infos = [info for _, info in networks]
-        self._cuts = [(info.crop_margin, info.image_size) for info in self._infos]
+        if preset not in PRESETS:
+            raise unknown("preset", preset, PRESETS)
+        chosen = PRESETS[preset]
+        networks = (
+            _load("emotion", chosen.emotion if emotion is None else emotion, EMOTIONS),
+            _load("gender", chosen.gender if gender is None else gender, GENDERS),
+        )
+        self.detector: Detector = make_detector() if detector is None else make_detector(detector)
+        self._process = Process("this FaceAnalyzer")
+        self._mirrored = chosen.mirrored
+        infos = [info for _, info in networks]
+        self._cuts = [(info.crop_margin, info.image_size) for info in infos]
         self._classify = Classifiers(
             [folded for folded, _ in networks],
-            [info.temperature for info in self._infos],
-            [info.image_size for info in self._infos],
+            [info.temperature for info in infos],
+            [info.image_size for info in infos],
         )
 
     def __call__(self, frame: Image) -> list[Face]:
-        """Returns the faces of one image, in the order of the detector: by default the one with the most hits first.
+        """Returns the faces of one image, in the order of the detector: the one with the highest score first.
 
         Args:
             frame: uint8 ``[height, width, 3]`` BGR, as ``cv2.imread`` gives it.
 
         Raises:
-            FaceflaxError: ``frame`` is not such an array, as where ``cv2.imread`` could not read the image.
+            FaceflaxError: ``frame`` is not such an array, as where ``cv2.imread`` could not read the image; the
+                detector returned something else than faces; or this is a forked child of the process that made the
+                analyzer.
         """
         return self.analyze_batch([frame])[0]
 
@@ -82,15 +120,16 @@ class FaceAnalyzer:
         Raises:
             FaceflaxError: a frame is not such an array.
         """
+        self._process.check()
         frames = as_frames(frames)
-        return self.label_batch(frames, [self.detector(frame) for frame in frames])
+        return self.label_batch(frames, [search(self.detector, frame) for frame in frames])
 
-    def label_batch(self, frames: Sequence[Image], boxes: Sequence[Int[np.ndarray, "faces 4"]]) -> list[list[Face]]:
-        """Labels the faces in given boxes; all faces of all images go through the networks together.
+    def label_batch(self, frames: Sequence[Image], boxes: Sequence[Detections]) -> list[list[Face]]:
+        """Labels given faces; all faces of all images go through the networks together.
 
         Args:
             frames: uint8 ``[height, width, 3]`` BGR each; their sizes may differ.
-            boxes: of each frame: x, y, width, height in pixels; they may reach beyond the frame.
+            boxes: of each frame: detections, or x, y, width, height in whole pixels; they may reach beyond the frame.
 
         Returns:
             For each frame a face a box, in order, with the crops that the networks saw.
@@ -98,26 +137,32 @@ class FaceAnalyzer:
         Raises:
             FaceflaxError: a frame is not such an array, or a box is empty.
         """
+        self._process.check()
         frames = as_frames(frames)
+        detections = [as_detections(found) for found in boxes]
         faces = [
-            {cut: crop_face(frame.grey, box, *cut) for cut in self._cuts}
-            for frame, found in zip(frames, boxes, strict=True)
-            for box in found
+            {cut: crop_face(frame.grey, _whole(face), *cut, face.landmarks) for cut in self._cuts}
+            for frame, found in zip(frames, detections, strict=True)
+            for face in found
         ]
         if not faces:
             return [[] for _ in frames]
-        emotions, genders = self._classify(*(np.stack([face[cut] for face in faces]) for cut in self._cuts))
+        crops = [np.stack([face[cut] for face in faces]) for cut in self._cuts]
+        emotions, genders = self._classify(*crops)
+        if self._mirrored:
+            mirrored = self._classify(*(np.ascontiguousarray(faces[:, :, ::-1]) for faces in crops))
+            emotions, genders = (emotions + mirrored[0]) / 2, (genders + mirrored[1]) / 2
         answers = zip(emotions, genders, faces, strict=True)
-        return [[make_face(box, *next(answers)) for box in found] for found in boxes]
+        return [[make_face(face, *next(answers)) for face in found] for found in detections]
 
     def probabilities(
-        self, frame: Image, boxes: Int[np.ndarray, "faces 4"]
+        self, frame: Image, boxes: Detections
     ) -> tuple[Float32[np.ndarray, "faces 7"], Float32[np.ndarray, "faces 2"]]:
         """Returns the calibrated probabilities of perceived emotion and perceived gender in boxes of one image.
 
         Args:
             frame: uint8 ``[height, width, 3]`` BGR.
-            boxes: x, y, width, height in pixels; they may reach beyond the frame.
+            boxes: detections, or x, y, width, height in whole pixels; they may reach beyond the frame.
 
         Returns:
             A row for each box, in the order of ``faceflax.EMOTIONS`` and of ``faceflax.GENDERS``; each sums to 1.
@@ -133,23 +178,29 @@ class FaceAnalyzer:
 
 
 def make_face(
-    box: Sequence[int] | np.ndarray,
+    face: Detection,
     emotions: Float32[np.ndarray, " 7"],
     genders: Float32[np.ndarray, " 2"],
     crops: Crops,
     track_id: int | None = None,
 ) -> Face:
-    """Returns a face with its most probable labels; the arguments are as in :class:`~faceflax.Face`."""
-    x, y, width, height = (int(value) for value in box)
+    """Returns a detected face with its most probable labels; the arguments are as in :class:`~faceflax.Face`."""
     return Face(
-        box=(x, y, width, height),
+        box=_whole(face),
         emotion=EMOTIONS[int(np.argmax(emotions))],
         emotion_probabilities=emotions,
         gender=GENDERS[int(np.argmax(genders))],
         gender_probabilities=genders,
         track_id=track_id,
+        score=face.score,
+        landmarks=face.landmarks,
         crops=crops,
     )
+
+
+def _whole(face: Detection) -> tuple[int, int, int, int]:
+    x, y, width, height = (round(float(value)) for value in face.box)
+    return x, y, width, height
 
 
 def _load(field: str, weights: str | Path, labels: tuple[str, ...]) -> tuple[folding.Program, WeightsInfo]:
@@ -166,6 +217,6 @@ def _load(field: str, weights: str | Path, labels: tuple[str, ...]) -> tuple[fol
             field,
             weights,
             f"is a {info.arch}, which FaceAnalyzer does not run",
-            "give weights of mini_xception or sequential_cnn, or use faceflax.compile",
+            "give weights of another network, or use faceflax.compile",
         )
     return program, info

@@ -10,6 +10,7 @@ import numpy as np
 
 from faceflax.faces.crop import crop_face
 from faceflax.faces.frame import Image, as_frame
+from faceflax.faces.square import Square, square_of
 
 if TYPE_CHECKING:  # slow to import, and only annotations need it
     from jaxtyping import Float32, UInt8
@@ -31,6 +32,9 @@ class Face:
         gender: the more probable of ``faceflax.GENDERS``.
         gender_probabilities: float32 ``[2]`` in the order of ``GENDERS``; they sum to 1.
         track_id: which face of the frames before this is, where faces are tracked.
+        score: how sure the detector is that this is a face, in [0, 1]; 1 from one that does not say.
+        landmarks: x, y in pixels of the eyes, the nose and the corners of the mouth, float32 ``[5, 2]``, the left one
+            of two first as the image shows them; None from a detector that does not find them.
         crops: the grey crops of the face that the networks saw, uint8 ``[size, size]``, by margin and size; see
             :meth:`crop`. Empty where none was cut, as for a tracked face that is not seen in this frame.
     """
@@ -41,10 +45,19 @@ class Face:
     gender: str
     gender_probabilities: Float32[np.ndarray, " 2"]
     track_id: int | None = None
+    score: float = 1.0
+    landmarks: Float32[np.ndarray, "5 2"] | None = None
     crops: Crops = field(default_factory=dict, repr=False)
+
+    @property
+    def square(self) -> Square:
+        """Where the face is and how it is turned; crops are this square and a margin."""
+        return square_of(self.box, self.landmarks)
 
     def crop(self, frame: Image, margin: float, size: int) -> UInt8[np.ndarray, "size size"]:
         """Returns the face in grey: what was cut already, or else :func:`~faceflax.faces.crop.crop_face` of ``frame``.
+
+        With landmarks the face is upright in it.
 
         Args:
             frame: the face's own frame, uint8 ``[height, width, 3]`` BGR.
@@ -55,4 +68,6 @@ class Face:
             FaceflaxError: an argument out of its range.
         """
         known = self.crops.get((margin, size))
-        return crop_face(as_frame(frame).grey, self.box, margin, size) if known is None else known
+        if known is not None:
+            return known
+        return crop_face(as_frame(frame).grey, self.box, margin, size, self.landmarks)

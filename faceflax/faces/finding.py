@@ -2,17 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Literal
-
 import numpy as np
 
 from faceflax.errors import FaceflaxError
-from faceflax.faces.detection import Detection, Detector, boxes_of, clip_to_frame, non_max_suppression
+from faceflax.faces.choosing import make_detector
+from faceflax.faces.detection import (
+    Detection,
+    Detector,
+    FollowingDetector,
+    ProposingDetector,
+    boxes_of,
+    non_max_suppression,
+    search,
+)
 from faceflax.faces.frame import Frame, Image, as_frame
-from faceflax.faces.haar import HaarDetector
 from faceflax.faces.tracking import Track, Tracker
 
+SEARCH_EVERY, SEARCH_EVERY_PROPOSING = 5, 25
+"""In one of how many frames the whole frame is searched, by a network and by the far slower Haar."""
 _SAMPLES = 45
 """Two frames are compared in this many rows or columns of pixels, whichever are fewer."""
 _CUT = 25
@@ -23,12 +30,14 @@ class FaceFinder:
     """Finds and follows the faces of frames that come one after the other.
 
     The whole frame is searched at intervals and where a new scene begins. Each face found there is examined closely and
-    kept if that detection is confident; known faces are looked for only where they should be. A face is shown once it
-    was seen in two frames.
+    kept if that gives the detector's ``min_score`` too; known faces are looked for only where they should be, where
+    a lower score will do. A face is shown once it was seen in two frames, or at once with a high score. A detector that
+    cannot follow searches every frame.
 
     Args:
-        detector: finds the faces; :func:`video_detector` if not given.
-        full_search_every: in one of how many frames the whole frame is searched; 1 is every frame.
+        detector: finds the faces; :func:`~faceflax.faces.make_detector` for videos if not given.
+        full_search_every: in one of how many frames the whole frame is searched; 1 is every frame. If not given 5, or
+            25 with Haar, whose search takes much longer.
         tracker: numbers the faces; a new :class:`~faceflax.faces.tracking.Tracker` if not given.
 
     Raises:
@@ -38,15 +47,18 @@ class FaceFinder:
         >>> from faceflax.media.demo import video
         >>> finder = FaceFinder()
         >>> [[track.id for track in finder(frame)] for frame, _ in zip(video(), range(3))]
-        [[], [0], [0]]
+        [[0], [0], [0]]
     """
 
     def __init__(
-        self, detector: Detector | None = None, full_search_every: int = 25, tracker: Tracker | None = None
+        self, detector: Detector | None = None, full_search_every: int | None = None, tracker: Tracker | None = None
     ) -> None:
+        self.detector = make_detector(video=True) if detector is None else detector
+        if full_search_every is None:
+            proposing = isinstance(self.detector, ProposingDetector)
+            full_search_every = SEARCH_EVERY_PROPOSING if proposing else SEARCH_EVERY
         if full_search_every < 1:
             raise FaceflaxError("full_search_every", full_search_every, "is not a number of frames", "give 1 or more")
-        self.detector = video_detector() if detector is None else detector
         self.full_search_every = full_search_every
         self.tracker = Tracker() if tracker is None else tracker
         self.reset()
@@ -72,39 +84,35 @@ class FaceFinder:
             self.reset()
             self._shape = frame.shape
         cut = self._new_scene(frame)
-        seen = [face for face in self.detector.follow(frame, self.tracker.predict()) if face]
-        new: list[Detection] = []
-        if cut or self._until_search == 0:
+        expected = self.tracker.predict()
+        searching = cut or self._until_search == 0
+        if searching:
             self._until_search = self.full_search_every
-            proposed = [Detection(box.astype(np.float64)) for box in self.detector(_unknown(frame, seen))]
-            kept = non_max_suppression(boxes_of([*seen, *proposed]))
-            elsewhere = [proposed[i - len(seen)] for i in kept if i >= len(seen)]
-            new = [face for face in self.detector.follow(frame, elsewhere) if face and face.confident]
         self._until_search -= 1
+        seen, new, min_score = self._find(frame, expected, searching)
         height, width = frame.shape[:2]
-        self.tracker.update(seen, new, height, width, cut)
+        self.tracker.update(seen, new, height, width, cut, min_score=min_score, grey=frame.grey)
         return self.tracker.tracks()
+
+    def _find(
+        self, frame: Frame, expected: list[Detection], searching: bool
+    ) -> tuple[list[Detection], list[Detection], float]:
+        """The expected faces that are there, the others, and which score is sufficient."""
+        detector = self.detector
+        if not isinstance(detector, FollowingDetector):
+            return [], search(detector, frame), 0.0
+        seen = [face for face in detector.follow(frame, expected) if face]
+        if not searching:
+            return seen, [], detector.min_score
+        proposing = detector if isinstance(detector, ProposingDetector) else None
+        proposed = proposing.propose(frame, seen) if proposing else search(detector, frame)
+        kept = non_max_suppression(boxes_of([*seen, *proposed]))
+        elsewhere = [proposed[i - len(seen)] for i in kept if i >= len(seen)]
+        looks = detector.follow(frame, elsewhere)
+        new = [face for face in looks if face and face.score >= detector.min_score]
+        return seen, new, detector.min_score
 
     def _new_scene(self, frame: Frame) -> bool:
         step = max(1, min(frame.shape[:2]) // _SAMPLES)
         before, self._sample = self._sample, frame.image[::step, ::step, 1].astype(np.int16)
         return before is not None and bool(np.abs(self._sample - before).mean() > _CUT)
-
-
-def _unknown(frame: Frame, faces: Sequence[Detection]) -> Frame:
-    """The frame without known faces, so that no time is spent on them: a quarter of a search, for one large face."""
-    return frame.masked(clip_to_frame(boxes_of(faces), *frame.shape[:2])) if faces else frame
-
-
-def video_detector(equalization: Literal["histogram", "clahe"] = "histogram") -> HaarDetector:
-    """Returns a Haar detector that searches more coarsely and proposes more than for single images.
-
-    :class:`FaceFinder` examines each proposal closely.
-
-    Args:
-        equalization: as for :class:`~faceflax.faces.haar.HaarDetector`.
-
-    Raises:
-        FaceflaxError: an unknown ``equalization``, or an OpenCV without the cascade.
-    """
-    return HaarDetector(1.25, min_neighbors=0, min_confidence=-np.inf, max_side=480, equalization=equalization)

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import threading
+from collections.abc import Iterator, Mapping, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 
 import numpy as np
 
 from faceflax.errors import FaceflaxError
 from faceflax.faces.analyzer import FaceAnalyzer, make_face
-from faceflax.faces.detection import Detector
+from faceflax.faces.detection import Detection, Detector
 from faceflax.faces.face import Face
 from faceflax.faces.finding import FaceFinder
 from faceflax.faces.frame import Image, as_frame
@@ -41,14 +43,17 @@ class VideoAnalyzer:
     Faces are followed (:class:`~faceflax.faces.finding.FaceFinder`), each has its ``track_id``, and its probabilities
     are averaged over its last frames, so that its labels do not flicker.
 
+    It is one video's: its frames belong to each other, so make one for each video; they may share a
+    :class:`~faceflax.FaceAnalyzer` and a detector.
     ``analyzer(frame)`` is ``analyzer.read(frame, analyzer.locate(frame))``. A pipeline may call :meth:`locate` in one
     thread and :meth:`read` in another, each in the frames' order, and leave out any frame on the way. Hand both the
     same :class:`~faceflax.faces.frame.Frame`, and its grey image is computed once.
 
     Args:
-        analyzer: labels the faces; a new :class:`~faceflax.FaceAnalyzer` if not given.
-        detector: finds them; :func:`~faceflax.faces.finding.video_detector` if not given.
-        full_search_every: the whole frame is searched in one of this many frames; 1 is every frame.
+        analyzer: labels the faces; a new :class:`~faceflax.FaceAnalyzer` with the preset ``fast`` if not given.
+        detector: finds them; :func:`~faceflax.faces.make_detector` for videos if not given.
+        full_search_every: the whole frame is searched in one of this many frames; as
+            :class:`~faceflax.faces.finding.FaceFinder` has it if not given.
         smoothing: what share of a face's average probabilities is kept from frame to frame, in [0, 1).
         tracker: numbers the faces; a new :class:`~faceflax.faces.tracking.Tracker` if not given.
 
@@ -59,7 +64,7 @@ class VideoAnalyzer:
         >>> from faceflax.media.demo import video
         >>> analyzer = VideoAnalyzer()
         >>> [[face.track_id for face in analyzer(frame)] for frame, _ in zip(video(), range(3))]
-        [[], [0], [0]]
+        [[0], [0], [0]]
     """
 
     def __init__(
@@ -67,7 +72,7 @@ class VideoAnalyzer:
         analyzer: FaceAnalyzer | None = None,
         *,
         detector: Detector | None = None,
-        full_search_every: int = 25,
+        full_search_every: int | None = None,
         smoothing: float = 0.9,
         tracker: Tracker | None = None,
     ) -> None:
@@ -75,9 +80,10 @@ class VideoAnalyzer:
             raise FaceflaxError("smoothing", smoothing, "is not from 0 up to, but not including, 1")
         self.finder = FaceFinder(detector, full_search_every, tracker)
         self.smoothing = smoothing
-        self.analyzer = FaceAnalyzer() if analyzer is None else analyzer
+        self.analyzer = FaceAnalyzer(preset="fast") if analyzer is None else analyzer
         self._averages: dict[int, _Average] = {}
         self._reads = 0
+        self._locating, self._reading = threading.Lock(), threading.Lock()
 
     def reset(self) -> None:
         """Forgets all faces, for another video. Their numbers are not given again."""
@@ -91,15 +97,16 @@ class VideoAnalyzer:
             frame: uint8 ``[height, width, 3]`` BGR.
 
         Raises:
-            FaceflaxError: ``frame`` is not such an array.
+            FaceflaxError: ``frame`` is not such an array, or another thread is in the midst of locating.
         """
-        return self.finder(frame)
+        with _alone(self._locating):
+            return self.finder(frame)
 
     def read(self, frame: Image, located: Sequence[Track]) -> list[Face]:
         """Labels the faces that :meth:`locate` found in ``frame``; one that is not seen in it keeps its labels.
 
         Raises:
-            FaceflaxError: ``frame`` is not uint8 ``[height, width, 3]``.
+            FaceflaxError: ``frame`` is not uint8 ``[height, width, 3]``, or another thread is in the midst of reading.
         """
         return self.read_batch([frame], [located])[0]
 
@@ -111,14 +118,17 @@ class VideoAnalyzer:
             located: what :meth:`locate` found in each.
 
         Raises:
-            FaceflaxError: a frame is not such an array.
+            FaceflaxError: a frame is not such an array, or another thread is in the midst of reading.
         """
+        with _alone(self._reading):
+            return self._read_batch(frames, located)
+
+    def _read_batch(self, frames: Sequence[Image], located: Sequence[Sequence[Track]]) -> list[list[Face]]:
         known, fresh = set(self._averages), []
         for tracks in located:
             fresh.append([track for track in tracks if track.seen or track.id not in known])
             known.update(track.id for track in tracks)
-        boxes = [np.array([track.box for track in tracks]).reshape(-1, 4) for tracks in fresh]
-        labelled = self.analyzer.label_batch(frames, boxes)
+        labelled = self.analyzer.label_batch(frames, [[_detection(track) for track in tracks] for tracks in fresh])
         read = [
             dict(zip([track.id for track in tracks], faces, strict=True))
             for tracks, faces in zip(fresh, labelled, strict=True)
@@ -140,7 +150,7 @@ class VideoAnalyzer:
         for track in located:
             emotions, genders = averages[track.id].values
             crops = read[track.id].crops if track.id in read else {}
-            faces.append(make_face(track.box, emotions, genders, crops, track.id))
+            faces.append(make_face(_detection(track), emotions, genders, crops, track.id))
         return faces
 
     def __call__(self, frame: Image) -> list[Face]:
@@ -154,6 +164,22 @@ class VideoAnalyzer:
         """
         frame = as_frame(frame)
         return self.read(frame, self.locate(frame))
+
+
+def _detection(track: Track) -> Detection:
+    return Detection(np.array(track.box, np.float64), track.score, track.landmarks)
+
+
+@contextmanager
+def _alone(lock: threading.Lock) -> Iterator[None]:
+    """Refuses what another thread is doing already."""
+    if not lock.acquire(blocking=False):
+        problem = "is in use by another thread, and it is one video's"
+        raise FaceflaxError("VideoAnalyzer", None, problem, "make one for each video; FaceAnalyzer may be shared")
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 class _Average:

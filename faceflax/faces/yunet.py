@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -13,10 +11,8 @@ from faceflax.errors import FaceflaxError
 from faceflax.faces.crop import crop_face, square_around
 from faceflax.faces.detection import Detection, boxes_of, clip_to_frame, iou
 from faceflax.faces.frame import Image, as_frame
+from faceflax.faces.spares import Process, Spares
 from faceflax.opencv import cv2
-
-if TYPE_CHECKING:  # slow to import, and only annotations need it
-    from jaxtyping import Int32
 
 _FACE, _MARGIN = 64, 0.5
 _SIDE = round(_FACE * (1 + 2 * _MARGIN))
@@ -36,33 +32,42 @@ class YuNetDetector:
         min_score: the least score of a face, in (0, 1].
         max_side: a frame whose longer side has more pixels is reduced to this before the search; ``None``
             never reduces.
+        min_size: smaller faces are left out; the longer side of their boxes, in pixels of the frame.
 
     Raises:
         FaceflaxError: no such file, a file that is not such a model, or an argument out of its range.
     """
 
-    def __init__(self, model: str | Path, min_score: float = 0.7, max_side: int | None = 640) -> None:
+    def __init__(
+        self, model: str | Path, min_score: float = 0.7, max_side: int | None = 640, min_size: int = 1
+    ) -> None:
         if not 0 < min_score <= 1:
             raise FaceflaxError("min_score", min_score, "is not a score", "give a number above 0 and up to 1")
         if max_side is not None and max_side < 1:
             raise FaceflaxError("max_side", max_side, "is not a number of pixels", "give 1 or more, or None")
+        if min_size < 1:
+            raise FaceflaxError("min_size", min_size, "is not a number of pixels", "give 1 or more")
         if not Path(model).is_file():
             raise FaceflaxError("model", Path(model), "there is no model file {}", f"{_DOWNLOAD} and give its path")
         self.min_score = min_score
         self.max_side = max_side
-        try:
-            self._whole, self._close = (
-                cv2.FaceDetectorYN.create(str(model), "", (_SIDE, _SIDE), score_threshold=min_score * _LIKELY)
-                for _ in range(2)  # one for each size of image: a change of size costs as much as a search
-            )
-            self._close.detect(np.zeros((_SIDE, _SIDE, 3), np.uint8))
+        self.min_size = min_size
+        self._process = Process("this YuNetDetector")
+
+        def make() -> cv2.FaceDetectorYN:
+            return cv2.FaceDetectorYN.create(str(model), "", (_SIDE, _SIDE), score_threshold=min_score * _LIKELY)
+
+        try:  # a kind for each size of image: a change of size costs as much as a search
+            self._whole, self._close = Spares(make), Spares(make)
+            with self._close.borrow() as network:
+                network.detect(np.zeros((_SIDE, _SIDE, 3), np.uint8))
         except cv2.error as error:
             reason = " ".join(error.err.split())
             problem = f"is not a YuNet model that OpenCV {cv2.__version__} can run ({reason})"
             raise FaceflaxError("model", Path(model), problem, _DOWNLOAD) from None
 
-    def __call__(self, frame: Image) -> Int32[np.ndarray, "faces 4"]:
-        """Returns boxes x, y, width, height in pixels, inside the frame, the one with the highest score first.
+    def __call__(self, frame: Image) -> list[Detection]:
+        """Returns the faces, the one with the highest score first; boxes are inside the frame.
 
         Args:
             frame: uint8 ``[height, width, 3]`` BGR.
@@ -70,14 +75,22 @@ class YuNetDetector:
         Raises:
             FaceflaxError: ``frame`` is not such an array.
         """
+        self._process.check()
         frame = as_frame(frame)
         height, width = frame.shape[:2]
         scale = min(1.0, (self.max_side or np.inf) / max(height, width))
         size = max(1, round(width * scale)), max(1, round(height * scale))
-        self._whole.setInputSize(size)
-        found = self._search(self._whole, cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
-        sizes = np.array([width, height] * 2) / np.array(size * 2)
-        return clip_to_frame(boxes_of([face for face in found if face.confident]) * sizes, height, width)
+        with self._whole.borrow() as network:
+            network.setInputSize(size)
+            found = _search(network, cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
+        sizes = np.array([width, height]) / np.array(size)
+        found = [_moved(face, sizes, np.zeros(2)) for face in found if face.score >= self.min_score]
+        boxes = clip_to_frame(boxes_of(found), height, width).astype(np.float64)
+        return [
+            Detection(box, face.score, face.landmarks)
+            for box, face in zip(boxes, found, strict=True)
+            if box[2:].all() and box[2:].max() >= self.min_size
+        ]
 
     def follow(self, frame: Image, expected: Sequence[Detection]) -> list[Detection | None]:
         """Looks closely where faces should be, and returns each one's detection or None.
@@ -89,28 +102,34 @@ class YuNetDetector:
         Raises:
             FaceflaxError: ``frame`` is not such an array.
         """
+        self._process.check()
         frame = as_frame(frame)
-        return [self._look(frame, face) for face in expected]
+        with self._close.borrow() as network:
+            return [_look(network, frame, face) for face in expected]
 
-    def _look(self, frame: np.ndarray, face: Detection) -> Detection | None:
-        place = np.rint(face.box).astype(int)
-        place[2:] = place[2:].clip(1)
-        left, top, side = square_around(place, _MARGIN)
-        found = self._search(self._close, crop_face(frame, place, _MARGIN, _SIDE))
-        boxes = boxes_of(found) * (side / _SIDE) + [left, top, 0, 0]
-        overlap = iou(place[None].astype(np.float64), boxes)[0]
-        near = [replace(seen, box=box) for seen, box, o in zip(found, boxes, overlap, strict=True) if o > 0.3]
-        return near[0] if near else None
 
-    def _search(self, network: cv2.FaceDetectorYN, image: np.ndarray) -> list[Detection]:
-        """The faces of an image, those with the highest score first."""
-        _, rows = network.detect(image)
-        if rows is None:
-            return []
-        rows = rows[np.argsort(-rows[:, 14], kind="stable")].astype(np.float64)
-        eyes = rows[:, 6:8] - rows[:, 4:6]  # from the person's right eye, on the left of the image, to the left one
-        rolls = np.degrees(np.arctan2(eyes[:, 1], eyes[:, 0]))
-        return [
-            Detection(row[:4], float(roll), bool(row[14] >= self.min_score))
-            for row, roll in zip(rows, rolls, strict=True)
-        ]
+def _look(network: cv2.FaceDetectorYN, frame: np.ndarray, face: Detection) -> Detection | None:
+    place = np.rint(face.box).astype(int)
+    place[2:] = place[2:].clip(1)
+    left, top, side = square_around(place, _MARGIN)
+    found = _search(network, crop_face(frame, place, _MARGIN, _SIDE))
+    found = [_moved(seen, np.full(2, side / _SIDE), np.array([left, top])) for seen in found]
+    overlap = iou(place[None].astype(np.float64), boxes_of(found))[0]
+    return next((seen for seen, common in zip(found, overlap, strict=True) if common > 0.3), None)
+
+
+def _moved(face: Detection, scale: np.ndarray, offset: np.ndarray) -> Detection:
+    """A face of a part of the frame that was resized, where it is in the frame."""
+    box = np.concatenate([face.box[:2] * scale + offset, face.box[2:] * scale])
+    assert face.landmarks is not None
+    return Detection(box, face.score, (face.landmarks * scale + offset).astype(np.float32))
+
+
+def _search(network: cv2.FaceDetectorYN, image: np.ndarray) -> list[Detection]:
+    """The faces of an image, those with the highest score first."""
+    _, rows = network.detect(image)
+    if rows is None:
+        return []
+    rows = rows[np.argsort(-rows[:, 14], kind="stable")]
+    # Their first eye is the person's right one, on the left of the image.
+    return [Detection(row[:4].astype(np.float64), float(row[14]), row[4:14].reshape(5, 2)) for row in rows]

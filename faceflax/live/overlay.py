@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 
 import matplotlib
@@ -96,9 +97,9 @@ class SaliencyOverlay:
         maps = self._maps(frame, faces, targets)
         drawn = frame.copy()
         for face, target, signed in zip(faces, targets, maps, strict=True):
-            square = square_around(face.box, self._margin)
+            square, roll = _place(face, self._margin)
             if mode == "over":
-                blend_map(drawn, square, signed)
+                blend_map(drawn, square, signed, roll)
             else:
                 place = beside(square, drawn.shape[1])
                 paste_map(drawn, place, signed)
@@ -120,6 +121,15 @@ Square = tuple[int, int, int]
 """x, y and side in pixels; it may reach beyond the frame."""
 
 
+def _place(face: Face, margin: float) -> tuple[Square, float]:
+    """The square that a face's crop shows, before it is turned about its centre, and by how many degrees it is."""
+    if face.landmarks is None:
+        return square_around(face.box, margin), 0.0
+    x, y, side, roll = face.square
+    side *= 1 + 2 * margin
+    return (round(x - side / 2), round(y - side / 2), max(1, round(side))), roll
+
+
 def beside(square: Square, width: int) -> Square:
     """Returns a square of the same size to the right of ``square``, or to its left where there is more room.
 
@@ -139,13 +149,39 @@ def paste_map(image: Image, square: Square, signed: Float32[np.ndarray, "size si
         pixels[:] = _colors(values)
 
 
-def blend_map(image: Image, square: Square, signed: Float32[np.ndarray, "size size"]) -> None:
-    """Lays a map in [-1, 1] over a square of ``image`` itself, the more opaque the farther from 0."""
+def blend_map(image: Image, square: Square, signed: Float32[np.ndarray, "size size"], roll: float = 0.0) -> None:
+    """Lays a map in [-1, 1] over a square of ``image`` itself, the more opaque the farther from 0.
+
+    Args:
+        image: uint8 ``[height, width, 3]`` BGR, changed in place.
+        square: where the map goes.
+        signed: the map.
+        roll: by how many degrees, clockwise as seen, the square is turned about its centre, and the map with it.
+    """
+    if roll:
+        square, signed = _turned(square, signed, roll)
     part = _part(image, square, signed)
     if part is not None:
         pixels, values = part
         opacity = 0.85 * np.abs(values)
         pixels[:] = cv2.blendLinear(np.ascontiguousarray(pixels), _colors(np.sign(values) * 0.8), 1 - opacity, opacity)
+
+
+def _turned(
+    square: Square, signed: Float32[np.ndarray, "size size"], roll: float
+) -> tuple[Square, Float32[np.ndarray, "larger larger"]]:
+    """An upright square around a turned one, and the map turned in it, 0 where the turned one does not reach."""
+    x, y, side = square
+    angle, size = math.radians(roll), len(signed)
+    growth = abs(math.cos(angle)) + abs(math.sin(angle))
+    beyond = math.ceil(side * (growth - 1) / 2)
+    larger = side + 2 * beyond
+    cos, sin = (size / side * value for value in (math.cos(angle), math.sin(angle)))
+    turn = np.array([[cos, sin], [-sin, cos]])  # from the frame's pixels to the map's
+    offset = (size - 1) / 2 - turn @ np.full(2, (larger - 1) / 2)
+    flags = cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP
+    turned = cv2.warpAffine(signed, np.column_stack([turn, offset]), (larger, larger), flags=flags)
+    return (x - beyond, y - beyond, larger), turned
 
 
 def _part(

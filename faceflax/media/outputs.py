@@ -22,13 +22,13 @@ from faceflax.media.sources import IMAGE_SUFFIXES, Source
 from faceflax.opencv import cv2
 
 CSV_COLUMNS: tuple[str, ...] = (
-    *("name", "frame", "time", "face", "track", "x", "y", "width", "height"),
+    *("name", "frame", "time", "face", "track", "x", "y", "width", "height", "score"),
     *("emotion", *(f"emotion_{name}" for name in EMOTIONS)),
     *("gender", *(f"gender_{name}" for name in GENDERS)),
 )
 """Columns of the table, which has a row for each face: name of the file, index and time (seconds) of the frame, index
-of the face in the frame, its track, its box in pixels, labels and probabilities. The track is empty where faces are not
-tracked."""
+of the face in the frame, its track, its box in pixels, the detector's score, labels and probabilities. The track is
+empty where faces are not tracked."""
 
 _CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
 _INDEX_ROOM = 2**20  # bytes kept free on the disk, so that a video can still be finished: its index comes last
@@ -264,7 +264,7 @@ def csv_lines(frame: Frame, faces: Sequence[Face]) -> str:
     writer = csv.writer(text, lineterminator="\n")
     for number, face in enumerate(faces):
         emotions, genders = ([f"{p:.4f}" for p in each] for each in _probabilities(face))
-        place = [frame.name, frame.index, f"{frame.time:.3f}", number, face.track_id, *face.box]
+        place = [frame.name, frame.index, f"{frame.time:.3f}", number, face.track_id, *face.box, f"{face.score:.4f}"]
         writer.writerow([*place, face.emotion, *emotions, face.gender, *genders])
     return text.getvalue()
 
@@ -275,9 +275,10 @@ def json_lines(frame: Frame, faces: Sequence[Face]) -> str:
     Example:
         >>> face = Face((1, 2, 3, 4), "sad", np.eye(7, dtype=np.float32)[4], "man", np.float32([0, 1]), track_id=5)
         >>> print(json_lines(Frame(np.zeros((9, 9, 3), np.uint8), "clip.mp4", 30, 1.0), [face]), end="")
-        {"name": "clip.mp4", "frame": 30, "time": 1.0, "face": 0, "track": 5, "box": [1, 2, 3, 4], "emotion": "sad", \
-"emotion_probabilities": {"angry": 0.0, "disgust": 0.0, "fear": 0.0, "happy": 0.0, "sad": 1.0, "surprise": 0.0, \
-"neutral": 0.0}, "gender": "man", "gender_probabilities": {"woman": 0.0, "man": 1.0}}
+        {"name": "clip.mp4", "frame": 30, "time": 1.0, "face": 0, "track": 5, "box": [1, 2, 3, 4], "score": 1.0, \
+"landmarks": null, "emotion": "sad", "emotion_probabilities": {"angry": 0.0, "disgust": 0.0, "fear": 0.0, \
+"happy": 0.0, "sad": 1.0, "surprise": 0.0, "neutral": 0.0}, "gender": "man", "gender_probabilities": \
+{"woman": 0.0, "man": 1.0}}
     """
     objects = []
     for number, face in enumerate(faces):
@@ -285,11 +286,16 @@ def json_lines(frame: Frame, faces: Sequence[Face]) -> str:
         place = {"name": frame.name, "frame": frame.index, "time": round(frame.time, 3), "face": number}
         objects.append(
             place
-            | {"track": face.track_id, "box": face.box}
+            | {"track": face.track_id, "box": face.box, "score": round(face.score, 4), "landmarks": _points(face)}
             | {"emotion": face.emotion, "emotion_probabilities": dict(zip(EMOTIONS, emotions, strict=True))}
             | {"gender": face.gender, "gender_probabilities": dict(zip(GENDERS, genders, strict=True))}
         )
     return "".join(json.dumps(each) + "\n" for each in objects)
+
+
+def _points(face: Face) -> list[list[float]] | None:
+    """The landmarks, to a tenth of a pixel."""
+    return None if face.landmarks is None else [[round(float(value), 1) for value in each] for each in face.landmarks]
 
 
 def _probabilities(face: Face) -> tuple[np.ndarray, np.ndarray]:

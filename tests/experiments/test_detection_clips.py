@@ -49,8 +49,8 @@ def test_command_writes_its_table(tmp_path):
     assert lines == [line for line in done.stdout.splitlines() if line.startswith("|")]
     assert [line.split(" | ")[0] for line in lines[2:]] == [
         "| Haar, every frame",
-        "| faceflax, 1 in 5",
-        "| faceflax, 1 in 10",
+        "| followed, 1 in 5",
+        "| followed, 1 in 10",
     ]
     assert [line.split(" | ")[5:7] for line in lines[3:]] == [
         ["33 (0.917)", "0"]

@@ -14,7 +14,7 @@ from faceflax.media import demo
 
 @pytest.fixture(scope="module")
 def analyzer(weights):
-    return FaceAnalyzer(*weights, detector=HaarDetector())
+    return FaceAnalyzer(*weights, detector=HaarDetector(), preset="fast")
 
 
 @pytest.fixture(scope="module")

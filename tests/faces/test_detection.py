@@ -7,7 +7,15 @@ import numpy as np
 import pytest
 
 from faceflax.errors import FaceflaxError
-from faceflax.faces.detection import Detection, boxes_of, clip_to_frame, non_max_suppression
+from faceflax.faces.detection import (
+    Detection,
+    as_detections,
+    boxes_of,
+    clip_to_frame,
+    iou,
+    non_max_suppression,
+    search,
+)
 from faceflax.faces.haar import HaarDetector
 from faceflax.media import demo
 from faceflax.media.sources import open_source
@@ -28,18 +36,20 @@ def detector():
 
 
 def assert_covers(boxes, points, frame):
-    x, y, width, height = boxes[0]
+    x, y, width, height = boxes[0].box
     assert 0 <= x < x + width <= frame.shape[1]
     assert 0 <= y < y + height <= frame.shape[0]
     assert ((points > [x, y]) & (points < [x + width, y + height])).all()
 
 
 def test_finds_the_face_and_only_it(photo, detector):
-    boxes = detector(photo)
-    assert boxes.dtype == np.int32
-    assert boxes.shape == (1, 4)
-    assert_covers(boxes, LANDMARKS, photo)
-    assert 150 < boxes[0, 2] < 300
+    (face,) = detector(photo)
+    assert face.box.shape == (4,)
+    assert (face.box == np.rint(face.box)).all()
+    assert face.landmarks is None
+    assert 0.5 < face.score < 1
+    assert_covers([face], LANDMARKS, photo)
+    assert 150 < face.box[2] < 300
 
 
 # The face reaches from x = 160 to 375 and from the cap's brim at y = 130 to the chin at y = 325.
@@ -74,9 +84,7 @@ def test_every_frame_of_the_demo_has_the_face(detector):
 
 @pytest.mark.parametrize("shape", [(1, 1), (7, 5), (3, 900), (300, 300)])
 def test_no_face(detector, shape):
-    boxes = detector(np.full((*shape, 3), 128, np.uint8))
-    assert boxes.shape == (0, 4)
-    assert boxes.dtype == np.int32
+    assert detector(np.full((*shape, 3), 128, np.uint8)) == []
 
 
 PAD = 64
@@ -88,13 +96,15 @@ def padded(photo):
     return cv2.copyMakeBorder(grey, PAD, PAD, PAD, PAD, cv2.BORDER_REPLICATE)
 
 
-def test_neighbours_and_boxes_are_those_of_opencv(photo):
+def test_scores_and_boxes_are_those_of_opencvs_hits(photo):
     cascade = load_cascade("haarcascade_frontalface_default")
     boxes, hits = cascade.detectMultiScale2(padded(photo), 1.1, 1, minSize=(48, 48))
     box, most = boxes[np.argmax(hits)] - [PAD, PAD, 0, 0], max(hits)
-    for neighbors, found in ((most - 1, 1), (most, 0)):
-        assert len(HaarDetector(min_neighbors=int(neighbors), min_confidence=-np.inf)(photo)) == found
-    np.testing.assert_allclose(HaarDetector()(photo)[0], box, atol=1)
+    (face,) = HaarDetector()(photo)
+    assert face.score == pytest.approx(most / (most + 6))
+    np.testing.assert_allclose(face.box, box, atol=1)
+    for min_score, found in ((face.score - 1e-6, 1), (face.score + 1e-6, 0)):
+        assert len(HaarDetector(min_score=min_score, min_confidence=-np.inf)(photo)) == found
 
 
 def test_confidence_is_that_of_the_last_stage(photo):
@@ -128,19 +138,19 @@ def middle_of(box):
 @pytest.mark.parametrize("shift", [(0, 0), (25, -15), (-20, 30)])
 @pytest.mark.parametrize("scale", [0.9, 1.15])
 def test_a_close_look_finds_the_face_again(photo, detector, shift, scale):
-    (box,) = detector(photo).astype(float)
+    box = detector(photo)[0].box
     side = scale * box[2]
     expected = Detection(np.array([*(middle_of(box) + shift - side / 2), side, side]))
     (seen,) = detector.follow(photo, [expected])
-    assert seen.confident
+    assert seen.score >= 0.5
     np.testing.assert_allclose(seen.box, box, atol=0.13 * box[2])
 
 
 @pytest.mark.parametrize("degrees", [-30, -20, 20, 30])
 def test_a_close_look_finds_a_tilted_head_and_says_how(photo, detector, degrees):
-    (box,) = detector(photo).astype(float)
+    box = detector(photo)[0].box
     (seen,) = detector.follow(turned(photo, degrees), [Detection(box)])
-    assert seen.confident
+    assert seen.score >= 0.5
     assert np.sign(seen.roll) == np.sign(degrees)
     (again,) = detector.follow(turned(photo, degrees), [seen])
     assert abs(again.roll - degrees) <= 20
@@ -149,7 +159,7 @@ def test_a_close_look_finds_a_tilted_head_and_says_how(photo, detector, degrees)
 
 def test_close_looks_are_in_the_order_asked(photo, detector):
     frame = np.hstack([photo, photo])
-    left = detector(photo)[0].astype(float)
+    left = detector(photo)[0].box
     right, nowhere = left + np.array([photo.shape[1], 0, 0, 0]), np.array([0.0, 480, 100, 100])
     seen = detector.follow(frame, [Detection(box) for box in (right, nowhere, left)])
     assert seen[1] is None
@@ -158,7 +168,7 @@ def test_close_looks_are_in_the_order_asked(photo, detector):
 
 
 def test_a_close_look_at_the_frames_edge_and_beyond(photo, detector):
-    (box,) = detector(photo).astype(float)
+    box = detector(photo)[0].box
     (whole,) = detector.follow(photo, [Detection(box)])
     frame, shift = np.ascontiguousarray(photo[:, 165:]), np.array([165, 0, 0, 0])
     (cut,) = detector.follow(frame, [Detection(box - shift)])
@@ -168,15 +178,24 @@ def test_a_close_look_at_the_frames_edge_and_beyond(photo, detector):
     assert detector.follow(frame[:1, :1], [Detection(np.array([0.0, 0, 0.2, 0.2]))]) == [None]
 
 
+def test_proposals_are_more_than_faces_and_not_the_known_ones(photo, detector):
+    (face,) = detector(photo)
+    proposed = detector.propose(photo, [])
+    assert len(proposed) > 1
+    np.testing.assert_array_equal(proposed[0].box, face.box)
+    others = detector.propose(photo, [face])
+    assert iou(boxes_of([face]), boxes_of(others)).max(initial=0) < 0.3
+
+
 def test_fifty_faces(photo, detector):
     head = cv2.resize(photo[80:380, 117:417], (100, 100), interpolation=cv2.INTER_AREA)
     frame = np.tile(head, (5, 10, 1))
-    boxes = detector(frame)
-    assert len(boxes) == 50
-    tiles = {(int(y + height / 2) // 100, int(x + width / 2) // 100) for x, y, width, height in boxes}
+    found = detector(frame)
+    assert len(found) == 50
+    tiles = {(int(y + height / 2) // 100, int(x + width / 2) // 100) for x, y, width, height in boxes_of(found)}
     assert len(tiles) == 50
-    seen = detector.follow(frame, [Detection(box.astype(float)) for box in boxes])
-    assert all(face and face.confident for face in seen)
+    seen = detector.follow(frame, found)
+    assert all(face and face.score >= 0.5 for face in seen)
 
 
 def test_non_max_suppression_by_definition():
@@ -193,6 +212,34 @@ def test_non_max_suppression_by_definition():
         assert (index in kept) == (max(earlier, default=0) <= 0.5)
 
 
+def test_whole_boxes_are_detections_that_are_certain():
+    for found in (np.array([[1, 2, 30, 40]], np.int32), [[1, 2, 30, 40]], [(1, 2, 30, 40)], ((1, 2, 30, 40),)):
+        (face,) = search(lambda frame, found=found: found, np.zeros((9, 9, 3), np.uint8))
+        np.testing.assert_array_equal(face.box, [1, 2, 30, 40])
+        assert (face.score, face.landmarks, face.roll) == (1.0, None, 0.0)
+    for none in ((), [], np.empty((0, 4)), np.empty((0, 4), np.int32)):  # OpenCV's cascade gives an empty tuple
+        assert as_detections(none) == []
+    face = Detection(np.array([1.5, 2, 3, 4]), 0.5)
+    assert as_detections([face]) == as_detections((face,)) == [face]
+
+
+@pytest.mark.parametrize(
+    ("found", "shown"),
+    [
+        (None, "NoneType"),
+        (np.zeros((2, 4)), r"float64 \(2, 4\)"),
+        (np.zeros((2, 5), int), r"int64 \(2, 5\)"),
+        (np.zeros(4, int), r"int64 \(4,\)"),
+        ([[1, 2, 3, 4], [5]], "list"),
+        ([Detection(np.zeros(4)), None], "list"),
+        ("face", "str"),
+    ],
+)
+def test_a_detector_that_returns_something_else_is_told_so(found, shown):
+    with pytest.raises(FaceflaxError, match=f"^detector: returned {shown}, which is neither detections nor integer"):
+        search(lambda frame: found, np.zeros((9, 9, 3), np.uint8))
+
+
 def test_nothing_to_round_or_compare():
     none = boxes_of([])
     assert none.shape == (0, 4)
@@ -204,7 +251,8 @@ def test_nothing_to_round_or_compare():
     ("argument", "value"),
     [
         ("scale_factor", 1.0),
-        ("min_neighbors", -1),
+        ("min_score", -0.1),
+        ("min_score", 1.0),
         ("min_confidence", np.nan),
         ("min_size", 0),
         ("max_side", 0),

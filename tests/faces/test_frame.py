@@ -5,6 +5,7 @@ import numpy as np
 import pytest
 
 from faceflax.faces.analyzer import FaceAnalyzer
+from faceflax.faces.choosing import make_detector
 from faceflax.faces.crop import crop_face
 from faceflax.faces.frame import Frame, as_frame
 from faceflax.faces.tracking import Track
@@ -18,7 +19,7 @@ IMAGE = np.random.default_rng(0).integers(0, 256, (30, 40, 3), np.uint8)
 
 @pytest.fixture(scope="module")
 def analyzer(weights):
-    return FaceAnalyzer(*weights)
+    return FaceAnalyzer(*weights, "haar", preset="fast")
 
 
 @pytest.fixture
@@ -110,13 +111,13 @@ def test_grey_is_computed_once_a_frame_from_detection_to_overlay(analyzer, weigh
     """With a search of every frame, tracks, both networks and saliency maps."""
     info = weights_info(weights[0])
     overlay = SaliencyOverlay(saliency, info.crop_margin, info.image_size)
-    video, found = VideoAnalyzer(analyzer, full_search_every=1), 0
+    video, found = VideoAnalyzer(analyzer, detector=make_detector("haar", video=True), full_search_every=1), 0
     frames = [Frame(image) for _, image in zip(range(5), demo.video(), strict=False)]
     for frame in frames:
         faces = video(frame)
         overlay(frame, faces)
         found += len(faces)
-    assert found == 4
+    assert found == 5
     assert conversions() == len(frames)
 
 
@@ -142,7 +143,7 @@ def test_crops_are_carried_and_any_other_is_cut(analyzer, weights):
 
 
 def test_a_tracked_face_carries_crops_of_the_frame_in_which_it_was_seen(analyzer):
-    video = VideoAnalyzer(analyzer)
+    video = VideoAnalyzer(analyzer, detector=make_detector("haar", video=True))
     frames = list(demo.video())[:3]
     for frame in frames:
         faces = video(frame)
@@ -163,7 +164,7 @@ def test_a_detector_of_ones_own_gets_an_array(weights):
         given.append(frame)
         return np.array([[1, 2, 30, 40]])
 
-    (face,) = FaceAnalyzer(*weights, detector)(demo.photograph())
+    (face,) = FaceAnalyzer(*weights, detector, preset="fast")(demo.photograph())
     assert face.box == (1, 2, 30, 40)
     assert isinstance(given[0], np.ndarray)
     np.testing.assert_array_equal(given[0], demo.photograph())

@@ -10,14 +10,14 @@ from faceflax.faces.tracking import Tracker
 SIZE = {"height": 400, "width": 600}
 
 
-def detection(x, y=100.0, side=40.0, confident=True):
-    return Detection(np.array([x, y, side, side]), confident=confident)
+def detection(x, y=100.0, side=40.0, score=0.6, landmarks=None):
+    return Detection(np.array([x, y, side, side]), score, landmarks)
 
 
-def step(tracker, *found, new=(), cut=False):
+def step(tracker, *found, new=(), cut=False, grey=None):
     """One frame: what was found near the faces, and elsewhere."""
     tracker.predict()
-    tracker.update(found, new, cut=cut, **SIZE)
+    tracker.update(found, new, cut=cut, grey=grey, **SIZE)
     return tracker.tracks()
 
 
@@ -69,19 +69,19 @@ def test_a_face_seen_for_a_short_time_is_soon_forgotten():
     assert tracker.predict() == []
 
 
-def test_a_face_that_is_never_detected_with_confidence_fades():
+def test_a_face_that_is_only_detected_with_low_scores_fades():
     tracker = followed()
     frames = 0
-    while step(tracker, detection(100, confident=False)):
+    while step(tracker, detection(100, score=0.4)):
         frames += 1
     assert 4 * (tracker.memory - tracker.confirm) - 1 <= frames <= 4 * (tracker.memory - tracker.confirm) + 1
-    assert [track.id for track in step(followed(), detection(100, confident=False))] == [0]
+    assert [track.id for track in step(followed(), detection(100, score=0.4))] == [0]
 
 
-def test_a_detection_elsewhere_without_confidence_begins_nothing():
+def test_a_detection_elsewhere_with_a_low_score_begins_nothing():
     tracker = followed()
     for _ in range(3):
-        tracks = step(tracker, detection(100), detection(300, confident=False))
+        tracks = step(tracker, detection(100), detection(300, score=0.4))
     assert [track.id for track in tracks] == [0]
 
 

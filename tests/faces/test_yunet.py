@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from faceflax.errors import FaceflaxError
-from faceflax.faces.detection import Detection
+from faceflax.faces.detection import Detection, boxes_of
 from faceflax.faces.yunet import YuNetDetector
 
 SIDE = 64
@@ -76,26 +76,39 @@ def frame_with(*cells, height=256, width=384, brightness=255):
 
 
 def test_boxes_are_where_the_squares_are(detector):
-    boxes = detector(frame_with((96, 64), (256, 128)))
-    assert boxes.dtype == np.int32
+    boxes = boxes_of(detector(frame_with((96, 64), (256, 128))))
     assert sorted(boxes.tolist()) == [[96, 64, 64, 64], [256, 128, 64, 64]]
-    assert detector(frame_with()).shape == (0, 4)
+    assert detector(frame_with()) == []
+
+
+def test_scores_and_landmarks_are_the_networks(detector):
+    (face,) = detector(frame_with((96, 64), brightness=204))
+    assert face.score == pytest.approx(0.8, abs=1e-3)
+    assert face.landmarks.dtype == np.float32
+    np.testing.assert_allclose(face.landmarks, [[96, 64], [128, 96], [96, 64], [96, 64], [96, 64]], atol=0.01)
+
+
+def test_small_faces_are_left_out_where_that_is_asked(model):
+    frame = frame_with((96, 64))
+    assert [len(YuNetDetector(model, min_size=size)(frame)) for size in (64, 65)] == [1, 0]
 
 
 def test_the_highest_confidence_is_first_and_the_low_left_out(detector):
     frame = frame_with((32, 64), (160, 128), (288, 32))
     frame[64:96, 32:64] = 230
     frame[32:64, 288:320] = 100
-    assert detector(frame).tolist() == [[160, 128, 64, 64], [32, 64, 64, 64]]
+    assert boxes_of(detector(frame)).tolist() == [[160, 128, 64, 64], [32, 64, 64, 64]]
 
 
 def test_a_large_frame_is_reduced_and_its_boxes_are_not(model):
     frame = frame_with((96, 64)).repeat(3, axis=0).repeat(3, axis=1)
-    assert YuNetDetector(model, max_side=384)(frame).tolist() == [[288, 192, 192, 192]]
+    (face,) = YuNetDetector(model, max_side=384)(frame)
+    assert face.box.tolist() == [288, 192, 192, 192]
+    np.testing.assert_allclose(face.landmarks[1], [384, 288], atol=0.01)
 
 
 def test_a_box_ends_at_the_frames_edge(detector):
-    assert detector(frame_with((352, 224))).tolist() == [[352, 224, 32, 32]]
+    assert boxes_of(detector(frame_with((352, 224)))).tolist() == [[352, 224, 32, 32]]
 
 
 def test_follow_looks_only_where_it_is_told(detector):
@@ -103,8 +116,8 @@ def test_follow_looks_only_where_it_is_told(detector):
     frame = frame_with((96, 64), (256, 128))
     seen, nothing = detector.follow(frame, [Detection(np.array([x, y, 64.0, 64])) for x, y in ((96, 64), (0, 192))])
     np.testing.assert_allclose(seen.box, [96, 64, 64, 64], atol=0.01)
-    assert seen.confident
-    assert seen.roll == pytest.approx(45)
+    assert seen.score == pytest.approx(1)
+    np.testing.assert_allclose(seen.landmarks[:2], [[96, 64], [128, 96]], atol=0.01)
     assert nothing is None
 
 
@@ -112,7 +125,7 @@ def test_follow_scales_and_takes_low_confidence(detector):
     frame = frame_with((96, 64), brightness=120).repeat(2, axis=0).repeat(2, axis=1)
     (seen,) = detector.follow(frame, [Detection(np.array([192.0, 128, 128, 128]))])
     np.testing.assert_allclose(seen.box, [192, 128, 128, 128], atol=0.01)
-    assert not seen.confident
+    assert 0.35 < seen.score < detector.min_score
 
 
 def test_a_missing_model_file_is_named(tmp_path):
@@ -127,7 +140,9 @@ def test_a_file_that_is_no_model_is_named(tmp_path, content):
         YuNetDetector(tmp_path / "bad.onnx")
 
 
-@pytest.mark.parametrize(("argument", "value"), [("min_score", 0), ("min_score", 1.1), ("max_side", 0)])
+@pytest.mark.parametrize(
+    ("argument", "value"), [("min_score", 0), ("min_score", 1.1), ("max_side", 0), ("min_size", 0)]
+)
 def test_bad_argument_is_named(tmp_path, argument, value):
     with pytest.raises(FaceflaxError, match=f"{argument}: {value}"):
         YuNetDetector(tmp_path / "any.onnx", **{argument: value})

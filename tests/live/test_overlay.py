@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -43,6 +45,40 @@ def test_map_over_lies_on_the_face_alone():
     assert (change[:, -30:, 0] > change[:, -30:, 2] + 40).all()
     np.testing.assert_array_equal(drawn[:, 230:], FRAME[:, 230:])
     np.testing.assert_array_equal(drawn[162:], FRAME[162:])
+
+
+@pytest.mark.parametrize("roll", [-120.0, -30.0, 30.0, 90.0])
+@pytest.mark.parametrize("size", [16, 200])
+def test_a_turned_map_lies_pixel_for_pixel_in_the_turned_square(roll, size):
+    """Left of the face's own middle line it is red, right of it blue, and outside the square nothing changes."""
+    image = np.full((200, 300, 3), 100, np.uint8)
+    blend_map(image, (110, 60, 81), left_half(np.zeros((1, size, size, 1)), None)[1][0, ..., 0], roll)
+    rows, columns = np.mgrid[:200, :300]
+    x, y = columns + 0.5 - 150.5, rows + 0.5 - 100.5
+    cos, sin = np.cos(np.radians(roll)), np.sin(np.radians(roll))
+    across, down = cos * x + sin * y, -sin * x + cos * y
+    change = image.astype(int) - 100
+    border = 81 / size + 2
+    inside = np.maximum(abs(across), abs(down)) < 40.5 - border
+    left, right = inside & (across < -border), inside & (across > border)
+    assert (change[left][:, 2] > change[left][:, 0] + 40).all()
+    assert (change[right][:, 0] > change[right][:, 2] + 40).all()
+    assert not change[np.maximum(abs(across), abs(down)) > 40.5 + border].any()
+
+
+def test_a_tilted_faces_map_is_where_its_crop_was_cut():
+    points = np.float32([[-20, -22], [20, -22], [0, 0], [-20, 18], [20, 18]])
+    cos, sin = np.cos(0.7), np.sin(0.7)
+    landmarks = np.float32(points @ np.array([[cos, sin], [-sin, cos]]) + [150, 100])
+    tilted = replace(face((100, 45, 100, 110)), landmarks=landmarks)
+    x, y, side, roll = tilted.square
+    assert roll == pytest.approx(np.degrees(0.7), abs=0.1)
+    drawn = SaliencyOverlay(left_half, 0.1, 16, mode="over")(FRAME, [tilted])
+    expected = FRAME.copy()
+    whole = round(1.2 * side)
+    signed = left_half(np.zeros((1, 16, 16, 1)), None)[1][0, ..., 0]
+    blend_map(expected, (round(x - 0.6 * side), round(y - 0.6 * side), whole), signed, roll)
+    np.testing.assert_array_equal(drawn, draw_faces(expected, [tilted]))
 
 
 def test_what_says_nothing_is_white_beside_and_invisible_over():

@@ -1,6 +1,7 @@
 import json
 import subprocess
 import sys
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -12,7 +13,7 @@ from faceflax.media import outputs
 from faceflax.media.sources import Source
 
 IMAGE = np.full((48, 64, 3), 100, np.uint8)
-FACE = Face((1, 2, 30, 40), "happy", np.eye(7, dtype=np.float32)[3], "man", np.float32([0.25, 0.75]), track_id=4)
+FACE = Face((1, 2, 30, 40), "happy", np.eye(7, dtype=np.float32)[3], "man", np.float32([0.25, 0.75]), 4, 0.875)
 
 
 def frame(name="clip", index=0, time=0.0):
@@ -52,8 +53,16 @@ with open(sys.argv[1], "wb", buffering=0) as file:
 
 def test_names_with_commas_and_quotes_stay_one_field():
     text = outputs.csv_lines(frame(name='a, "b".mp4'), [FACE])
-    assert text.startswith('"a, ""b"".mp4",0,0.000,0,4,1,2,30,40,happy,')
+    assert text.startswith('"a, ""b"".mp4",0,0.000,0,4,1,2,30,40,0.8750,happy,')
     assert json.loads(outputs.json_lines(frame(name='a, "b".mp4'), [FACE]))["name"] == 'a, "b".mp4'
+
+
+def test_landmarks_are_in_the_json_line():
+    points = np.float32([[10, 20.06], [30, 20], [20, 30], [12, 40], [28, 40]])
+    line = json.loads(outputs.json_lines(frame(), [replace(FACE, landmarks=points)]))
+    assert line["landmarks"] == [[10.0, 20.1], [30.0, 20.0], [20.0, 30.0], [12.0, 40.0], [28.0, 40.0]]
+    assert line["score"] == 0.875
+    assert json.loads(outputs.json_lines(frame(), [FACE]))["landmarks"] is None
 
 
 def test_a_frame_without_faces_has_no_line():

@@ -1,0 +1,181 @@
+"""Faces by the network that this library ships."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from scipy.optimize import linear_sum_assignment
+
+from faceflax.errors import FaceflaxError
+from faceflax.faces.detection import Detection, boxes_of, clip_to_frame, covered, iou
+from faceflax.faces.frame import Image, as_frame
+from faceflax.faces.spares import Process
+from faceflax.faces.tiles import Tile, tiles
+from faceflax.native import Region
+
+if TYPE_CHECKING:  # slow to import, and only annotations need it
+    from jaxtyping import Float32, UInt8
+
+WEIGHTS = "face_detector-faces"
+"""The shipped weights."""
+
+_SMALLEST = 12.0
+"""Height of the smallest face that the network finds well, in pixels of its input."""
+_LEAST_SIZE = 6
+"""Enlarging a smaller face shows nothing that is not there."""
+_CLOSE, _CLOSE_FACE = 128, 64
+"""Side of the input of a close look, and of the face in it."""
+_LIKELY = 0.4
+"""Share of the score asked of a face that is enough where a face was a frame ago."""
+_OVERLAP = 0.4
+"""Two faces of different tiles with a larger intersection over union are one."""
+_PART, _AS_CERTAIN = 2.0, 0.75
+"""How many times higher a face is than one seen in a part of it, and the least ratio of their scores."""
+_SAME = 0.3
+"""Least intersection over union of a face with where it should be."""
+
+
+class Searcher(Protocol):
+    """A network that finds the faces in parts of a grey image: what ``faceflax.inference.load_detector`` returns."""
+
+    def detect(
+        self, grey: UInt8[np.ndarray, "height width"], regions: Sequence[Region], *, min_score: float
+    ) -> Float32[np.ndarray, "faces 16"]:
+        """Returns x, y, width, height, score, five landmarks (x, y) and the number of its region for each face."""
+        ...
+
+
+class NetworkDetector:
+    """The face detector of this library, a network with landmarks (:mod:`faceflax.models.face_detector`).
+
+    A frame is searched at a scale at which a face of ``min_size`` is 12 pixels high, whatever the frame's shape: a
+    large or long one in overlapping tiles, and again more coarsely for the larger faces. A close look shows the network
+    a part of the frame in which the face is 64 pixels high; all of a frame's close looks are one call.
+
+    Boxes are tight, from the forehead to the chin and from ear to ear, about 0.79 times as wide as high.
+
+    Args:
+        weights: one of ``faceflax.list_weights()``, the path of a ``.safetensors`` file, or a network that is loaded
+            (:class:`Searcher`).
+        min_score: the least score of a face, in (0, 1].
+        min_size: height of the smallest face to find, in pixels of the frame; smaller ones are left out.
+        max_side: a frame whose longer side has more pixels is reduced to this before the search, and the smallest face
+            grows as much; ``None`` never reduces.
+
+    Raises:
+        FaceflaxError: an argument out of its range, or weights that cannot be loaded.
+    """
+
+    def __init__(
+        self,
+        weights: str | Path | Searcher = WEIGHTS,
+        min_score: float = 0.5,
+        min_size: int = 20,
+        max_side: int | None = None,
+    ) -> None:
+        if not 0 < min_score <= 1:
+            raise FaceflaxError("min_score", min_score, "is not a score", "give a number above 0 and up to 1")
+        if not min_size >= _LEAST_SIZE:
+            problem = "is not a size of face that the network can see"
+            raise FaceflaxError("min_size", min_size, problem, f"give {_LEAST_SIZE} pixels or more")
+        if max_side is not None and max_side < 1:
+            raise FaceflaxError("max_side", max_side, "is not a number of pixels", "give 1 or more, or None")
+        if isinstance(weights, str | Path):
+            from faceflax.inference import load_detector
+
+            self._network: Searcher = load_detector(weights)
+        else:
+            self._network = weights
+        self.min_score = min_score
+        self.min_size = min_size
+        self.max_side = max_side
+        self._process = Process("this NetworkDetector")
+
+    def __call__(self, frame: Image) -> list[Detection]:
+        """Returns the faces, the one with the highest score first; boxes are whole pixels inside the frame.
+
+        Args:
+            frame: uint8 ``[height, width, 3]`` BGR.
+
+        Raises:
+            FaceflaxError: ``frame`` is not such an array.
+        """
+        self._process.check()
+        grey = as_frame(frame).grey
+        height, width = grey.shape
+        scale = min(_SMALLEST / self.min_size, (self.max_side or np.inf) / max(height, width))
+        parts = []
+        for group in tiles(height, width, scale):
+            rows = self._network.detect(grey, [tile.region for tile in group], min_score=self.min_score)
+            parts.append(rows[_whole(rows, group)])
+        rows = np.concatenate(parts)
+        rows[:, :4] = clip_to_frame(rows[:, :4], height, width)
+        rows = rows[(rows[:, 2:4].min(1) > 0) & (rows[:, 2:4].max(1) >= self.min_size)]
+        if len(parts) > 1:
+            rows = _once(rows[np.argsort(-rows[:, 4], kind="stable")])
+        return [_detection(row) for row in rows]
+
+    def follow(self, frame: Image, expected: Sequence[Detection]) -> list[Detection | None]:
+        """Looks closely where faces should be, and returns each one's detection or None.
+
+        Args:
+            frame: uint8 ``[height, width, 3]`` BGR.
+            expected: where faces should be.
+
+        Raises:
+            FaceflaxError: ``frame`` is not such an array.
+        """
+        self._process.check()
+        grey = as_frame(frame).grey
+        if not expected:
+            return []
+        regions = [_close(face.box) for face in expected]
+        found = [_detection(row) for row in self._network.detect(grey, regions, min_score=_LIKELY * self.min_score)]
+        overlap = iou(boxes_of(expected), boxes_of(found))
+        overlap[overlap < _SAME] = 0
+        seen: list[Detection | None] = [None] * len(expected)
+        for row, column in zip(*linear_sum_assignment(overlap, maximize=True), strict=True):
+            if overlap[row, column] > 0:
+                seen[row] = found[column]
+        return seen
+
+
+def _whole(rows: np.ndarray, group: Sequence[Tile]) -> np.ndarray:
+    """Which faces are not cut by the edge of their tile, beyond which the frame goes on."""
+    if not len(rows):
+        return np.zeros(0, bool)
+    edges = np.array([tile[1:] for tile in group])[rows[:, 15].astype(int)]
+    low, high = rows[:, :2], rows[:, :2] + rows[:, 2:4]
+    return ((low >= edges[:, :2]) & (high <= edges[:, 2:])).all(1)
+
+
+def _once(rows: np.ndarray) -> np.ndarray:
+    """Each face once, though neighbouring tiles and several scales show it; the best first.
+
+    The tiles of a fine scale show parts of a large face, in which a smaller one may seem to be: it is left out where
+    the larger one is about as certain.
+    """
+    boxes = rows[:, :4].astype(np.float64)
+    common = iou(boxes, boxes)
+    kept: list[int] = []
+    for index in range(len(rows)):
+        if not (common[index, kept] > _OVERLAP).any():
+            kept.append(index)
+    rows, boxes = rows[kept], boxes[kept]
+    larger = boxes[:, 3] > _PART * boxes[:, None, 3]
+    certain = rows[:, 4] >= _AS_CERTAIN * rows[:, None, 4]
+    return rows[~(larger & certain & (covered(boxes, boxes) > 0.5)).any(1)]
+
+
+def _close(box: np.ndarray) -> Region:
+    """The square around a face that a close look shows."""
+    side = max(1.0, float(max(box[2:]))) * _CLOSE / _CLOSE_FACE
+    x, y = box[:2] + box[2:] / 2 - side / 2
+    return Region(float(x), float(y), side, side, _CLOSE, _CLOSE)
+
+
+def _detection(row: np.ndarray) -> Detection:
+    return Detection(row[:4].astype(np.float64), float(row[4]), row[5:15].reshape(5, 2).astype(np.float32))

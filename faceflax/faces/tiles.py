@@ -1,0 +1,107 @@
+"""Which parts of a frame a network of a limited input looks at, so that it finds faces of every size and place."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from typing import NamedTuple
+
+from faceflax.native import Region
+
+SIDES: tuple[int, ...] = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
+"""Rows or columns of the network's input: few, so that few sizes have to be prepared; the last is the largest."""
+
+OVERLAP = 128
+"""Pixels of the input that neighbouring tiles share: a face that is no larger is whole in one of them."""
+
+_COARSER = 4.0
+"""A face too large for that is searched at a scale so many times smaller."""
+_BEYOND = 1.25
+"""The largest face, in shorter sides of the frame: its box may reach beyond."""
+_MOST = 32
+"""Tiles that are searched together; more would take more memory and no less time."""
+
+
+class Tile(NamedTuple):
+    """A part of a frame.
+
+    Attributes:
+        region: where it is, and the input it is resized to.
+        left, top, right, bottom: what it shows whole, in pixels of the frame: all that does not cross its edges, and on
+            the sides where the frame ends everything.
+    """
+
+    region: Region
+    left: float
+    top: float
+    right: float
+    bottom: float
+
+
+def tiles(height: int, width: int, scale: float) -> Iterator[list[Tile]]:
+    """Yields the parts of a frame that show every face whole and large enough, in groups that do not overlap.
+
+    A frame whose reduced size fits into one input is one tile, as large as that input allows. Another is cut into tiles
+    that overlap by :data:`OVERLAP`, and once more at a coarser scale for the larger faces, and so on.
+
+    Args:
+        height: of the frame, in pixels.
+        width: of the frame, in pixels.
+        scale: pixels of the input for one of the frame, at least.
+
+    Example:
+        >>> [(tile.region.rows, tile.region.columns) for group in tiles(360, 640, 0.6) for tile in group]
+        [(224, 384)]
+        >>> sum(len(group) for group in tiles(3000, 4000, 0.6))
+        21
+    """
+    while True:
+        whole = max(height, width) * scale <= SIDES[-1]
+        if whole:
+            columns, rows = _fitting(width * scale), _fitting(height * scale)
+            scale = min(columns / width, rows / height)
+            across, down = [(width - columns / scale) / 2], [(height - rows / scale) / 2]
+        else:
+            columns, across = _spread(width, scale)
+            rows, down = _spread(height, scale)
+        for first_row in range(min(2, len(down))):
+            for first_column in range(min(2, len(across))):
+                group = [
+                    _tile(left, top, columns, rows, scale, height, width)
+                    for top in down[first_row::2]
+                    for left in across[first_column::2]
+                ]
+                for start in range(0, len(group), _MOST):
+                    yield group[start : start + _MOST]
+        if whole or _BEYOND * min(height, width) * scale <= OVERLAP:
+            return
+        scale /= _COARSER
+
+
+def _fitting(pixels: float) -> int:
+    """The least side of an input that so many pixels fit into."""
+    return next(side for side in SIDES if side >= pixels)
+
+
+def _spread(length: int, scale: float) -> tuple[int, list[float]]:
+    """The side of tiles and where each begins, along one side of the frame."""
+    pixels = length * scale
+    if pixels <= SIDES[-1]:
+        side = _fitting(pixels)
+        return side, [(length - side / scale) / 2]
+    count = math.ceil((pixels - OVERLAP) / (SIDES[-1] - OVERLAP))
+    side = _fitting((pixels + (count - 1) * OVERLAP) / count)
+    return side, [i * (length - side / scale) / (count - 1) for i in range(count)]
+
+
+def _tile(left: float, top: float, columns: int, rows: int, scale: float, height: int, width: int) -> Tile:
+    region = Region(left, top, columns / scale, rows / scale, rows, columns)
+    pixel = 1 / scale  # of the input: a face that ends at the very edge may go on
+    ends = left + region.width, top + region.height
+    return Tile(
+        region,
+        -math.inf if left <= 0 else left + pixel,
+        -math.inf if top <= 0 else top + pixel,
+        math.inf if ends[0] >= width - pixel / 2 else ends[0] - pixel,
+        math.inf if ends[1] >= height - pixel / 2 else ends[1] - pixel,
+    )
