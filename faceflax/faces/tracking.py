@@ -135,7 +135,7 @@ class Tracker:
 
     Args:
         confirm: the lowest count of a face that is shown, so that a false detection in a single frame is not; one whose
-            score is halfway to 1 or more begins with it, and so is shown at once, in a video's first frame too.
+            score is halfway to 1 or more begins with one more, and so is shown at once, in a video's first frame too.
         show_missed: for how many frames a face that is not seen is still shown, at its predicted position.
         memory: the highest count, and so for how many frames a face that was seen for long is remembered. If it is seen
             again by then it keeps its number.
@@ -236,7 +236,8 @@ class Tracker:
             if i in taken or not (i >= len(detections) or others[:, i].any()):
                 continue
             replaced.update(row for row in range(len(others)) if others[row, i] and row not in seen)
-            life = self.confirm if found[i].score >= min_score + _SURE * (1 - min_score) else 1
+            sure = found[i].score >= min_score + _SURE * (1 - min_score)
+            life = min(self.confirm + 1, self.memory) if sure else 1
             self._faces.append(_State(self._next, found[i], looks[i], life))
             self._next += 1
         self._faces = [

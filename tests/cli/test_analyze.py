@@ -25,7 +25,7 @@ def analyze(*arguments):
 
 @pytest.fixture(scope="module")
 def options(weights):
-    return ["--emotion-weights", weights[0], "--gender-weights", weights[1]]
+    return ["--emotion-weights", weights[0], "--gender-weights", weights[1], "--detector", "haar"]
 
 
 @pytest.fixture(scope="module")
@@ -119,7 +119,10 @@ def test_after_a_kill_and_an_interrupt_it_ends_with_every_row_once(tmp_path, med
         ),
         (["{media}", "--csv", "{folder}/o.csv", "--report", "{folder}/o.pdf"], "--report: "),
         (["{media}", "--csv", "{folder}/o.csv", "--gender-weights", "no-such"], "unknown 'no-such'"),
-        (["{media}", "--csv", "{folder}/o.csv", "--yunet", "{media}/bad.jpg"], "bad.jpg' is not a YuNet model"),
+        (["{media}", "--csv", "{folder}/o.csv", "--detector", "{media}/no.onnx"], "no model file"),
+        (["{media}", "--csv", "{folder}/o.csv", "--detector", "{media}/bad.jpg"], "choose one of: faceflax, haar"),
+        (["{media}", "--csv", "{folder}/o.csv", "--min-score", "2"], "--min-score: 2.0 is not a score"),
+        (["{media}", "--csv", "{folder}/o.csv", "--min-face", "0"], "--min-face: 0 is not a number of pixels"),
     ],
 )
 def test_bad_input(tmp_path, media, arguments, message):

@@ -1,11 +1,18 @@
+import hashlib
+from pathlib import Path
+
 import numpy as np
 import pytest
 
-from faceflax.cli.detection import DetectionOptions
+from faceflax.cli.detection import DetectionOptions, make_analyzer, networks
 from faceflax.errors import FaceflaxError
-from faceflax.faces.finding import FaceFinder, video_detector
+from faceflax.faces.detection import boxes_of
+from faceflax.faces.finding import FaceFinder
 from faceflax.faces.haar import HaarDetector
 from faceflax.media import demo
+from faceflax.pretrained import list_weights
+
+YUNET = Path(__file__).resolve().parents[2].parent / "shared/reference/yunet_2026may.onnx"
 
 
 def one_side_dark(frame):
@@ -17,15 +24,27 @@ def one_side_dark(frame):
 def test_equalization_reaches_both_detectors():
     frame = one_side_dark(demo.photograph())
     for equalization in ("histogram", "clahe"):
-        options = DetectionOptions(equalization=equalization)
-        np.testing.assert_array_equal(options.for_images()(frame), HaarDetector(equalization=equalization)(frame))
-        np.testing.assert_array_equal(options.for_videos()(frame), video_detector(equalization)(frame))
+        options = DetectionOptions("haar", equalization=equalization)
+        for made, own in (
+            (options.for_images(), HaarDetector(equalization=equalization)),
+            (options.for_videos(), HaarDetector(1.25, max_side=480, equalization=equalization)),
+        ):
+            np.testing.assert_array_equal(boxes_of(made(frame)), boxes_of(own(frame)))
+            np.testing.assert_array_equal(boxes_of(made.propose(frame, [])), boxes_of(own.propose(frame, [])))
+
+
+def test_sizes_and_scores_reach_the_detector():
+    options = DetectionOptions("haar", min_face=77, min_score=0.6)
+    for detector in (options.for_images(), options.for_videos()):
+        assert (detector.min_size, detector.min_score) == (77, 0.6)
+    plain = DetectionOptions("haar").for_images()
+    assert (plain.min_size, plain.min_score) == (48, 0.5)
 
 
 def test_a_video_is_followed_with_clahe():
-    finder = FaceFinder(DetectionOptions(equalization="clahe").for_videos())
+    finder = FaceFinder(DetectionOptions("haar", equalization="clahe").for_videos())
     found = [len(finder(frame)) for frame in demo.video()]
-    assert found == [0] + [1] * (demo.NUM_FRAMES - 1)
+    assert found[1:] == [1] * (demo.NUM_FRAMES - 1)
 
 
 def test_the_record_tells_apart_what_gives_other_boxes(tmp_path):
@@ -33,23 +52,49 @@ def test_the_record_tells_apart_what_gives_other_boxes(tmp_path):
     records = []
     for content in (b"one", b"another"):
         model.write_bytes(content)
-        records.append(DetectionOptions(yunet=model).record())
-    records += [DetectionOptions(), DetectionOptions(equalization="clahe"), DetectionOptions(search_every=1)]
-    records[2:] = [options.record() for options in records[2:]]
+        records.append(DetectionOptions(str(model)).record())
+    assert records[0]["detector"] == hashlib.sha256(b"one").hexdigest()
+    records += [
+        DetectionOptions("haar", **changed).record()
+        for changed in ({}, {"equalization": "clahe"}, {"search_every": 1}, {"min_face": 50}, {"min_score": 0.6})
+    ]
     assert all(records.count(record) == 1 for record in records)
     model.unlink()
-    with pytest.raises(FaceflaxError, match=r"^yunet: cannot read .*model\.onnx"):
-        DetectionOptions(yunet=model).record()
+    with pytest.raises(FaceflaxError, match=r"^detector: cannot read .*model\.onnx"):
+        DetectionOptions(str(model)).record()
+
+
+@pytest.mark.skipif(not YUNET.is_file(), reason="needs ../shared/reference")
+def test_a_yunet_file_is_a_detector():
+    (face,) = DetectionOptions(str(YUNET)).for_videos()(demo.photograph())
+    assert face.landmarks is not None
 
 
 @pytest.mark.parametrize(
     ("options", "message"),
     [
         (DetectionOptions(search_every=0), "^search_every: 0 is not a number of frames"),
-        (DetectionOptions(equalization="clahe", yunet="m.onnx"), "^equalization: 'clahe' is for Haar, not for YuNet"),
+        (DetectionOptions(min_face=0), "^min_face: 0 is not a number of pixels"),
+        (DetectionOptions(min_score=1.5), r"^min_score: 1\.5 is not a score"),
+        (DetectionOptions(min_score=float("nan")), "^min_score: nan is not a score"),
+        (DetectionOptions("m.onnx", equalization="clahe"), "^equalization: 'clahe' is for the detector haar; leave"),
     ],
 )
 def test_bad_options_are_named(options, message):
     with pytest.raises(FaceflaxError, match=message):
         options.check()
     DetectionOptions().check()
+
+
+def test_a_preset_gives_way_to_the_weights_named():
+    for preset, mirrored in (("fast", False), ("accurate", True)):
+        chosen = networks(preset, None, None)
+        assert {chosen.emotion, chosen.gender} <= set(list_weights())
+        assert chosen.mirrored == mirrored
+        assert networks(preset, "mine", None) == ("mine", chosen.gender, mirrored)
+        assert networks(preset, None, "mine") == (chosen.emotion, "mine", mirrored)
+
+
+def test_bad_weights_are_named_as_the_option():
+    with pytest.raises(FaceflaxError, match=r"^gender_weights: .*no-such"):
+        make_analyzer("fast", None, "no-such", HaarDetector())

@@ -192,7 +192,7 @@ def test_interrupt_leaves_a_playable_video_and_complete_rows(tmp_path, options, 
         ),
         (["--source", "demo", "--max-frames", "0"], "--max-frames: 0"),
         (["--source", "demo", "--search-every", "0"], "--search-every: 0"),
-        (["--source", "demo", "--yunet", "{folder}/no.onnx"], "--yunet: there is no model file"),
+        (["--source", "demo", "--detector", "{folder}/no.onnx"], "--detector: there is no model file"),
     ],
 )
 def test_bad_input(tmp_path, arguments, message):

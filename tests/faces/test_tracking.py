@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from faceflax.errors import FaceflaxError
-from faceflax.faces.detection import Detection, iou
+from faceflax.faces.detection import Detection, boxes_of, iou
 from faceflax.faces.tracking import Tracker
 
 SIZE = {"height": 400, "width": 600}
@@ -162,6 +162,90 @@ def test_boxes_are_inside_the_frame_and_numbers_differ():
         for x, y, width, height in (track.box for track in tracks):
             assert 0 <= x < x + width <= SIZE["width"]
             assert 0 <= y < y + height <= SIZE["height"]
+
+
+def test_low_scores_come_second():
+    """A face gets the good detection, though the poor one lies nearer to where it should be; that is left to no one."""
+    tracker = Tracker(confirm=1)
+    for _ in range(5):
+        step(tracker, new=[detection(100), detection(180)])
+    near, good = detection(96, side=34, score=0.3), detection(116, score=0.9)
+    assert iou(boxes_of([detection(100)]), boxes_of([near, good])).argmax() == 0
+    tracks = step(tracker, near, good, detection(178, score=0.3))
+    assert [(track.id, track.seen, track.score) for track in tracks] == [(0, True, 0.9), (1, True, 0.3)]
+    assert tracks[0].box[0] > 104
+
+
+@pytest.mark.parametrize(
+    ("min_score", "score", "shown"), [(0.5, 0.74, 0), (0.5, 0.76, 1), (0.7, 0.8, 0), (0.7, 0.86, 1)]
+)
+def test_a_face_with_a_high_score_is_shown_at_once(min_score, score, shown):
+    tracker = Tracker(confirm=4)
+    tracker.update([], [detection(100, score=score)], min_score=min_score, **SIZE)
+    assert len(tracker.tracks()) == shown
+
+
+def picture(*patterns):
+    """A frame with a pattern of squares in each place of 40 pixels, and what stands beside it even."""
+    grey = np.full((400, 600), 90, np.uint8)
+    for x, seed in patterns:
+        squares = np.random.default_rng(seed).integers(0, 256, (8, 8)).astype(np.uint8)
+        grey[100:140, x : x + 40] = squares.repeat(5, axis=0).repeat(5, axis=1)
+    return grey
+
+
+@pytest.mark.parametrize("cut", [False, True])
+def test_another_face_at_the_same_place_has_another_number(cut):
+    tracker = Tracker(confirm=1)
+    for _ in range(9):
+        step(tracker, new=[detection(100), detection(300)], grey=picture((100, 1), (300, 2)))
+    tracks = step(tracker, detection(100), detection(300), grey=picture((100, 7), (300, 2)), cut=cut)
+    assert [track.id for track in tracks] == [1, 2]
+    assert tracks[1].box == (100, 100, 40, 40)
+    tracks = step(tracker, detection(100), detection(300), grey=picture((100, 7), (300, 2)))
+    assert [track.id for track in tracks] == [1, 2]
+
+
+def test_a_face_that_becomes_darker_or_moves_a_little_is_the_same():
+    tracker = Tracker(confirm=1)
+    step(tracker, new=[detection(100)], grey=picture((100, 1)))
+    dark = (picture((100, 1)) // 3 + 20).astype(np.uint8)
+    for cut in (False, True):
+        assert [track.id for track in step(tracker, detection(100), grey=dark, cut=cut)] == [0]
+    assert [track.id for track in step(tracker, detection(101, 101), grey=dark)] == [0]
+
+
+def test_an_even_surface_says_nothing_of_who_it_is():
+    tracker = Tracker(confirm=1)
+    step(tracker, new=[detection(100)], grey=picture((100, 1)))
+    assert [track.id for track in step(tracker, detection(100), grey=picture(), cut=True)] == [0]
+
+
+def test_a_poor_detection_of_another_face_begins_nothing():
+    tracker = Tracker(confirm=1)
+    for _ in range(3):
+        step(tracker, new=[detection(100)], grey=picture((100, 1)))
+    (track,) = step(tracker, detection(100, score=0.3), grey=picture((100, 7)))
+    assert (track.id, track.seen) == (0, False)
+
+
+def test_landmarks_are_steadied_and_go_with_the_box():
+    rng = np.random.default_rng(0)
+    places = np.float32([[12, 16], [28, 16], [20, 24], [13, 31], [27, 31]])
+    tracker, found, shown = Tracker(confirm=1), [], []
+    for frame in range(80):
+        corner = np.array([20.0 + 3 * frame, 100])
+        noisy = (places + corner + rng.normal(0, 1, (5, 2))).astype(np.float32)
+        (track,) = step(tracker, new=[detection(*corner, landmarks=noisy)])
+        assert track.landmarks.dtype == np.float32
+        found.append(noisy - places - corner)
+        shown.append(track.landmarks - places - corner)
+    assert np.std(shown[20:]) < 0.6 * np.std(found[20:])
+    assert np.abs(np.mean(shown[20:], axis=0)).max() < 0.5
+    (unseen,) = step(tracker)
+    assert not unseen.seen
+    np.testing.assert_allclose(unseen.landmarks - track.landmarks, [[3, 0]] * 5, atol=0.3)
+    assert followed().tracks()[0].landmarks is None
 
 
 def test_reset_forgets_faces_and_gives_no_number_again():

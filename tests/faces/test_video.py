@@ -12,7 +12,8 @@ import pytest
 from faceflax.errors import FaceflaxError
 from faceflax.faces.analyzer import FaceAnalyzer
 from faceflax.faces.choosing import make_detector
-from faceflax.faces.detection import boxes_of, iou
+from faceflax.faces.crop import crop_face
+from faceflax.faces.detection import Detection, boxes_of, iou
 from faceflax.faces.haar import HaarDetector
 from faceflax.faces.tracking import Track
 from faceflax.faces.video import VideoAnalyzer
@@ -227,6 +228,91 @@ def test_reset_begins_another_video(video, clip):
         video(frame)
     video.reset()
     assert [face.track_id for face in video(clip[0])] == [1]
+
+
+def test_a_video_of_one_frame_shows_its_face(video, clip):
+    (face,) = video(clip[0])
+    assert face.score > 0.7
+    assert face.crops
+
+
+def test_a_plain_function_searches_every_frame_and_its_boxes_are_shown_at_once(analyzer, clip):
+    places = iter([[[100, 100, 60, 60]], [[104, 100, 60, 60]], [], [[300, 50, 60, 60], [112, 100, 60, 60]]])
+    video = VideoAnalyzer(analyzer, detector=lambda frame: next(places), full_search_every=1000)
+    found = [{face.track_id: face.box[0] for face in video(frame)} for frame in [clip[0]] * 4]
+    assert [set(faces) for faces in found] == [{0}, {0}, {0}, {0, 1}]
+    assert 108 <= found[3][0] <= 112
+
+
+class Scripted:
+    """A detector that follows, whose answers are given."""
+
+    min_score = 0.5
+
+    def __init__(self, searched, followed):
+        self.searched, self.followed = searched, followed
+        self.searches = 0
+
+    def __call__(self, frame):
+        self.searches += 1
+        return self.searched
+
+    def follow(self, frame, expected):
+        return [self.followed(face) for face in expected]
+
+
+def test_a_low_score_keeps_a_face_and_begins_none(analyzer, clip):
+    box = np.array([100.0, 100, 60, 60])
+    for score, shown in ((0.6, 6), (0.3, 0)):
+        detector = Scripted([Detection(box, 0.9)], lambda face, score=score: Detection(box, score))
+        video = VideoAnalyzer(analyzer, detector=detector)
+        assert sum(len(video.locate(clip[0])) for _ in range(7)) == shown
+        assert detector.searches == 2  # one in five
+    detector = Scripted([Detection(box, 0.9)], lambda face: Detection(box, 0.9))
+    video = VideoAnalyzer(analyzer, detector=detector)
+    video.locate(clip[0])
+    detector.followed = lambda face: Detection(box, 0.3)
+    assert [track.id for _ in range(3) for track in video.locate(clip[0])] == [0] * 3
+
+
+def test_the_crop_of_a_tracked_face_is_upright(analyzer, clip):
+    box = np.array([240.0, 70, 170, 215])
+    tilted = np.float32([[280, 150], [350, 120], [330, 185], [310, 235], [370, 205]])
+    detector = Scripted([Detection(box, 0.9, tilted)], lambda face: Detection(box, 0.9, tilted))
+    video = VideoAnalyzer(analyzer, detector=detector)
+    for _ in range(3):
+        (face,) = video(clip[0])
+    np.testing.assert_allclose(face.landmarks, tilted, atol=0.5)
+    assert face.square.roll < -15
+    grey = cv2.cvtColor(clip[0], cv2.COLOR_BGR2GRAY)
+    for (margin, size), crop in face.crops.items():
+        np.testing.assert_array_equal(crop, crop_face(grey, face.box, margin, size, face.landmarks))
+
+
+@pytest.mark.skipif(not CLIPS.is_dir(), reason="needs ../shared/data/video")
+@pytest.mark.parametrize("background", [False, True], ids=["in another place", "in the same place"])
+def test_after_a_cut_to_another_person_there_is_another_face(analyzer, background):
+    """A man's face, then a woman's of the same size and place; also where the rest of the picture stays."""
+    heads = []
+    for name, (left, top, side) in (
+        ("pyfeat_WolfgangLanger_Pexels.mp4", (290, 62, 275)),
+        ("pyfeat_single_face.mp4", (195, 90, 200)),
+    ):
+        frame = next(iter(open_source(str(CLIPS / name)).frames)).image
+        margin = side // 4
+        y, x = max(0, top - margin), max(0, left - margin)
+        heads.append(cv2.resize(frame[y : top + side + margin, x : left + side + margin], (240, 240)))
+    scene = np.full((360, 640, 3), 128, np.uint8)
+    scenes = []
+    for shade, head in zip((128, 128 if background else 20), heads, strict=True):
+        scene = np.full((540, 960, 3), shade, np.uint8)
+        scene[100:340, 300:540] = head
+        scenes.append(scene)
+    video = following(analyzer)
+    ids = [[face.track_id for face in video(scene)] for scene in [scenes[0]] * 6 + [scenes[1]] * 6]
+    assert ids[:6] == [[0]] * 6
+    assert ids[-1] == [1]
+    assert all(0 not in shown for shown in ids[6:])
 
 
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="needs ../shared/data/video")
