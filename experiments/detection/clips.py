@@ -7,20 +7,19 @@ every 6th to 30th frame (:data:`TRUTH`), with lines between; a box that overlaps
 union) has found it, any other is false. The baseline is Haar on the whole of every frame, factor 1.1, 5 neighbours, as
 ``faceflax.FaceAnalyzer(detector="haar")`` uses it. Milliseconds are the processor's, of finding alone, on one thread.
 
-Result, on an Intel Xeon (two minutes): whatever the interval, 613 of 616 faces, no false box, one track a face; the
-three are in the videos' first frames, where a face is not yet shown. The baseline finds 606, with 19 false boxes.
+Result with Haar, on an Intel Xeon busy with other work (five minutes): whatever the interval, all 616 faces, no false
+box, one track a face. The baseline finds 606, with 19 false boxes.
 
 | whole frame searched | found | false boxes | ms median | ms 95% |
 | --- | --- | --- | --- | --- |
-| Haar, every frame | 606 | 19 | 101 | 111 |
-| faceflax, 1 in 1 | 613 | 0 | 26 | 32 |
-| faceflax, 1 in 5 | 613 | 0 | 2.5 | 30 |
-| faceflax, 1 in 10 | 613 | 0 | 2.3 | 26 |
-| faceflax, 1 in 15 | 613 | 0 | 2.3 | 15 |
-| faceflax, 1 in 30 | 613 | 0 | 2.2 | 2.9 |
-| faceflax, 1 in 60 | 613 | 0 | 2.2 | 2.9 |
+| Haar, every frame | 606 | 19 | 124 | 138 |
+| followed, 1 in 1 | 616 | 0 | 35 | 43 |
+| followed, 1 in 5 | 616 | 0 | 3.5 | 38 |
+| followed, 1 in 10 | 616 | 0 | 3.3 | 34 |
+| followed, 1 in 25 | 616 | 0 | 3.1 | 4.4 |
+| followed, 1 in 60 | 616 | 0 | 3.1 | 3.9 |
 
-The default, 1 in 25, finds the same 613 with no false box.
+The default is 1 in 25 with Haar, 1 in 5 with a network. ``--detector`` measures another.
 """
 
 from __future__ import annotations
