@@ -83,7 +83,7 @@ def tilted(scene: Scene, degrees: float) -> Scene:
     halves = np.hypot(half * c, half[:, ::-1] * s)
     centres = moved(scene.boxes[:, :2] + half)
     boxes = np.concatenate([centres - halves, 2 * halves], 1).astype(np.float32)
-    return Scene(image, boxes, moved(scene.landmarks).astype(np.float32), scene.ignored)
+    return Scene(image, boxes, moved(scene.landmarks).astype(np.float32), scene.ignored, scene.complete)
 
 
 def covered(scene: Scene, share: float, shade: int) -> Scene:
@@ -94,7 +94,7 @@ def covered(scene: Scene, share: float, shade: int) -> Scene:
         left, right, bottom = (round(float(v)) for v in (x, x + width, y + height))
         if share > 0:
             image[max(top, 0) : max(bottom, 0), max(left, 0) : max(right, 0)] = shade
-    return Scene(image, scene.boxes, scene.landmarks, scene.ignored)
+    return Scene(image, scene.boxes, scene.landmarks, scene.ignored, scene.complete)
 
 
 def darkened(scene: Scene, light: float, random: np.random.Generator) -> Scene:
@@ -102,7 +102,9 @@ def darkened(scene: Scene, light: float, random: np.random.Generator) -> Scene:
     if light == 1:
         return scene
     values = scene.image * light + random.normal(0, NOISE, scene.image.shape)
-    return Scene(np.rint(values).clip(0, 255).astype(np.uint8), scene.boxes, scene.landmarks, scene.ignored)
+    return Scene(
+        np.rint(values).clip(0, 255).astype(np.uint8), scene.boxes, scene.landmarks, scene.ignored, scene.complete
+    )
 
 
 Find = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray, np.ndarray]]

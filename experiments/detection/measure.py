@@ -45,7 +45,9 @@ def search(detect: Detect, scenes: Sequence[Scene], smallest: float = SMALLEST, 
         boxes = np.array([face.box for face in found], np.float64).reshape(-1, 4)
         side = np.sqrt(scene.boxes[:, 2:].prod(1))
         counted = ~scene.ignored & (side >= smallest) & (side < largest)
-        match = detection.match(boxes, np.array([face.score for face in found]), scene.boxes, counted)
+        match = detection.match(
+            boxes, np.array([face.score for face in found]), scene.boxes, counted, complete=scene.complete
+        )
         matches.append(match)
         for index, face in zip(match.order, match.faces, strict=True):
             known = scene.landmarks[face] if face >= 0 else np.full((5, 2), np.nan)

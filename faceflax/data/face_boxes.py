@@ -26,6 +26,9 @@ from faceflax.opencv import cv2
 GROUPS = ("wider", "mask", "portrait", "closeup", "noface")
 """Kinds of pictures: photographs of people, of people with masks, portraits, close faces, and none with a face."""
 
+INCOMPLETE = ("portrait", "closeup")
+"""Kinds of pictures in which only the face in the middle has a box; many portraits have others behind it."""
+
 LONGEST_SIDE = 640
 """Longest side, in pixels, at which a photograph is stored: what a detector searches by default."""
 
@@ -239,4 +242,5 @@ def _example(
 def read_scene(example: Mapping[str, Any]) -> Scene:
     """Makes a scene of what TFDS reads."""
     landmarks: Float32[np.ndarray, "faces 5 2"] = example["landmarks"].reshape(-1, 5, 2)
-    return Scene(example["image"][:, :, 0], example["boxes"], landmarks, example["ignored"])
+    complete = GROUPS[example["group"]] not in INCOMPLETE
+    return Scene(example["image"][:, :, 0], example["boxes"], landmarks, example["ignored"], complete)

@@ -43,12 +43,14 @@ class Scene:
         landmarks: x, y in pixels of the left eye, right eye, nose, left and right corner of the mouth, as the image
             shows them; NaN where they are not known.
         ignored: faces that nobody could tell, or would have to.
+        complete: every face has a box; where not, what lies away from those that have one counts neither way.
     """
 
     image: UInt8[np.ndarray, "height width"]
     boxes: Float32[np.ndarray, "faces 4"]
     landmarks: Float32[np.ndarray, "faces 5 2"]
     ignored: Bool[np.ndarray, " faces"]
+    complete: bool = True
 
 
 @dataclass(frozen=True)
@@ -65,6 +67,8 @@ class SceneAugmentation:
     """Share of crops that are sheets of shrunk portraits on a photograph without faces."""
     cover: float = 0.25
     """Share of faces that something covers in part: a rectangle, or a mask below the nose."""
+    decoys: float = 0.3
+    """Share of crops with round things that are no faces drawn beside them: letters, rings, wheels, spirals."""
     blur: float = 0.25
     """Share of crops that are blurred, or enlarged from fewer pixels."""
     darken: float = 0.25
@@ -126,8 +130,8 @@ class Scenes:
 
         Returns:
             ``images`` uint8 ``[count, size, size, 1]``, ``boxes`` float32 ``[count, faces, 4]``, ``landmarks``
-            ``[count, faces, 5, 2]`` (NaN: not known), and ``kinds`` int8 ``[count, faces]``: 1 a face, -1 one that
-            counts neither way, 0 padding.
+            ``[count, faces, 5, 2]`` (NaN: not known), ``kinds`` int8 ``[count, faces]``: 1 a face, -1 one that counts
+            neither way, 0 padding, and ``complete`` bool ``[count]``.
         """
         crops = [self.crop(number * count + i) for i in range(count)]
         boxes = np.zeros((count, MAX_FACES, 4), np.float32)
@@ -139,7 +143,8 @@ class Scenes:
             boxes[i, :n], landmarks[i, :n] = crop.boxes[order], crop.landmarks[order]
             kinds[i, :n] = np.where(crop.ignored[order], -1, 1)
         images = np.stack([crop.image for crop in crops])[..., None]
-        return {"images": images, "boxes": boxes, "landmarks": landmarks, "kinds": kinds}
+        complete = np.array([crop.complete for crop in crops])
+        return {"images": images, "boxes": boxes, "landmarks": landmarks, "kinds": kinds, "complete": complete}
 
     def _sheet(self, random: np.random.Generator) -> Scene:
         """Portraits side by side, each of a random size, on a photograph without faces."""
@@ -165,7 +170,8 @@ class Scenes:
                 parts.append((boxes, portrait.landmarks * scale + np.array([left, top], np.float32), portrait.ignored))
         if not parts:
             return Scene(canvas, *_nobody())
-        return Scene(canvas, *(np.concatenate(each) for each in zip(*parts, strict=True)))
+        boxes, landmarks, ignored = (np.concatenate(each) for each in zip(*parts, strict=True))
+        return Scene(canvas, boxes, landmarks, ignored, complete=False)
 
     def _placed(self, scene: Scene, random: np.random.Generator) -> Scene:
         """The crop around one face of a scene, or anywhere in one without a face: scaled, turned and mirrored."""
@@ -215,7 +221,7 @@ class Scenes:
         small = np.sqrt(boxes[:, 2:].prod(1)) < SMALLEST
         inside = seen > 0
         ignored = scene.ignored | small | (seen < 0.5)
-        return Scene(crop, boxes[inside], landmarks[inside], ignored[inside])
+        return Scene(crop, boxes[inside], landmarks[inside], ignored[inside], scene.complete)
 
     def _ground(self, random: np.random.Generator) -> UInt8[np.ndarray, "size size"]:
         """What lies around a scene that is smaller than its crop: one shade, or a part of a scene without faces."""
@@ -233,6 +239,8 @@ class Scenes:
         for box, points, ignored in zip(scene.boxes, scene.landmarks, scene.ignored, strict=True):
             if not ignored and box[2:].min() >= 12 and random.random() < change.cover:
                 _cover(image, box, points, random)
+        if random.random() < change.decoys:
+            _draw_decoys(image, scene.boxes, random)
         if random.random() < change.blur:
             image = _blurred(image, random)
         values = image.astype(np.float32)
@@ -248,7 +256,7 @@ class Scenes:
             quality = int(random.integers(15, 70))
             encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
             image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE))
-        return Scene(image, scene.boxes, scene.landmarks, scene.ignored)
+        return Scene(image, scene.boxes, scene.landmarks, scene.ignored, scene.complete)
 
 
 def _is_portrait(scene: Scene) -> bool:
@@ -281,6 +289,45 @@ def _cover(image: np.ndarray, box: Float[np.ndarray, " 4"], points: np.ndarray, 
         middle = (corners[0] + corners[2]) // 2, (corners[1] + corners[3]) // 2
         axes = max(1, int(width / 2)), max(1, int(height / 2))
         cv2.ellipse(image, middle, axes, float(random.uniform(0, 180)), 0, 360, shade, cv2.FILLED)
+
+
+def _draw_decoys(image: np.ndarray, boxes: Float[np.ndarray, "faces 4"], random: np.random.Generator) -> None:
+    """Draws one to five letters, rings, wheels or spirals where no face is."""
+    size = image.shape[0]
+    for _ in range(random.integers(1, 6)):
+        side = float(np.exp(random.uniform(np.log(12), np.log(size / 2.5))))
+        x, y = random.uniform(-side / 3, size - side / 2, 2)
+        low, high = np.maximum(boxes[:, :2], [x, y]), np.minimum(boxes[:, :2] + boxes[:, 2:], [x + side, y + side])
+        if (high > low).all(1).any():
+            continue
+        shade, thickness = float(random.integers(0, 256)), max(1, round(side * random.uniform(0.03, 0.2)))
+        middle = round(x + side / 2), round(y + side / 2)
+        radii = max(2, int(side * random.uniform(0.25, 0.45))), max(2, int(side * random.uniform(0.3, 0.5)))
+        turn = float(random.uniform(0, 360))
+        kind = random.integers(4)
+        if random.random() < 0.5:  # on a ground of its own
+            cv2.ellipse(image, middle, radii, turn, 0, 360, float(random.integers(0, 256)), cv2.FILLED)
+        if kind == 0:
+            letter = str(random.choice(list("OQDGCSPRBaego0689356&@")))
+            font = int(random.choice([cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_TRIPLEX, cv2.FONT_HERSHEY_DUPLEX]))
+            corner = round(x + side * 0.1), round(y + side * 0.9)
+            cv2.putText(image, letter, corner, font, side / 26, shade, thickness, cv2.LINE_AA)
+        elif kind == 1:
+            cv2.ellipse(image, middle, radii, turn, 0, 360, shade, thickness, cv2.LINE_AA)
+            if random.random() < 0.5:
+                inner = max(1, radii[0] // 3), max(1, radii[1] // 3)
+                cv2.ellipse(image, middle, inner, turn, 0, 360, float(random.integers(0, 256)), cv2.FILLED)
+        else:
+            angle = np.linspace(0, 2 * np.pi * random.uniform(2, 4), 80)
+            if kind == 2:
+                radius = side / 2 * angle / angle[-1]
+                points = np.column_stack([np.cos(angle), np.sin(angle)]) * radius[:, None] + middle
+                cv2.polylines(image, [np.rint(points).astype(np.int32)], False, shade, max(1, thickness // 2))
+            else:
+                cv2.ellipse(image, middle, (radii[1], radii[1]), 0, 0, 360, shade, thickness, cv2.LINE_AA)
+                for spoke in np.linspace(0, 2 * np.pi, int(random.integers(5, 16)), endpoint=False) + turn:
+                    end = middle[0] + radii[1] * np.cos(spoke), middle[1] + radii[1] * np.sin(spoke)
+                    cv2.line(image, middle, (round(end[0]), round(end[1])), shade, max(1, thickness // 3))
 
 
 def _blurred(image: np.ndarray, random: np.random.Generator) -> np.ndarray:

@@ -38,6 +38,7 @@ def match(
     faces: Float[np.ndarray, "faces 4"],
     counted: Bool[np.ndarray, " faces"],
     min_iou: float = MIN_IOU,
+    complete: bool = True,
 ) -> Matches:
     """Gives each box the face it overlaps most with, of those that no better box has.
 
@@ -47,6 +48,7 @@ def match(
         faces: x, y, width, height of what is there.
         counted: which faces count; a box of another one is neither right nor wrong.
         min_iou: the least overlap of a box with its face.
+        complete: all faces are known; where not, a box that meets none of those that are counts neither way.
 
     Example:
         >>> found = np.array([[0.0, 0, 10, 10], [1, 0, 10, 10], [50, 50, 9, 9]])
@@ -63,7 +65,7 @@ def match(
         if len(own) and own.max() >= min_iou:
             answers[row] = int(own.argmax())
             free[answers[row]] = False
-        elif (values[~counted] >= min_iou).any():
+        elif (values[~counted] >= min_iou).any() or not (complete or values.any()):
             answers[row] = -2
     return Matches(np.asarray(scores)[order], answers, order, counted)
 

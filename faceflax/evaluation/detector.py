@@ -45,4 +45,4 @@ def _match(detector: Detector, scene: Scene) -> detection.Matches:
     region = Region(0, 0, columns, rows, rows=rows, columns=columns)
     faces = detector.detect(scene.image, [region], min_score=LEAST_SCORE)
     counted = ~scene.ignored & (np.sqrt(scene.boxes[:, 2:].prod(1)) >= SMALLEST)
-    return detection.match(faces[:, :4], faces[:, 4], scene.boxes, counted)
+    return detection.match(faces[:, :4], faces[:, 4], scene.boxes, counted, complete=scene.complete)

@@ -9,7 +9,7 @@ import pytest
 from faceflax.data.scenes import MAX_FACES, MIRRORED, SMALLEST, Scene, SceneAugmentation, Scenes
 from faceflax.errors import FaceflaxError
 
-PLAIN = SceneAugmentation(sheets=0, cover=0, blur=0, darken=0, noise=0, jpeg=0)
+PLAIN = SceneAugmentation(sheets=0, cover=0, decoys=0, blur=0, darken=0, noise=0, jpeg=0)
 POINTS = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]], np.float32)
 
 

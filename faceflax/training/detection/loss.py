@@ -6,7 +6,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 from jax import lax
-from jaxtyping import Array, Float, Int
+from jaxtyping import Array, Bool, Float, Int
 
 from faceflax.models.architectures import DETECTOR_STRIDES
 
@@ -17,6 +17,8 @@ CANDIDATES = 10
 """How many of the best overlaps are summed to tell how many places a face is given."""
 RADIUS = 1.5
 """Places within this many strides of a face's centre may be given to it."""
+AROUND = 1.6
+"""Where only some faces of an image are known, places in a box so many times theirs are taught all the same."""
 BOX_WEIGHT, LANDMARK_WEIGHT = 3.0, 2.0
 """Of the parts of the loss, beside 1 of the score."""
 
@@ -103,6 +105,7 @@ def loss(
     boxes: Float[Array, "batch faces 4"],
     landmarks: Float[Array, "batch faces 5 2"],
     kinds: Int[Array, "batch faces"],
+    complete: Bool[Array, " batch"],
     centres: Float[Array, "places 2"],
     strides: Float[Array, " places"],
 ) -> tuple[Array, dict[str, Array]]:
@@ -117,6 +120,7 @@ def loss(
         boxes: x, y, width, height in pixels.
         landmarks: x, y in pixels; NaN where they are not known.
         kinds: 1 a face, -1 one that counts neither way, 0 none.
+        complete: every face of the image is in ``boxes``; where not, places away from those that are count neither way.
         centres: of the places.
         strides: of the places.
     """
@@ -133,6 +137,10 @@ def loss(
     at = centres[None, None]
     doubtful = (corners[:, :, None, :2] < at) & (corners[:, :, None, 2:] > at)
     doubtful = (doubtful.all(-1) & (kinds == -1)[..., None]).any(1)
+    reach = AROUND / 2 * boxes[..., 2:]
+    middle = boxes[..., :2] + boxes[..., 2:] / 2
+    around = (jnp.abs(at - middle[:, :, None]) < reach[:, :, None]).all(-1) & (kinds != 0)[..., None]
+    doubtful |= ~complete[:, None] & ~around.any(1)
     target = jnp.where(taught, quality, 0)
     score = jax.nn.sigmoid(lax.stop_gradient(logits))
     weight = jnp.where(taught, target, 0.75 * jnp.square(score) * ~doubtful)

@@ -26,7 +26,7 @@ from faceflax.training.logs import Epoch
 from faceflax.training.run import check_finite
 from faceflax.training.step import TrainState, adam, create_state, products
 
-SHARES = {"wider": 0.62, "mask": 0.12, "portrait": 0.10, "closeup": 0.08, "noface": 0.08}
+SHARES = {"wider": 0.60, "mask": 0.10, "portrait": 0.10, "closeup": 0.08, "noface": 0.12}
 """How often a crop is of each kind of picture, of the kinds that the dataset has."""
 GRADIENT = 5.0
 """Longest gradient: a crop of a crowd gives one many times as long as a portrait's."""
@@ -133,9 +133,8 @@ def _make_step(
                 train=True,
                 mutable=["batch_stats"],
             )
-            value, parts = loss(
-                outputs, batch["boxes"], batch["landmarks"], batch["kinds"].astype(jnp.int32), centres, strides
-            )
+            kinds = batch["kinds"].astype(jnp.int32)
+            value, parts = loss(outputs, batch["boxes"], batch["landmarks"], kinds, batch["complete"], centres, strides)
             return value, (parts, updates["batch_stats"])
 
         with products(config.precision):

@@ -99,12 +99,13 @@ def test_a_small_face_between_places_is_given_one(picture):
     assert (owner == 0).sum() >= 1
 
 
-def parts(outputs, boxes, landmarks, kinds):
+def parts(outputs, boxes, landmarks, kinds, complete=True):
     value, details = jax.jit(loss)(
         jnp.asarray(outputs)[None],
         jnp.asarray(boxes)[None],
         jnp.asarray(landmarks)[None],
         jnp.asarray(kinds)[None],
+        jnp.asarray([complete]),
         jnp.asarray(CENTRES),
         jnp.asarray(STRIDES),
     )
@@ -128,7 +129,7 @@ def test_unknown_landmarks_cost_nothing_and_leave_finite_gradients(picture):
     assert parts(outputs, boxes, unknown, np.array([1, 1]))[1]["landmarks"] == 0
 
     def total(outputs):
-        arrays = (boxes[None], unknown[None], np.array([[1, 1]]), CENTRES, STRIDES)
+        arrays = (boxes[None], unknown[None], np.array([[1, 1]]), np.array([True]), CENTRES, STRIDES)
         return loss(outputs[None], *map(jnp.asarray, arrays))[0]
 
     gradient = np.asarray(jax.jit(jax.grad(total))(jnp.asarray(outputs)))
@@ -146,3 +147,13 @@ def test_a_face_that_does_not_count_is_not_held_against_the_network(picture):
     ignored = parts(outputs, boxes, landmarks, np.array([1, -1]))[1]["score"]
     assert counted > 1
     assert ignored < 0.05 * counted
+
+
+def test_away_from_the_faces_that_are_known_others_may_be(picture):
+    boxes, landmarks = picture
+    outputs = answers(boxes, landmarks)
+    away = np.abs(CENTRES - (boxes[0, :2] + boxes[0, 2:] / 2)).max(1) > 30
+    outputs[~away & (outputs[:, 0] > 0) & (np.abs(CENTRES - 16).max(1) > 16), 0] = -8
+    known = (boxes[:1], landmarks[:1], np.array([1]))
+    assert parts(outputs, *known)[1]["score"] > 1
+    assert parts(outputs, *known, complete=False)[1]["score"] < 0.05 * parts(outputs, *known)[1]["score"]
