@@ -68,6 +68,8 @@ def test_every_image_is_in_one_split_with_its_boxes(prepared):
         np.testing.assert_allclose(scene.boxes, [[17.6, 12.6, 66.0, 86.4]], atol=1e-4)
         np.testing.assert_array_equal(scene.landmarks[0], np.reshape([float(p) for p in POINTS.split(",")], (5, 2)))
     assert all(len(scene.boxes) == 0 for scene in splits["train"]["noface"])
+    complete = {group: {scene.complete for scene in scenes} for group, scenes in splits["train"].items()}
+    assert {group for group, values in complete.items() if values == {False}} == {"portrait", "closeup"}
 
 
 def test_pixels_are_kept(prepared, archive):

@@ -21,6 +21,14 @@ def test_boxes_are_given_to_faces_the_best_first():
     assert detection.false_boxes([matches], 0.65) == 1.0
 
 
+def test_where_not_every_face_is_known_a_box_elsewhere_counts_neither_way():
+    boxes = np.array([[0, 0, 20, 20], [15, 0, 20, 20], [60, 60, 20, 20]])
+    scores = np.array([0.9, 0.8, 0.7])
+    known = FACES[:1], np.array([True])
+    assert detection.match(boxes, scores, *known).faces.tolist() == [0, -1, -1]
+    assert detection.match(boxes, scores, *known, complete=False).faces.tolist() == [0, -1, -2]
+
+
 def test_the_threshold_allows_no_more_false_boxes_than_asked():
     rng = np.random.default_rng(0)
     images = []
