@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 
 from experiments.benchmarks import shared
+from faceflax.models.architectures import VGG_STAGES
 
 Run = Callable[[], np.ndarray]
 
@@ -66,9 +67,20 @@ def write_graph(arch: str, file: str) -> None:
             x = pool(node("Relu", [x]), "AveragePool", 2)
         return norm(conv(x, "stage5a"), "stage5a_bn")
 
-    body = {"mini_xception": mini_xception, "sequential_cnn": sequential_cnn}[arch]
-    pooled = node("GlobalAveragePool", [conv(body("images"), "last_conv")])
-    nodes.append(helper.make_node("Flatten", [pooled], ["logits"]))
+    def vgg(x: str) -> str:
+        for stage, (_, depth) in enumerate(VGG_STAGES, start=1):
+            if stage > 1:
+                x = pool(x, "MaxPool", 3)
+            for name in (f"conv{stage}_{i}" for i in range(1, depth + 1)):
+                x = node("Relu", [norm(conv(x, name), f"{name}_bn")])
+        return x
+
+    if arch == "vgg":  # the dense layer's weight is [classes, features, 1, 1]: a convolution of the mean
+        last = conv(node("GlobalAveragePool", [vgg("images")]), "classifier")
+    else:
+        body = {"mini_xception": mini_xception, "sequential_cnn": sequential_cnn}[arch]
+        last = node("GlobalAveragePool", [conv(body("images"), "last_conv")])
+    nodes.append(helper.make_node("Flatten", [last], ["logits"]))
     graph = helper.make_graph(
         nodes,
         arch,

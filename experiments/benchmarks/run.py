@@ -15,7 +15,7 @@ import numpy as np
 from tqdm import tqdm
 
 from experiments.benchmarks import plot, report
-from experiments.benchmarks.cases import ARCHS, ONNX, REQUIRED, Process, Setting, cases, missing
+from experiments.benchmarks.cases import GRAPHS, ONNX, REQUIRED, Process, Setting, cases, missing
 from experiments.benchmarks.measure import Workers, cores, measure, run_process
 from experiments.benchmarks.shared import CLASSES
 from faceflax import files
@@ -58,7 +58,7 @@ def run(
     results: list[dict[str, Any]] = []
     with tempfile.TemporaryDirectory() as name, Workers() as workers:
         folder = Path(name)
-        graphs = {arch: folder / f"{arch}.onnx" for arch in ARCHS}
+        graphs = {arch: folder / f"{arch}.onnx" for arch in GRAPHS}
         if not no_onnx:
             for arch, file in graphs.items():
                 run_process(Process(("-m", "experiments.benchmarks.peer_onnx", arch, str(file))), 1, folder)

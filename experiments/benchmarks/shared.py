@@ -18,15 +18,15 @@ STAGES = ((16, 7), (32, 5), (64, 3), (128, 3))
 
 
 def tensors(arch: str) -> Tensors:
-    """Returns the shipped weights of ``mini_xception``; of ``sequential_cnn``, which has none, drawn ones.
+    """Returns the shipped weights of ``mini_xception`` and ``vgg``; of ``sequential_cnn`` drawn ones.
 
     Their names are those of a weights file, such as ``params/block1/conv1/depthwise``.
 
     It reads no more than the file, so that a peer's process needs no JAX.
     """
-    if arch == "mini_xception":
-        file = Path(faceflax.__file__).parent / "pretrained/weights/mini_xception-fer2013.safetensors"
-        return safetensors.numpy.load_file(file)
+    if arch in ("mini_xception", "vgg"):
+        file = Path(faceflax.__file__).parent / f"pretrained/weights/{arch}-fer2013.safetensors"
+        return {name: value.astype(np.float32) for name, value in safetensors.numpy.load_file(file).items()}
     generator = np.random.default_rng(0)
     result: Tensors = {}
     inputs = 1

@@ -1,18 +1,22 @@
 """Gives trained weights a name to ship under: ``faceflax export runs/RUN/weights.safetensors NAME``.
 
 Fits the temperature on the validation split, measures validation and test accuracy, and writes the pair
-``NAME.safetensors`` and ``NAME.json`` that ``faceflax.load(NAME)`` reads.
+``NAME.safetensors`` and ``NAME.json`` that ``faceflax.load(NAME)`` reads. Of a network that finds faces, the recall on
+the validation split takes the place of the accuracies.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import tyro
 
 from faceflax.files import writable_file
+
+if TYPE_CHECKING:
+    from faceflax.pretrained import WeightsInfo
 
 
 @dataclass(frozen=True)
@@ -36,20 +40,19 @@ def main(options: Options) -> None:
     import jax
     import jax.numpy as jnp
 
-    from faceflax import data, evaluation, pretrained
+    from faceflax import data, models, pretrained
+    from faceflax.evaluation.detector import mean_recall
 
     file = writable_file("output_dir", options.output_dir / f"{options.name}.safetensors")
     loaded = pretrained.load(options.weights)
     (model, variables), info = loaded, loaded.info
     if options.half:
         variables = jax.tree.map(lambda values: values.astype(jnp.float16).astype(jnp.float32), variables)
-    logits, labels = {}, {}
-    for split in ("validation", "test"):
-        examples = data.load(info.dataset, split, image_size=info.image_size, data_dir=options.data_dir)
-        logits[split] = evaluation.predict_logits(model, variables, examples.images)
-        labels[split] = examples.labels
-    accuracy = {split: float((logits[split].argmax(-1) == labels[split]).mean()) for split in logits}
-    temperature = evaluation.fit_temperature(logits["validation"], labels["validation"])
+    if info.arch in models.DETECTORS:
+        scenes = data.load_scenes(info.dataset, "validation", data_dir=options.data_dir)
+        accuracy, temperature = {"validation": mean_recall(variables, scenes)[0]}, 1.0
+    else:
+        accuracy, temperature = _labelling(options, model, variables, info)
     info = pretrained.save(
         file,
         variables,
@@ -64,3 +67,16 @@ def main(options: Options) -> None:
     )
     print(f"{file}  sha256 {info.sha256}")
     print("  ".join(f"{split} {value:.2%}" for split, value in accuracy.items()), f" temperature {temperature:.3f}")
+
+
+def _labelling(options: Options, model: Any, variables: Any, info: WeightsInfo) -> tuple[dict[str, float], float]:
+    """The accuracy on each split, and the temperature that fits the validation split best."""
+    from faceflax import data, evaluation
+
+    logits, labels = {}, {}
+    for split in ("validation", "test"):
+        examples = data.load(info.dataset, split, image_size=info.image_size, data_dir=options.data_dir)
+        logits[split] = evaluation.predict_logits(model, variables, examples.images)
+        labels[split] = examples.labels
+    accuracy = {split: float((logits[split].argmax(-1) == labels[split]).mean()) for split in logits}
+    return accuracy, evaluation.fit_temperature(logits["validation"], labels["validation"])

@@ -27,6 +27,17 @@ class Detector:
 
     Args:
         program: the network, from :func:`faceflax.inference.detector_folding.fold_detector`.
+
+    Example:
+        >>> import jax, numpy as np
+        >>> from flax.traverse_util import flatten_dict
+        >>> from faceflax import models
+        >>> from faceflax.models.face_detector import FaceDetector
+        >>> untrained = models.init(FaceDetector(), jax.random.key(0), image_size=32)
+        >>> detector = Detector(fold_detector(flatten_dict(untrained, sep="/")))
+        >>> everywhere = Region(0, -4, 64, 64, rows=64, columns=64)
+        >>> detector.detect(np.zeros((56, 64), np.uint8), [everywhere], min_score=0.5).shape
+        (0, 16)
     """
 
     def __init__(self, program: DetectorProgram) -> None:

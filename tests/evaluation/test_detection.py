@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 
 from faceflax.evaluation import detection
-from faceflax.inference.suppression import suppressed
 
 FACES = np.array([[0, 0, 20, 20], [50, 50, 20, 20], [90, 0, 10, 10]], np.float64)
 
@@ -47,22 +46,3 @@ def test_no_box_and_no_face_are_no_fault():
 def test_landmarks_are_measured_in_eye_distances():
     known = np.array([[[10, 10], [30, 10], [20, 20], [12, 30], [28, 30]]], np.float64)
     assert detection.landmark_error(known + np.array([3, 4]), known) == pytest.approx([0.25])
-
-
-def test_suppression_keeps_the_best_of_each_heap():
-    rng = np.random.default_rng(0)
-    boxes = np.concatenate([rng.uniform(0, 100, (200, 2)), rng.uniform(5, 40, (200, 2))], 1)
-    scores = rng.uniform(size=200).round(2)
-    kept = suppressed(boxes, scores)
-    plain = []
-    for i in sorted(range(200), key=lambda i: -scores[i]):
-        if all(_iou(boxes[i], boxes[j]) <= 0.4 for j in plain):
-            plain.append(i)
-    assert kept.tolist() == plain
-
-
-def _iou(a, b):
-    w = min(a[0] + a[2], b[0] + b[2]) - max(a[0], b[0])
-    h = min(a[1] + a[3], b[1] + b[3]) - max(a[1], b[1])
-    common = max(w, 0) * max(h, 0)
-    return common / (a[2] * a[3] + b[2] * b[3] - common)

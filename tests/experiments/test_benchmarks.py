@@ -145,7 +145,7 @@ def test_three_digits_are_shown(value, text):
     assert report._show(value) == text
 
 
-SETTING = cases.Setting(30, (1, 2), {arch: Path(f"{arch}.onnx") for arch in cases.ARCHS})
+SETTING = cases.Setting(30, (1, 2), {arch: Path(f"{arch}.onnx") for arch in cases.GRAPHS})
 
 
 def test_every_case_starts_with_faceflax_or_compares_nothing():
@@ -172,7 +172,7 @@ def test_plain_flax_is_the_same_network(arch):
     np.testing.assert_allclose(plain.forward(arch, 2)(), expected, atol=1e-4)
 
 
-@pytest.mark.parametrize("arch", cases.ARCHS)
+@pytest.mark.parametrize("arch", cases.GRAPHS)
 def test_onnx_graph_is_the_same_network(arch, tmp_path):
     pytest.importorskip("onnx", reason="needs the extra 'benchmark'")
     pytest.importorskip("onnxruntime", reason="needs the extra 'benchmark'")

@@ -9,7 +9,7 @@ import numpy as np
 
 from faceflax import native
 from faceflax.errors import FaceflaxError
-from faceflax.native import Layer, engine
+from faceflax.native import DetectorLayer, DetectorNetwork, Layer, Region, detector, engine
 
 rng = np.random.default_rng(0)
 VECTORS = (8, 16, 32, 96)
@@ -65,11 +65,62 @@ def compute(seed, networks):
             assert np.isfinite(maps).all()
 
 
+def drawn_detector():
+    """A random network of maps that are read by any later layer."""
+    width = int(rng.choice(VECTORS))
+    layers = [DetectorLayer("patches", width, weights=(weights(16, width), weights(width)), relu=True)]
+    strides = [4]
+    for _ in range(rng.integers(1, 10)):
+        source, outputs = int(rng.integers(len(layers))), int(rng.choice(VECTORS))
+        inputs, stride = layers[source].channels, strides[source]
+        alike = [i for i, layer in enumerate(layers) if (layer.channels, strides[i]) == (inputs, 2 * stride)]
+        kind = rng.choice(["separable", "separable", "pointwise", "max_pool", "doubled_sum"])
+        if kind == "separable":
+            same = [i for i, layer in enumerate(layers) if (layer.channels, strides[i]) == (outputs, stride)]
+            add = int(rng.choice([*same, -1]))
+            kernels = weights(3, 3, 1, inputs), weights(inputs, outputs), weights(outputs)
+            layers.append(DetectorLayer("separable", outputs, source, add, kernels, bool(rng.integers(2))))
+        elif kind == "pointwise":
+            layers.append(DetectorLayer("pointwise", outputs, source, -1, (weights(inputs, outputs), weights(outputs))))
+        elif kind == "max_pool" and stride < 32:
+            layers.append(DetectorLayer("max_pool", inputs, source))
+            stride *= 2
+        elif kind == "doubled_sum" and alike:
+            layers.append(DetectorLayer("doubled_sum", inputs, source, int(rng.choice(alike))))
+        else:
+            continue
+        strides.append(stride)
+    for source in {0, len(layers) - 1}:
+        says = weights(layers[source].channels, 15), weights(15)
+        layers.append(DetectorLayer("places", 15, source, weights=says))
+    return layers
+
+
+def search(seed, networks):
+    own = np.random.default_rng(seed)
+    for network in networks:
+        height, width = (int(side) for side in own.choice([1, 2, 7, 40, 99], 2))
+        grey = own.integers(0, 256, (height, width), dtype=np.uint8)
+        regions = [
+            Region(*own.uniform(-120, 120, 2), *own.choice([0.01, 3, 31.5, 64, 700], 2), *(int(s) * 32 for s in sides))
+            for sides in own.integers(1, 4, (own.integers(0, 5), 2))
+        ]
+        faces = network.detect(grey, regions, min_score=0.3, max_faces=int(own.integers(0, 50)))
+        assert np.isfinite(faces).all()
+
+
 def main(rounds):
     """Random networks, from one thread and from several, then calls that must be refused."""
     networks = [native.Network(drawn(int(channels))) for channels in rng.choice([1, 3, 8, 16, 32], rounds)]
     compute(0, networks)
     threads = [threading.Thread(target=compute, args=(seed, networks[:10])) for seed in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    detectors = [DetectorNetwork(drawn_detector()) for _ in range(rounds)]
+    search(0, detectors)
+    threads = [threading.Thread(target=search, args=(seed, detectors[:10])) for seed in range(4)]
     for thread in threads:
         thread.start()
     for thread in threads:
@@ -87,7 +138,13 @@ def main(rounds):
             refused += 1
         else:
             library.faceflax_destroy(handle)
-    assert refused > 1000
+    for kind, source, add, inputs, outputs, count in itertools.product(
+        (-1, 0, 1, 2, 5, 6), (-(2**62), -1, 0), (-1, 0), (0, 8, 16, 2**62), (0, 8, 24, 2**62), (0, 8, 72)
+    ):
+        made = detector._Layer(kind, 0, source, add, inputs, outputs, at, at, at, count, count, count)
+        assert library.faceflax_detector_create(ctypes.byref(made), ctypes.c_int64(1), ctypes.byref(handle))
+        refused += 1
+    assert refused > 2000
     small = native.Network([convolution(3, 1, 8, "VALID"), Layer("head", (weights(3, 3, 8, 2), weights(2)))])
     for height, width in ((0, 5), (1, 1), (2, 2), (2, 2**20)):
         try:
@@ -95,7 +152,7 @@ def main(rounds):
         except FaceflaxError:
             continue
         raise AssertionError(f"{height} x {width} was not refused")
-    print(f"{len(networks)} networks, {refused} refusals, {native.status()}")
+    print(f"{len(networks)} networks, {len(detectors)} detectors, {refused} refusals, {native.status()}")
 
 
 if __name__ == "__main__":

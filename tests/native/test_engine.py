@@ -118,6 +118,19 @@ def test_other_networks(name, size):
     assert native.Network(layers).explains == (name not in ("colours",))
 
 
+@pytest.mark.parametrize("size", [(5, 5), (8, 7), (13, 9), (34, 3), (3, 70), (70, 66)])
+def test_convolutions_of_many_channels(size):
+    """By Winograd's form where there are some pixels; odd sides leave tiles that reach beyond the image."""
+    rng = np.random.default_rng(9)
+    layers = (
+        networks.convolution(rng, 3, 1, 32),
+        networks.convolution(rng, 3, 32, 64, relu=False),
+        networks.convolution(rng, 3, 64, 32, padding="VALID"),
+        networks.head(rng, 32, 3),
+    )
+    assert_right(layers, drawn(rng, (2, *size, 1)))
+
+
 @pytest.mark.parametrize("arch", ["mini_xception", "sequential_cnn", "vgg"])
 @pytest.mark.parametrize(("batch", "size"), [(0, (32, 32)), (2, (47, 51)), (40, (33, 40))])
 def test_this_project_s_networks(arch, batch, size):

@@ -13,17 +13,25 @@ namespace {
 // One generic micro-kernel does every convolution: of a row of the input, the values that a kernel row meets (kernel
 // width x channels) lie side by side, so a convolution is a few small matrix products whose operands are read in place.
 //
-// acc[p][q] += sum over kernel rows and the k values of each, of a[p, row, k] * b[row, k, q].
+// acc[p][q] += sum over kernel rows and the k values of each, of a[p, row, k] * b[row, k, q]; rows of b are `panel`
+// apart. Every third pixel has a pointer of its own: from it a processor reaches the next two by an index, and there
+// are registers for no more pointers.
 template <int N, int Q, int P>
-inline void Tile(const T* a, Index pixel, Index row, Index rows, Index k, const T* b, Vector<N> (&acc)[P][Q]) {
+inline void Tile(const T* a, Index pixel, Index row, Index rows, Index k, const T* b, Index panel,
+                 Vector<N> (&acc)[P][Q]) {
+  constexpr int G = (P + 2) / 3;
   for (Index r = 0; r < rows; ++r, a += row) {
-    for (Index i = 0; i < k; ++i, b += N * Q) {
+    const T* from[G];
+#pragma GCC unroll 16
+    for (int g = 0; g < G; ++g) from[g] = a + 3 * g * pixel;
+#pragma GCC unroll 4
+    for (Index i = 0; i < k; ++i, b += panel) {
       Vector<N> weights[Q];
 #pragma GCC unroll 16
       for (int q = 0; q < Q; ++q) weights[q] = Load<N>(b + N * q);
 #pragma GCC unroll 16
       for (int p = 0; p < P; ++p) {
-        const T value = a[p * pixel + i];
+        const T value = from[p / 3][p % 3 * pixel + i];
 #pragma GCC unroll 16
         for (int q = 0; q < Q; ++q) acc[p][q] += value * weights[q];
       }
@@ -38,7 +46,7 @@ struct Epilogue {
 };
 
 template <int N, int Q, int P>
-inline void Pixels(const T* a, Index pixel, Index row, Index rows, Index k, const T* b, Epilogue end, T* y,
+inline void Pixels(const T* a, Index pixel, Index row, Index rows, Index k, const T* b, Index panel, Epilogue end, T* y,
                    Index outputs) {
   Vector<N> acc[P][Q];
 #pragma GCC unroll 16
@@ -46,7 +54,7 @@ inline void Pixels(const T* a, Index pixel, Index row, Index rows, Index k, cons
 #pragma GCC unroll 16
     for (int q = 0; q < Q; ++q) acc[p][q] = end.bias ? Load<N>(end.bias + N * q) : Vector<N>{};
   }
-  Tile<N, Q, P>(a, pixel, row, rows, k, b, acc);
+  Tile<N, Q, P>(a, pixel, row, rows, k, b, panel, acc);
 #pragma GCC unroll 16
   for (int p = 0; p < P; ++p) {
 #pragma GCC unroll 16
@@ -58,35 +66,65 @@ inline void Pixels(const T* a, Index pixel, Index row, Index rows, Index k, cons
   }
 }
 
-// One panel of outputs for a row of `width` pixels. The last tile overlaps its neighbour where the width is no
-// multiple.
-template <int N, int Q>
-void PanelRow(const T* a, Index pixel, Index row, Index rows, Index k, const T* b, Epilogue end, T* y, Index outputs,
-              Index width) {
-  constexpr int P = Clamp((kRegisters - Q - 1) / Q, 1, 12);
-  Index w = 0;
-  auto run = [&](auto pixels) {
-    const Epilogue here{end.bias, end.add ? end.add + w * outputs : nullptr, end.relu};
-    Pixels<N, Q, decltype(pixels)::value>(a + w * pixel, pixel, row, rows, k, b, here, y + w * outputs, outputs);
-    w += decltype(pixels)::value;
-  };
-  while (width - w >= P) run(Constant<P>());
-  if (w == width) return;
-  if (width >= P) {
-    w = width - P;
-    run(Constant<P>());
-    return;
+// Vectors of outputs that a tile has: few, so that more pixels share each vector of weights.
+constexpr int kVectors = kRegisters == 32 && kBytes == 16 ? 4 : 2;
+
+// How many pixels a tile of Q vectors has at most.
+template <int Q>
+constexpr int kPixels = Clamp((kRegisters - Q - 1) / Q, 1, 12);
+
+template <class F>
+inline void WithPixels(Index pixels, const F& f) {  // calls f(pixels) with a constant
+  switch (pixels) {
+    case 1:
+      return f(Constant<1>());
+    case 2:
+      return f(Constant<2>());
+    case 3:
+      return f(Constant<3>());
+    case 4:
+      return f(Constant<4>());
+    case 5:
+      return f(Constant<5>());
+    case 6:
+      return f(Constant<6>());
+    case 7:
+      return f(Constant<7>());
+    case 8:
+      return f(Constant<8>());
+    case 9:
+      return f(Constant<9>());
+    case 10:
+      return f(Constant<10>());
+    case 11:
+      return f(Constant<11>());
+    case 12:
+      return f(Constant<12>());
   }
-  while (width - w >= 4) run(Constant<4>());
-  while (width - w >= 1) run(Constant<1>());
+}
+
+// Q vectors of outputs for a row of `width` pixels, in as few tiles as can be, all of one size. The last one overlaps
+// its neighbour where the width is no multiple.
+template <int N, int Q>
+void PanelRow(const T* a, Index pixel, Index row, Index rows, Index k, const T* b, Index panel, Epilogue end, T* y,
+              Index outputs, Index width) {
+  const Index tiles = (width + kPixels<Q> - 1) / kPixels<Q>;
+  WithPixels((width + tiles - 1) / tiles, [&](auto pixels) {
+    constexpr int P = Min(decltype(pixels)::value, kPixels<Q>);
+    for (Index t = 0; t < tiles; ++t) {
+      const Index w = Min(t * P, width - P), at = w * outputs;
+      const Epilogue here{end.bias, end.add ? end.add + at : nullptr, end.relu};
+      Pixels<N, Q, P>(a + w * pixel, pixel, row, rows, k, b, panel, here, y + at, outputs);
+    }
+  });
 }
 
 template <class F>
-inline void WithPanel(Index panel, const F& f) {  // calls f(lanes, vectors) with constants for the panel's width
+inline void WithPanel(Index panel, const F& f) {  // calls f(lanes, vectors of a tile) with constants for the panel
   constexpr int N = Min(kLanes, 8);
   if (panel == 8) return f(Constant<N>(), Constant<8 / N>());
-  if (panel == 16) return f(Constant<kLanes>(), Constant<16 / kLanes>());
-  if (panel == 32) return f(Constant<kLanes>(), Constant<32 / kLanes>());
+  if (panel == 16) return f(Constant<kLanes>(), Constant<Min(16 / kLanes, kVectors)>());
+  if (panel == 32) return f(Constant<kLanes>(), Constant<Min(32 / kLanes, kVectors)>());
   __builtin_trap();  // refused by all callers
 }
 
@@ -95,13 +133,14 @@ void ConvolvePadded(const Geometry& g, const T* x, Index row, const T* panels, c
                     T* y) {
   const Index panel = PanelOf(g.outputs), size = g.kernel_height * g.kernel_width * g.inputs;
   WithPanel(panel, [&](auto n, auto q) {
-    for (Index first = 0; first < g.outputs; first += panel, panels += size * panel) {
+    constexpr int N = decltype(n)::value, Q = decltype(q)::value;
+    for (Index first = 0; first < g.outputs; first += N * Q) {
+      const T* b = panels + first / panel * panel * size + first % panel;
       for (Index h = 0; h < g.out_height; ++h) {
         const Index at = h * g.out_width * g.outputs + first;
         const Epilogue end{bias ? bias + first : nullptr, add ? add + at : nullptr, relu};
-        PanelRow<decltype(n)::value, decltype(q)::value>(x + h * g.stride_height * row, g.stride_width * g.inputs, row,
-                                                         g.kernel_height, g.kernel_width * g.inputs, panels, end,
-                                                         y + at, g.outputs, g.out_width);
+        PanelRow<N, Q>(x + h * g.stride_height * row, g.stride_width * g.inputs, row, g.kernel_height,
+                       g.kernel_width * g.inputs, b, panel, end, y + at, g.outputs, g.out_width);
       }
     }
   });
@@ -188,7 +227,7 @@ void ConvolveGradient(Geometry g, const T* x, const T* cotangent, T* d) {
       for (Index i = 0; i < g.kernel_height; ++i) {
         const T* a = frame + (h * g.stride_height + i) * row;
         T* to = d + i * k * g.outputs;
-        for (Index first = 0; first < g.outputs; first += panel) {
+        for (Index first = 0; first < g.outputs; first += N * Q) {
           Index v = 0;
           auto run = [&](auto values) {
             constexpr int V = decltype(values)::value;

@@ -313,6 +313,8 @@ struct Face {
 void Decode(const FaceflaxDetector& detector, const Input& input, const FaceflaxRegion& region, Index number,
             double min_score, std::vector<Face>& faces) {
   const double x_scale = region.width / region.columns, y_scale = region.height / region.rows;
+  const double low = min_score - 1e-6;  // a score's own rounding is less
+  const double least = low > 0 ? std::log(low / (1 - low)) : -HUGE_VAL;
   Index place = 0;
   for (size_t l = 0; l < detector.layers.size(); ++l) {
     if (detector.layers[l].kind != kDetectorPlaces) continue;
@@ -321,6 +323,7 @@ void Decode(const FaceflaxDetector& detector, const Input& input, const Faceflax
     const T* y = map.y;
     for (Index h = 0; h < map.height; ++h) {
       for (Index w = 0; w < map.width; ++w, y += kPacked, ++place) {
+        if (!(y[0] >= least)) continue;
         const double score = static_cast<float>(1 / (1 + std::exp(-static_cast<double>(y[0]))));
         if (!(score >= min_score)) continue;
         const double x = (w + 0.5) * stride, v = (h + 0.5) * stride;

@@ -61,6 +61,7 @@ struct TileKernels {
 struct Kernels {
   const char* name;
   void (*convolve)(Geometry g, const T* x, const T* panels, const T* bias, const T* add, bool relu, T* y);
+  void (*winograd)(Geometry g, const T* x, const T* panels, const T* bias, bool relu, T* y);
   void (*convolve_gradient)(Geometry g, const T* x, const T* cotangent, T* d);
   void (*depthwise)(const T* x, Index height, Index width, Index channels, const T* kernel, Index from, Index to, T* y);
   void (*depthwise_gradient)(const T* x, const T* cotangent, Index height, Index width, Index channels, T* d);

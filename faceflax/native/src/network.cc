@@ -31,6 +31,7 @@ struct Layer {
   Values bias;         // of a convolution of 8 outputs twice, for two pixels
   Panels back;         // kernels turned around, matrices transposed
   Values back_kernel;  // depthwise, turned around
+  Values winograd;     // of a convolution that has that form
 
   Index low() const { return same ? (size - 1) / 2 : 0; }
   Index lost() const { return same ? 0 : size - 1; }
@@ -228,12 +229,14 @@ Layer Packed(const FaceflaxLayer& from, Index channels, bool back) {
               {},
               {},
               {},
+              {},
               {}};
   if (from.outputs > 0) layer.outputs = from.outputs;
   const Index inputs = layer.inputs, outputs = layer.outputs, size = layer.size;
   switch (layer.kind) {
     case kFaceflaxConvolution: {
       layer.panels = Panels(from.kernel, size, size, inputs, outputs);
+      if (WinogradTakes(size, inputs, outputs)) layer.winograd = WinogradPanels(from.kernel, inputs, outputs);
       layer.bias = Values(2 * outputs);
       std::copy_n(from.bias, outputs, layer.bias.data());
       std::copy_n(from.bias, outputs, layer.bias.data() + outputs);
@@ -302,7 +305,11 @@ void FaceflaxNetwork::Run(const T* x, Index height, Index width, T* logits, std:
                          outputs};
         const Index pixels = PixelsFolded(g);
         T* y = output(g.out_height * g.out_width * outputs);
-        ConvolveFolded(*kernels, g, pixels, x, layer.panels.of(pixels), layer.bias.data(), layer.relu, y);
+        if (WinogradTakes(layer.size, channels, outputs) && WinogradPays(g)) {
+          kernels->winograd(g, x, layer.winograd.data(), layer.bias.data(), layer.relu, y);
+        } else {
+          ConvolveFolded(*kernels, g, pixels, x, layer.panels.of(pixels), layer.bias.data(), layer.relu, y);
+        }
         x = y, height = g.out_height, width = g.out_width;
         break;
       }

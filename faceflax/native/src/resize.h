@@ -11,23 +11,19 @@
 namespace faceflax {
 namespace {
 
-// y[i] = offset + the sum of weights[t] * x[t * row + i] over `taps` rows.
-template <int N>
-inline void WeighPixels(const uint8_t* x, Index row, const T* weights, Index taps, T offset, T* y) {
-  typedef uint8_t Bytes __attribute__((vector_size(N)));
-  Vector<N> sum = Fill<N>(offset);
-  for (Index t = 0; t < taps; ++t) {
-    Bytes pixels;
-    __builtin_memcpy(&pixels, x + t * row, N);
-    sum += weights[t] * __builtin_convertvector(pixels, Vector<N>);
+// y[i] = offset + the sum of weights[t] * x[t * row + i] over `taps` rows. Two rows at a time, for fewer sums in
+// memory.
+void WeighRows(const uint8_t* __restrict x, Index row, Index width, const T* weights, Index taps, T offset,
+               T* __restrict y) {
+  for (Index i = 0; i < width; ++i) y[i] = offset + weights[0] * x[i];
+  Index t = 1;
+  for (; t + 1 < taps; t += 2) {
+    const uint8_t *first = x + t * row, *second = first + row;
+    for (Index i = 0; i < width; ++i) y[i] += weights[t] * first[i] + weights[t + 1] * second[i];
   }
-  Store<N>(y, sum);
-}
-
-void WeighRows(const uint8_t* x, Index row, Index width, const T* weights, Index taps, T offset, T* y) {
-  Index i = 0;
-  for (; i + kLanes <= width; i += kLanes) WeighPixels<kLanes>(x + i, row, weights, taps, offset, y + i);
-  for (; i < width; ++i) WeighPixels<1>(x + i, row, weights, taps, offset, y + i);
+  if (t < taps) {
+    for (Index i = 0; i < width; ++i) y[i] += weights[t] * x[t * row + i];
+  }
 }
 
 // y[c] = the sum of weights[t][c] * x[starts[c] + t] over `taps` pixels.

@@ -6,6 +6,7 @@
 #include "head.h"
 #include "pooling.h"
 #include "resize.h"
+#include "winograd.h"
 
 #if !defined(DOUBLE) && defined(__linux__) && defined(__AMX_BF16__) && defined(__AVX512BF16__)
 #include "amx.h"
@@ -29,26 +30,10 @@
 namespace faceflax {
 
 extern const Kernels FACEFLAX_TABLE;
-const Kernels FACEFLAX_TABLE = {FACEFLAX_SET,
-                                Convolve,
-                                ConvolveGradient,
-                                Depthwise,
-                                DepthwiseGradient,
-                                Pool,
-                                PoolGradient,
-                                AveragePool,
-                                AveragePoolGradient,
-                                Moments,
-                                Normalise,
-                                NormaliseSums,
-                                NormaliseGradient,
-                                Head,
-                                HeadGradient,
-                                Guide,
-                                Spread,
-                                AddDoubled,
-                                WeighRows,
-                                WeighColumns,
-                                FACEFLAX_TILES};
+const Kernels FACEFLAX_TABLE = {FACEFLAX_SET,      Convolve,      Winograd,      ConvolveGradient,  Depthwise,
+                                DepthwiseGradient, Pool,          PoolGradient,  AveragePool,       AveragePoolGradient,
+                                Moments,           Normalise,     NormaliseSums, NormaliseGradient, Head,
+                                HeadGradient,      Guide,         Spread,        AddDoubled,        WeighRows,
+                                WeighColumns,      FACEFLAX_TILES};
 
 }  // namespace faceflax

@@ -45,6 +45,31 @@ struct Panels {
   const T* of(Index pixels) const { return (pixels == 1 ? one : several).data(); }
 };
 
+// Whether Winograd's form, see winograd.h, is the faster one of a 3x3 convolution: there are enough channels to pay for
+// the transforms, and enough tiles to share what is read of the weights, of which there are more.
+inline bool WinogradTakes(Index size, Index inputs, Index outputs) {
+  return size == 3 && inputs % 32 == 0 && outputs % 32 == 0;
+}
+inline bool WinogradPays(const Geometry& g) { return (g.out_height + 1) / 2 * ((g.out_width + 1) / 2) >= 8; }
+
+// A kernel [3, 3, inputs, outputs] as 16 matrices, packed.
+inline Values WinogradPanels(const T* kernel, Index inputs, Index outputs) {
+  constexpr double kFilter[4][3] = {{1, 0, 0}, {0.5, 0.5, 0.5}, {0.5, -0.5, 0.5}, {0, 0, 1}};
+  const Index size = inputs * outputs;
+  Values panels(16 * size);
+  std::vector<T> matrix(size);
+  for (Index position = 0; position < 16; ++position) {
+    const double *down = kFilter[position / 4], *across = kFilter[position % 4];
+    for (Index k = 0; k < size; ++k) {
+      double sum = 0;
+      for (Index tap = 0; tap < 9; ++tap) sum += down[tap / 3] * across[tap % 3] * kernel[tap * size + k];
+      matrix[k] = static_cast<T>(sum);
+    }
+    Pack(matrix.data(), 1, 1, inputs, outputs, 1, panels.data() + position * size);
+  }
+  return panels;
+}
+
 // A 1x1 convolution.
 inline Geometry Pointwise(Index pixels, Index inputs, Index outputs) {
   return {1, pixels, inputs, 1, 1, 1, 1, 0, 1, pixels, outputs};
