@@ -130,6 +130,7 @@ def _search(network: cv2.FaceDetectorYN, image: np.ndarray) -> list[Detection]:
     _, rows = network.detect(image)
     if rows is None:
         return []
+    rows = rows[np.isfinite(rows).all(1)]  # of an image one pixel high some boxes are infinite
     rows = rows[np.argsort(-rows[:, 14], kind="stable")]
     # Their first eye is the person's right one, on the left of the image.
     return [Detection(row[:4].astype(np.float64), float(row[14]), row[4:14].reshape(5, 2)) for row in rows]
