@@ -33,8 +33,8 @@ Results, in shares of the box's side:
   90.6% upright, 67.9% and 67.6% at 15 degrees either way, 2.1% and 4.9% at 30, 3.1% and 1.4% at 45; with landmarks
   89.9%, 85.0% and 86.8%, 61.0% and 61.7%, 15.0% and 16.7%. Of the faces that YuNet finds 91.2% are labelled right
   upright, 91% at 15 degrees, 89% at 30: what is lost then is not found. ``mini_xception-fer2013``, 322 faces: Haar's
-  66.1%, 49.7% and 45.0%, 9.0% and 6.5%, 1.9% and 1.2%; with landmarks 67.4%, 62.1% and 61.5%, 44.4% and 42.2%, 15.2% and
-  14.3%; of those found 68.5% upright, 66% at 15 degrees, 69% at 30.
+  66.1%, 49.7% and 45.0%, 9.0% and 6.5%, 1.9% and 1.2%; with landmarks 67.4%, 62.1% and 61.5%, 44.4% and 42.2%, 15.2%
+  and 14.3%; of those found 68.5% upright, 66% at 15 degrees, 69% at 30.
 """
 
 from __future__ import annotations
