@@ -76,7 +76,7 @@ def main(options: Options) -> None:
             found = super().read_batch(images, located)
             for faces in found:
                 ids.update(face.track_id for face in faces)
-                lost += not faces
+                lost += frames > 0 and not faces  # in the first one its score may be too low
                 memory[frames] = resident()
                 frames += 1
             return found
@@ -90,7 +90,6 @@ def main(options: Options) -> None:
     with tempfile.TemporaryDirectory() as folder:
         summary = loop.run(source, Watched(), output=Path(folder) / "video.mp4", csv=Path(folder) / "faces.csv")
     settled, end = np.median(memory[SETTLED - 100 : SETTLED]), np.median(memory[-100:])
-    lost -= 1  # in the first frame a face is not yet shown
     print(f"{summary.frames} frames, {summary.frames / summary.seconds:.0f} a second")
     print(f"memory: {settled:.1f} MiB after {SETTLED} frames, {end:.1f} MiB at the end ({end - settled:+.1f})")
     print(f"compilations after the first frame: {compiled}")

@@ -209,7 +209,7 @@ def _guided(setting: Setting) -> Iterator[Case]:
 _ANALYZER = """
 import faceflax
 from faceflax.media import demo
-assert faceflax.FaceAnalyzer()(demo.photograph())
+assert faceflax.FaceAnalyzer(preset="fast")(demo.photograph())
 """
 _NETWORK = """
 import faceflax, numpy

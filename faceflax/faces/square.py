@@ -62,7 +62,7 @@ def square_of(
     Example:
         >>> upright = np.float32([[30, 40], [70, 40], [50, 60], [35, 80], [65, 80]])
         >>> [round(float(value)) for value in square_of((10, 5, 80, 110), upright)]
-        [50, 53, 109, 0]
+        [50, 52, 108, 0]
         >>> square_of((10, 5, 80, 110))
         Square(x=50.0, y=60.0, side=110.0, roll=0.0)
     """

@@ -17,6 +17,8 @@ from faceflax.opencv import cv2
 _FACE, _MARGIN = 64, 0.5
 _SIDE = round(_FACE * (1 + 2 * _MARGIN))
 """A close look is 128 pixels wide, its face about 64."""
+_LEAST_SIDE = 64
+"""OpenCV makes faces of what happens to be in memory where an image is no larger than 32 pixels in one direction."""
 _LIKELY = 0.5
 """Share of the score asked of a face that is enough where a face was a frame ago."""
 _DOWNLOAD = "download face_detection_yunet_2023mar.onnx from OpenCV's model zoo (opencv_zoo on GitHub)"
@@ -80,9 +82,12 @@ class YuNetDetector:
         height, width = frame.shape[:2]
         scale = min(1.0, (self.max_side or np.inf) / max(height, width))
         size = max(1, round(width * scale)), max(1, round(height * scale))
+        image = cv2.resize(frame, size, interpolation=cv2.INTER_AREA)
+        right, below = (max(0, _LEAST_SIDE - side) for side in size)
+        image = cv2.copyMakeBorder(image, 0, below, 0, right, cv2.BORDER_REPLICATE)
         with self._whole.borrow() as network:
-            network.setInputSize(size)
-            found = _search(network, cv2.resize(frame, size, interpolation=cv2.INTER_AREA))
+            network.setInputSize((size[0] + right, size[1] + below))
+            found = _search(network, image)
         sizes = np.array([width, height]) / np.array(size)
         found = [_moved(face, sizes, np.zeros(2)) for face in found if face.score >= self.min_score]
         boxes = clip_to_frame(boxes_of(found), height, width).astype(np.float64)

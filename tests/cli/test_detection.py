@@ -6,6 +6,7 @@ import pytest
 
 from faceflax.cli.detection import DetectionOptions, make_analyzer, networks
 from faceflax.errors import FaceflaxError
+from faceflax.faces.choosing import DEFAULT
 from faceflax.faces.detection import boxes_of
 from faceflax.faces.finding import FaceFinder
 from faceflax.faces.haar import HaarDetector
@@ -31,6 +32,10 @@ def test_equalization_reaches_both_detectors():
         ):
             np.testing.assert_array_equal(boxes_of(made(frame)), boxes_of(own(frame)))
             np.testing.assert_array_equal(boxes_of(made.propose(frame, [])), boxes_of(own.propose(frame, [])))
+
+
+def test_the_commands_default_is_the_librarys():
+    assert DetectionOptions().detector == DEFAULT
 
 
 def test_sizes_and_scores_reach_the_detector():

@@ -52,9 +52,7 @@ def test_command_writes_its_table(tmp_path):
         "| followed, 1 in 5",
         "| followed, 1 in 10",
     ]
-    assert [line.split(" | ")[5:7] for line in lines[3:]] == [
-        ["33 (0.917)", "0"]
-    ] * 2  # all but each video's first frame
+    assert [line.split(" | ")[5:7] for line in lines[3:]] == [["36 (1.000)", "0"]] * 2
 
 
 @pytest.mark.parametrize(

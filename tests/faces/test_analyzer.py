@@ -5,8 +5,9 @@ import pytest
 
 import faceflax.pretrained
 from faceflax.errors import FaceflaxError
-from faceflax.faces.analyzer import FaceAnalyzer
+from faceflax.faces.analyzer import PRESETS, FaceAnalyzer
 from faceflax.faces.crop import crop_face
+from faceflax.faces.detection import Detection
 from faceflax.faces.haar import HaarDetector
 from faceflax.labels import EMOTIONS, GENDERS
 from faceflax.media import demo
@@ -109,3 +110,65 @@ def test_weights_for_something_else_are_named(weights):
         FaceAnalyzer(emotion, emotion)
     with pytest.raises(FaceflaxError, match=r"^gender: .*no-such-weights"):
         FaceAnalyzer(emotion, "no-such-weights")
+
+
+def test_accurate_is_the_mean_of_a_face_and_its_mirror_image(photo):
+    """To the networks a face and its mirror image are then the same."""
+    box = np.array([118, 80, 300, 300])  # with both margins its square is even, and so mirrored to the pixel
+    mirrored = np.array([photo.shape[1] - box[0] - box[2], *box[1:]])
+    small = "mini_xception-fer2013", "mini_xception-fairface"
+    fast, accurate = (FaceAnalyzer(*small, "haar", preset=preset) for preset in ("fast", "accurate"))
+    flipped = np.ascontiguousarray(photo[:, ::-1])
+    for one, other, mean in zip(
+        fast.probabilities(photo, box[None]),
+        fast.probabilities(flipped, mirrored[None]),
+        accurate.probabilities(photo, box[None]),
+        strict=True,
+    ):
+        assert np.abs(one - other).max() > 1e-3
+        np.testing.assert_allclose(mean, (one + other) / 2, atol=1e-5)
+    for ours, theirs in zip(
+        accurate.probabilities(photo, box[None]), accurate.probabilities(flipped, mirrored[None]), strict=True
+    ):
+        np.testing.assert_allclose(ours, theirs, atol=1e-5)
+
+
+@pytest.mark.parametrize("preset", ["fast", "accurate"])
+def test_a_preset_runs_its_networks_and_gives_way_to_a_weights_file(weights, photo, preset):
+    chosen = PRESETS[preset]
+    infos = faceflax.pretrained.weights_info(chosen.emotion), faceflax.pretrained.weights_info(chosen.gender)
+    (face,) = FaceAnalyzer(detector="haar", preset=preset)(photo)
+    assert set(face.crops) == {(info.crop_margin, info.image_size) for info in infos}
+    (own,) = FaceAnalyzer(gender=weights[1], detector="haar", preset=preset)(photo)
+    np.testing.assert_array_equal(own.emotion_probabilities, face.emotion_probabilities)
+    assert (own.gender_probabilities != face.gender_probabilities).any()
+
+
+@pytest.mark.parametrize("name", [n for n in faceflax.pretrained.list_weights() if not n.startswith("face_detector")])
+def test_every_shipped_network_is_taken(photo, name):
+    emotion = faceflax.pretrained.weights_info(name).labels == EMOTIONS
+    chosen = {"emotion" if emotion else "gender": name}
+    (face,) = FaceAnalyzer(**chosen, detector="haar", preset="fast")(photo)
+    assert face.emotion_probabilities.sum() == pytest.approx(1, abs=1e-5)
+
+
+def test_scores_and_landmarks_go_from_the_detector_to_the_face(weights, photo):
+    points = np.float32([[228, 188], [306, 187], [268, 230], [237, 278], [303, 278]])
+    found = Detection(np.array([185.4, 125.3, 164.9, 205.2]), 0.625, points)
+    (face,) = FaceAnalyzer(*weights, lambda frame: [found], preset="fast")(photo)
+    assert face.box == (185, 125, 165, 205)
+    assert face.score == 0.625
+    np.testing.assert_array_equal(face.landmarks, points)
+    grey = cv2.cvtColor(photo, cv2.COLOR_BGR2GRAY)
+    for (margin, size), crop in face.crops.items():
+        np.testing.assert_array_equal(crop, crop_face(grey, face.box, margin, size, points))
+    np.testing.assert_array_equal(face.crop(photo, 0.2, 50), crop_face(grey, face.box, 0.2, 50, points))
+
+
+def test_bad_presets_and_detectors_are_named(weights, photo):
+    with pytest.raises(FaceflaxError, match=r"^preset: unknown 'best'; choose one of: fast, accurate"):
+        FaceAnalyzer(*weights, preset="best")
+    with pytest.raises(FaceflaxError, match=r"^detector: unknown 'hare'; choose one of: faceflax, haar"):
+        FaceAnalyzer(*weights, "hare")
+    with pytest.raises(FaceflaxError, match=r"^detector: returned float64 \(1, 4\), which is neither"):
+        FaceAnalyzer(*weights, lambda frame: np.ones((1, 4)), preset="fast")(photo)

@@ -1,5 +1,7 @@
 """The adapter around OpenCV's YuNet, with a network of the same form that takes bright squares for faces."""
 
+from pathlib import Path
+
 import numpy as np
 import pytest
 
@@ -8,6 +10,7 @@ from faceflax.faces.detection import Detection, boxes_of
 from faceflax.faces.yunet import YuNetDetector
 
 SIDE = 64
+YUNET = Path(__file__).resolve().parents[2].parent / "shared/reference/yunet_2026may.onnx"
 
 
 @pytest.fixture(scope="module")
@@ -126,6 +129,14 @@ def test_follow_scales_and_takes_low_confidence(detector):
     (seen,) = detector.follow(frame, [Detection(np.array([192.0, 128, 128, 128]))])
     np.testing.assert_allclose(seen.box, [192, 128, 128, 128], atol=0.01)
     assert 0.35 < seen.score < detector.min_score
+
+
+@pytest.mark.skipif(not YUNET.is_file(), reason="needs ../shared/reference")
+@pytest.mark.parametrize("shape", [(1, 1), (7, 5), (1, 20_000), (20_000, 1), (300, 20_000)])
+def test_no_face_in_frames_of_any_shape(shape):
+    detector, frame = YuNetDetector(YUNET), np.full((*shape, 3), 128, np.uint8)
+    assert detector(frame) == []
+    assert detector.follow(frame, [Detection(np.array([0.0, 0, 0.2, 0.2]))]) == [None]
 
 
 def test_a_missing_model_file_is_named(tmp_path):
