@@ -24,7 +24,7 @@ from pathlib import Path
 
 from experiments.recipes import train_stages
 from faceflax.cli import run
-from faceflax.data.scenes import SceneAugmentation
+from faceflax.data.scene_augmentation import SceneAugmentation
 from faceflax.training.config import TrainConfig
 
 RUNS = Path("runs")

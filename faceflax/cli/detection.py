@@ -22,7 +22,7 @@ PresetName = Literal["fast", "accurate"]
 class DetectionOptions:
     """How faces are found."""
 
-    detector: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")] = "haar"
+    detector: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")] = "faceflax"
     """What finds faces: faceflax (our network), haar (OpenCV's cascade), or the .onnx file of OpenCV's YuNet."""
     min_face: int | None = None
     """Side of the smallest face to find, in pixels; each detector has its own default."""

@@ -9,7 +9,8 @@ from faceflax.lazy import attach
 if TYPE_CHECKING:
     from faceflax.data.augment import Augmentation
     from faceflax.data.loading import DATASETS, SPLITS, Examples, crop_margin, load, load_scenes
-    from faceflax.data.scenes import Scene, SceneAugmentation, Scenes
+    from faceflax.data.scene_augmentation import SceneAugmentation
+    from faceflax.data.scenes import Scene, Scenes
     from faceflax.data.synthetic import SyntheticFaces, render_face, render_faces
 
 __all__ = [
@@ -33,7 +34,8 @@ __getattr__, __dir__ = attach(
     {
         "augment": ("Augmentation",),
         "loading": ("DATASETS", "SPLITS", "Examples", "crop_margin", "load", "load_scenes"),  # imports TFDS
-        "scenes": ("Scene", "SceneAugmentation", "Scenes"),
+        "scene_augmentation": ("SceneAugmentation",),
+        "scenes": ("Scene", "Scenes"),
         "synthetic": ("SyntheticFaces", "render_face", "render_faces"),
     },
 )

@@ -8,7 +8,7 @@ from typing import Literal
 from faceflax.errors import FaceflaxError, renaming, unknown
 from faceflax.faces.detection import Detector
 
-DEFAULT = "haar"
+DEFAULT = "faceflax"
 """The detector that is used where none is named."""
 
 CHOICES = ("faceflax", "haar", "a YuNet model (.onnx)", "weights of a face detector (.safetensors)")

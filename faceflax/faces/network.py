@@ -22,7 +22,7 @@ if TYPE_CHECKING:  # slow to import, and only annotations need it
 WEIGHTS = "face_detector-faces"
 """The shipped weights."""
 
-_SMALLEST = 12.0
+_SMALLEST = 20.0
 """Height of the smallest face that the network finds well, in pixels of its input."""
 _LEAST_SIZE = 6
 """Enlarging a smaller face shows nothing that is not there."""
@@ -51,7 +51,7 @@ class Searcher(Protocol):
 class NetworkDetector:
     """The face detector of this library, a network with landmarks (:mod:`faceflax.models.face_detector`).
 
-    A frame is searched at a scale at which a face of ``min_size`` is 12 pixels high, whatever the frame's shape: a
+    A frame is searched at a scale at which a face of ``min_size`` is 20 pixels high, whatever the frame's shape: a
     large or long one in overlapping tiles, and again more coarsely for the larger faces. A close look shows the network
     a part of the frame in which the face is 64 pixels high; all of a frame's close looks are one call.
 

@@ -14,8 +14,11 @@ SIDES: tuple[int, ...] = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 5
 OVERLAP = 128
 """Pixels of the input that neighbouring tiles share: a face that is no larger is whole in one of them."""
 
+LARGEST = 160
+"""Height of the largest face that the network finds well, in pixels of its input."""
+
 _COARSER = 4.0
-"""A face too large for that is searched at a scale so many times smaller."""
+"""Larger faces are searched at a scale so many times smaller."""
 _BEYOND = 1.25
 """The largest face, in shorter sides of the frame: its box may reach beyond."""
 _MOST = 32
@@ -42,7 +45,8 @@ def tiles(height: int, width: int, scale: float) -> Iterator[list[Tile]]:
     """Yields the parts of a frame that show every face whole and large enough, in groups that do not overlap.
 
     A frame whose reduced size fits into one input is one tile, as large as that input allows. Another is cut into tiles
-    that overlap by :data:`OVERLAP`, and once more at a coarser scale for the larger faces, and so on.
+    that overlap by :data:`OVERLAP`. Where a face may be larger than the network finds well, or than a tile shows whole,
+    the frame is searched once more at a coarser scale, and so on.
 
     Args:
         height: of the frame, in pixels.
@@ -51,9 +55,9 @@ def tiles(height: int, width: int, scale: float) -> Iterator[list[Tile]]:
 
     Example:
         >>> [(tile.region.rows, tile.region.columns) for group in tiles(360, 640, 0.6) for tile in group]
-        [(224, 384)]
+        [(224, 384), (64, 96)]
         >>> sum(len(group) for group in tiles(3000, 4000, 0.6))
-        21
+        22
     """
     while True:
         whole = max(height, width) * scale <= SIDES[-1]
@@ -73,7 +77,7 @@ def tiles(height: int, width: int, scale: float) -> Iterator[list[Tile]]:
                 ]
                 for start in range(0, len(group), _MOST):
                     yield group[start : start + _MOST]
-        if whole or _BEYOND * min(height, width) * scale <= OVERLAP:
+        if _BEYOND * min(height, width) * scale <= (LARGEST if whole else OVERLAP):
             return
         scale /= _COARSER
 

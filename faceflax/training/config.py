@@ -9,7 +9,7 @@ from typing import Annotated, Literal
 import tyro
 
 from faceflax.data.augment import Augmentation
-from faceflax.data.scenes import SceneAugmentation
+from faceflax.data.scene_augmentation import SceneAugmentation
 from faceflax.errors import FaceflaxError
 
 Precision = Literal["float32", "bfloat16", "bfloat16_products"]

@@ -6,7 +6,8 @@ import cv2
 import numpy as np
 import pytest
 
-from faceflax.data.scenes import MAX_FACES, MIRRORED, SMALLEST, Scene, SceneAugmentation, Scenes
+from faceflax.data.scene_augmentation import SceneAugmentation
+from faceflax.data.scenes import MAX_FACES, MIRRORED, SMALLEST, Scene, Scenes
 from faceflax.errors import FaceflaxError
 
 PLAIN = SceneAugmentation(sheets=0, cover=0, decoys=0, blur=0, darken=0, noise=0, jpeg=0)

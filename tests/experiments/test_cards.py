@@ -8,6 +8,7 @@ import pytest
 from experiments.tools import cards
 from faceflax import EMOTIONS, GENDERS, FaceflaxError, list_weights, weights_info
 from faceflax.evaluation import Share, calibrate, evaluate, group_shares, report
+from faceflax.models import DETECTORS
 from faceflax.training.config import TrainConfig
 
 

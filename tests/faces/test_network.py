@@ -96,20 +96,27 @@ def test_a_small_frame_is_one_look_and_a_large_one_costs_what_its_pixels_do():
 
 
 def test_smaller_faces_are_left_out_and_the_search_is_coarser():
-    seer = Seer([[10, 10, 24, 30], [100, 10, 48, 60]])
     frame = np.zeros((360, 640, 3), np.uint8)
-    assert [len(NetworkDetector(seer, min_size=size)(frame)) for size in (20, 40, 80)] == [2, 1, 0]
-    sizes = [call[0].columns for call in seer.calls]
-    assert sizes == sorted(sizes, reverse=True)
-    assert sizes[0] > sizes[-1]
+    sizes = []
+    for size, count in {20: 2, 40: 1, 80: 0}.items():
+        seer = Seer([[10, 10, 24, 30], [100, 10, 48, 60]])
+        assert len(NetworkDetector(seer, min_size=size)(frame)) == count
+        sizes.append(seer.calls[0][0].columns)
+    assert sizes == sorted(set(sizes), reverse=True)
 
 
 def test_a_frame_is_reduced_to_the_longest_side_and_boxes_are_not():
     seer = Seer([[1000, 400, 160, 200], [3000, 400, 24, 30]])
     (face,) = NetworkDetector(seer, max_side=640)(np.zeros((2160, 3840, 3), np.uint8))
     assert face.box.tolist() == [1000, 400, 160, 200]
-    assert len(seer.calls) == 1
-    assert max(seer.calls[0][0].rows, seer.calls[0][0].columns) == 640
+    assert [max(region.rows, region.columns) for call in seer.calls for region in call] == [640, 160]
+
+
+def test_a_face_that_fills_the_frame_is_looked_for_at_a_coarser_scale():
+    seer = Seer([[150, 10, 250, 320]])
+    NetworkDetector(seer)(np.zeros((360, 640, 3), np.uint8))
+    heights = [320 * region.rows / region.height for call in seer.calls for region in call]
+    assert heights[0] > 160 >= heights[1]
 
 
 def test_a_part_of_a_face_is_no_face_and_a_better_small_one_stays():

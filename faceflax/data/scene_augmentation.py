@@ -1,0 +1,31 @@
+"""What is done to a detector's training crops. Light to import: the command line is built from it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class SceneAugmentation:
+    """How training crops are changed at random; each share is that of the crops that are."""
+
+    size_from: float = 9.0
+    """Smallest face in the middle of a crop, in pixels."""
+    size_to: float = 150.0
+    """Largest face in the middle of a crop, in pixels."""
+    roll: float = 45.0
+    """Largest rotation, in degrees, of the half of the crops that is rotated evenly up to it."""
+    sheets: float = 0.12
+    """Share of crops that are sheets of shrunk portraits on a photograph without faces."""
+    cover: float = 0.25
+    """Share of faces that something covers in part: a rectangle, or a mask below the nose."""
+    decoys: float = 0.3
+    """Share of crops with round things that are no faces drawn beside them: letters, rings, wheels, spirals."""
+    blur: float = 0.25
+    """Share of crops that are blurred, or enlarged from fewer pixels."""
+    darken: float = 0.25
+    """Share of crops that are darkened."""
+    noise: float = 0.2
+    """Share of crops with noise."""
+    jpeg: float = 0.25
+    """Share of crops that went through JPEG at low quality."""
