@@ -14,8 +14,9 @@ SIDES: tuple[int, ...] = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 5
 OVERLAP = 128
 """Pixels of the input that neighbouring tiles share: a face that is no larger is whole in one of them."""
 
-LARGEST = 160
-"""Height of the largest face that the network finds well, in pixels of its input."""
+LARGEST = 192
+"""Height of the largest face that the network finds well, in pixels of its input: of portraits of 12 to 320 pixels all
+are found from 48 to 200; the error of the landmarks is lowest about 96 and the same at 48 and 180."""
 
 _COARSER = 4.0
 """Larger faces are searched at a scale so many times smaller."""
@@ -32,6 +33,7 @@ class Tile(NamedTuple):
         region: where it is, and the input it is resized to.
         left, top, right, bottom: what it shows whole, in pixels of the frame: all that does not cross its edges, and on
             the sides where the frame ends everything.
+        tallest: height of the largest face, in pixels of the frame, that no coarser search finds better.
     """
 
     region: Region
@@ -39,6 +41,7 @@ class Tile(NamedTuple):
     top: float
     right: float
     bottom: float
+    tallest: float
 
 
 def tiles(height: int, width: int, scale: float) -> Iterator[list[Tile]]:
@@ -68,16 +71,18 @@ def tiles(height: int, width: int, scale: float) -> Iterator[list[Tile]]:
         else:
             columns, across = _spread(width, scale)
             rows, down = _spread(height, scale)
+        last = _BEYOND * min(height, width) * scale <= (LARGEST if whole else OVERLAP)
+        tallest = math.inf if last else LARGEST / scale
         for first_row in range(min(2, len(down))):
             for first_column in range(min(2, len(across))):
                 group = [
-                    _tile(left, top, columns, rows, scale, height, width)
+                    _tile(left, top, columns, rows, scale, height, width, tallest)
                     for top in down[first_row::2]
                     for left in across[first_column::2]
                 ]
                 for start in range(0, len(group), _MOST):
                     yield group[start : start + _MOST]
-        if _BEYOND * min(height, width) * scale <= (LARGEST if whole else OVERLAP):
+        if last:
             return
         scale /= _COARSER
 
@@ -98,7 +103,9 @@ def _spread(length: int, scale: float) -> tuple[int, list[float]]:
     return side, [i * (length - side / scale) / (count - 1) for i in range(count)]
 
 
-def _tile(left: float, top: float, columns: int, rows: int, scale: float, height: int, width: int) -> Tile:
+def _tile(
+    left: float, top: float, columns: int, rows: int, scale: float, height: int, width: int, tallest: float
+) -> Tile:
     region = Region(left, top, columns / scale, rows / scale, rows, columns)
     pixel = 1 / scale  # of the input: a face that ends at the very edge may go on
     ends = left + region.width, top + region.height
@@ -108,4 +115,5 @@ def _tile(left: float, top: float, columns: int, rows: int, scale: float, height
         -math.inf if top <= 0 else top + pixel,
         math.inf if ends[0] >= width - pixel / 2 else ends[0] - pixel,
         math.inf if ends[1] >= height - pixel / 2 else ends[1] - pixel,
+        tallest,
     )
