@@ -8,11 +8,12 @@ on modules would miss it, and nothing of the model is patched.
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any, Protocol
 
 import jax
-from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
+import jax.numpy as jnp
+from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 from jaxtyping import Array, Float
 
 from faceflax.errors import FaceflaxError
@@ -21,6 +22,16 @@ from interpret.targets import Features, Logits, checked_layer
 Images = Float[Array, "batch height width channels"]
 Slot = int
 """Where a value is kept while the list runs."""
+
+UNROLLED = 4096
+"""How many operations a loop of known length (``scan``) may become in the list; a longer one stays one operation."""
+
+_VIEWS = {
+    *("transpose", "reshape", "squeeze", "expand_dims", "broadcast_in_dim", "rev", "slice", "dynamic_slice", "split"),
+    *("concatenate", "pad", "copy", "convert_element_type", "reduce_precision", "stack"),
+    *("name", "sharding_constraint", "optimization_barrier", "stop_gradient"),
+}
+"""Operations whose results are their operands' values in other places or another precision."""
 
 
 class Model(Protocol):
@@ -52,12 +63,52 @@ class Operation:
         """The primitive's."""
         return self.equation.primitive.name
 
+    @property
+    def floating(self) -> tuple[Slot, ...]:
+        """The slots of the operands that are floating point."""
+        pairs = zip(self.inputs, self.equation.invars, strict=True)
+        return tuple(slot for slot, at in pairs if not isinstance(slot, Literal) and _is_floating(at.aval))
+
     def __call__(self, *operands: Array) -> list[Array]:
         """Computes the results."""
         bound = self.equation.primitive.get_bind_params(self.equation.params)
         functions, parameters = bound if isinstance(bound, tuple) else ((), bound)  # a pair before JAX 0.10
         results = self.equation.primitive.bind(*functions, *operands, **parameters)
         return list(results) if self.equation.primitive.multiple_results else [results]
+
+
+@dataclasses.dataclass(frozen=True)
+class Place:
+    """Where a layer is on the way from the images to a score: in one value, or in several that it is a copy of.
+
+    Attributes:
+        sources: the shapes of the values on the way, by slot.
+        views: what makes the layer of them, in order.
+        layer: the layer's slot.
+    """
+
+    sources: Mapping[Slot, Any]
+    views: tuple[Operation, ...]
+    layer: Slot
+
+    @property
+    def unmoved(self) -> dict[Slot, Array]:
+        """Shifts of nothing, to take the gradient by."""
+        return {slot: jnp.zeros(shape.shape, shape.dtype) for slot, shape in self.sources.items()}
+
+    def viewed(self, gradients: Mapping[Slot, Array], values: Mapping[Slot, Array]) -> Array:
+        """The gradient by the layer, of those by its sources: each element has that of the value it is a copy of."""
+        known = dict(gradients)
+
+        def operand(atom: Slot | Literal) -> Array:
+            if not isinstance(atom, Literal) and atom in known:
+                return known[atom]
+            (value,) = read(values, [atom])
+            return jnp.zeros_like(value) if _is_floating(jnp.asarray(value)) else value  # what pads, or an index
+
+        for view in self.views:
+            known.update(zip(view.outputs, view(*map(operand, view.inputs)), strict=True))
+        return known[self.layer]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -81,23 +132,85 @@ class Graph:
     def run(
         self,
         replace: Callable[[Operation], Callable[..., list[Array]] | None] = lambda operation: None,
-        shift: tuple[str, Array] | None = None,
-    ) -> tuple[Logits, Features]:
-        """Computes logits and features.
+        shifts: Mapping[Slot, Array] | None = None,
+    ) -> dict[Slot, Array]:
+        """Computes all values.
 
         Args:
             replace: for each operation, what takes its place, or None.
-            shift: a layer, and what is added to its activations before anything reads them. The gradient by it is the
-                gradient by the layer.
+            shifts: what is added to values before anything reads them. The gradient by it is the gradient by the value.
         """
-        values = dict(self.values)
-        shifts = {} if shift is None else {self.features[shift[0]]: shift[1]}
+        shifts = shifts or {}
+        values = {slot: value + shifts[slot] if slot in shifts else value for slot, value in self.values.items()}
         for operation in self.operations:
             function = replace(operation) or operation
             for output, value in zip(operation.outputs, function(*read(values, operation.inputs)), strict=True):
                 values[output] = value + shifts[output] if output in shifts else value
+        return values
+
+    def answer(self, values: Mapping[Slot, Array]) -> tuple[Logits, Features]:
+        """The logits and features among the values of :meth:`run`."""
         (logits,) = read(values, [self.logits])
         return logits, dict(zip(self.features, read(values, self.features.values()), strict=True))
+
+    def place(self, layer: str, target: str | None) -> Place:
+        """Finds a layer on the way to a score.
+
+        A feature need not be on the way itself: it may be a copy of what is, such as its transpose, its cast to another
+        precision, or tokens put on a grid. It is then traced back to the values that it copies.
+
+        Args:
+            layer: a name in the features.
+            target: the name of the feature that the score reads, or None for the logits.
+
+        Raises:
+            FaceflaxError: unknown layer, or one that the score does not depend on.
+        """
+        checked_layer(layer, self.features)
+        way = self._leading_to(self.logits if target is None else self.features[target])
+        producers = {slot: operation for operation in self.operations for slot in operation.outputs}
+        place = self._placed(self.features[layer], way, producers)
+        if place is not None:
+            return place
+        read_by = "logits" if target is None else f"target's layer {target!r}"
+        on_the_way = [name for name, slot in self.features.items() if self._placed(slot, way, producers)]
+        raise FaceflaxError(
+            "layer",
+            layer,
+            f"{{}} does not lead to the {read_by}, nor is it a copy of what does",
+            f"choose one of: {', '.join(on_the_way)}" if on_the_way else "return activations that lead there",
+        )
+
+    def _leading_to(self, end: Slot | Literal) -> set[Slot]:
+        """The floating point values that one is computed of by operations which have gradients."""
+        way = set() if isinstance(end, Literal) else {end}
+        for operation in reversed(self.operations):
+            if operation.name != "stop_gradient" and not way.isdisjoint(operation.outputs):
+                way.update(operation.floating)
+        return way
+
+    def _placed(self, layer: Slot | Literal, way: set[Slot], producers: Mapping[Slot, Operation]) -> Place | None:
+        sources: dict[Slot, Any] = {}
+        views: dict[tuple[Slot, ...], Operation] = {}
+
+        def follow(slot: Slot | Literal) -> bool:
+            """Whether the value is on the way, or a copy of values that are."""
+            if isinstance(slot, Literal):
+                return False
+            maker = producers.get(slot)
+            if slot in way:
+                sources[slot] = self.values[slot] if maker is None else _result(maker, slot)
+                return True
+            if maker is None or not _is_view(maker):
+                return False
+            if maker.outputs not in views:
+                # A list's comprehension, not any(): all operands are followed. What pads has no gradient.
+                if not any([follow(operand) for operand in maker.floating]):
+                    return False
+                views[maker.outputs] = maker  # behind those of its operands
+            return True
+
+        return Place(sources, tuple(views.values()), layer) if follow(layer) else None  # type: ignore[arg-type]
 
 
 def read(values: Mapping[Slot, Array], atoms: Any) -> list[Array]:
@@ -117,18 +230,35 @@ def trace(model: Model, variables: Any, images: Images, *, plain: bool = False) 
     """
     arguments = (variables, images)
     closed, shapes = jax.make_jaxpr(lambda v, x: model.apply(v, x, train=False), return_shape=True)(*arguments)
-    values: dict[Slot, Array] = {}
-    operations: list[Operation] = []
-    count = iter(range(1 << 62))
+    opened = _Opened(plain)
+    inputs = [opened.keep(leaf) for leaf in jax.tree.leaves(arguments)]
+    outputs = opened.open_up(closed.jaxpr, closed.consts, inputs)
+    logits, features = jax.tree.unflatten(jax.tree.structure(shapes), outputs)
+    return Graph(tuple(opened.operations), opened.values, inputs[-1], logits, features)
 
-    def keep(value: Array) -> Slot:
-        slot = next(count)
-        values[slot] = value
+
+class _Opened:
+    """Operations in one list, whatever functions and loops of known length they were nested in."""
+
+    def __init__(self, plain: bool) -> None:
+        self.plain = plain
+        self.values: dict[Slot, Array] = {}
+        self.operations: list[Operation] = []
+        self._count = iter(range(1 << 62))
+
+    def slot(self) -> Slot:
+        """A new one."""
+        return next(self._count)
+
+    def keep(self, value: Array) -> Slot:
+        """Keeps a value that is known."""
+        slot = self.slot()
+        self.values[slot] = value
         return slot
 
-    def open_up(jaxpr: Jaxpr, constants: Any, inputs: Any) -> list[Slot | Literal]:
+    def open_up(self, jaxpr: Jaxpr, constants: Any, inputs: Any) -> list[Slot | Literal]:
         """Appends the operations of ``jaxpr`` and returns its results' slots."""
-        slots = dict(zip(jaxpr.constvars, map(keep, constants), strict=True)) | dict(
+        slots = dict(zip(jaxpr.constvars, map(self.keep, constants), strict=True)) | dict(
             zip(jaxpr.invars, inputs, strict=True)
         )
 
@@ -136,20 +266,15 @@ def trace(model: Model, variables: Any, images: Images, *, plain: bool = False) 
             return tuple(atom if isinstance(atom, Literal) else slots[atom] for atom in atoms)
 
         for equation in jaxpr.eqns:
-            inner = _inside(equation, plain)
+            inner = _inside(equation, self.plain)
             if inner is not None:
                 operands = place(equation.invars)[-len(inner.jaxpr.invars) :] if inner.jaxpr.invars else ()
-                results = open_up(inner.jaxpr, inner.consts, operands)
+                results = self.open_up(inner.jaxpr, inner.consts, operands)
             else:
-                results = [next(count) for _ in equation.outvars]
-                operations.append(Operation(equation, place(equation.invars), tuple(results)))  # type: ignore[arg-type]
+                results = [self.slot() for _ in equation.outvars]
+                self.operations.append(Operation(equation, place(equation.invars), tuple(results)))  # type: ignore[arg-type]
             slots.update(zip(equation.outvars, results, strict=True))
         return list(place(jaxpr.outvars))
-
-    inputs = [keep(leaf) for leaf in jax.tree.leaves(arguments)]
-    outputs = open_up(closed.jaxpr, closed.consts, inputs)
-    logits, features = jax.tree.unflatten(jax.tree.structure(shapes), outputs)
-    return Graph(tuple(operations), values, inputs[-1], logits, features)
 
 
 def is_relu(operation: Operation) -> bool:
@@ -183,18 +308,7 @@ def with_relu(model: Model, variables: Any, images: Images, rule: Callable[[Arra
             f"{type(model).__name__} applies no ReLU that could be replaced",
             "this method is defined by ReLUs (jax.nn.relu), so use gradient",
         )
-    return graph.run(lambda operation: (lambda x: [rule(x)]) if is_relu(operation) else None)
-
-
-def with_shift(model: Model, variables: Any, images: Images, layer: str, shift: Array) -> tuple[Logits, Features]:
-    """Applies a model with ``shift`` added to the activations of ``layer``.
-
-    Raises:
-        FaceflaxError: unknown layer.
-    """
-    graph = trace(model, variables, images)
-    checked_layer(layer, graph.features)
-    return graph.run(shift=(layer, shift))
+    return graph.answer(graph.run(lambda operation: (lambda x: [rule(x)]) if is_relu(operation) else None))
 
 
 def _inside(equation: JaxprEqn, plain: bool) -> ClosedJaxpr | None:
@@ -207,7 +321,36 @@ def _inside(equation: JaxprEqn, plain: bool) -> ClosedJaxpr | None:
     if plain and name == "cond" and parameters.get("branches_platforms"):
         default = [platforms is None for platforms in parameters["branches_platforms"]]
         return _closed(parameters["branches"][default.index(True)])
+    if name == "scan" and _size(equation) <= UNROLLED:
+        return _unrolled(equation)
     return None
+
+
+def _size(equation: JaxprEqn) -> int:
+    """How many operations an equation becomes, with all its rounds."""
+    inside = sum(_size(each) for jaxpr in _jaxprs(equation) for each in jaxpr.eqns)
+    return max(1, inside * equation.params["length"] if equation.primitive.name == "scan" else inside)
+
+
+def _unrolled(equation: JaxprEqn) -> ClosedJaxpr:
+    """A ``scan`` written out, round after round."""
+    parameters = equation.params
+    body = jaxpr_as_fun(_closed(parameters["jaxpr"]))
+    fixed, carried = parameters["num_consts"], parameters["num_carry"]
+    rounds = range(parameters["length"])
+
+    def written_out(*operands: Array) -> list[Array]:
+        constants, state, rows = operands[:fixed], operands[fixed : fixed + carried], operands[fixed + carried :]
+        given: dict[int, Sequence[Array]] = {}
+        for i in reversed(rounds) if parameters["reverse"] else rounds:
+            one = (jax.lax.index_in_dim(row, i, keepdims=False) for row in rows)
+            results = body(*constants, *state, *one)
+            state, given[i] = tuple(results[:carried]), results[carried:]
+        if not rounds:
+            return [*state, *map(_zeros, equation.outvars[carried:])]
+        return [*state, *(jnp.stack(column) for column in zip(*(given[i] for i in rounds), strict=True))]
+
+    return jax.make_jaxpr(written_out)(*map(_shape, equation.invars))
 
 
 def _closed(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
@@ -221,14 +364,45 @@ def _is_relu(equation: JaxprEqn) -> bool:
     return len(inner) == 1 and inner[0].primitive.name == "max" and _is_zero(inner[0].invars[1])
 
 
+def _shape(atom: Any) -> Any:
+    return jax.ShapeDtypeStruct(atom.aval.shape, atom.aval.dtype)
+
+
+def _zeros(atom: Any) -> Array:
+    return jnp.zeros(atom.aval.shape, atom.aval.dtype)
+
+
+def _is_floating(value: Any) -> bool:
+    return jnp.issubdtype(value.dtype, jnp.floating)
+
+
+def _is_view(operation: Operation) -> bool:
+    """Whether all of its results' values are its operands'; a broadcast that repeats them has more."""
+    sizes = [
+        sum(getattr(v.aval, "size", 0) for v in atoms)
+        for atoms in (operation.equation.invars, operation.equation.outvars)
+    ]
+    return operation.name in _VIEWS and (operation.name != "broadcast_in_dim" or sizes[0] == sizes[1])
+
+
+def _result(operation: Operation, slot: Slot) -> Any:
+    return operation.equation.outvars[operation.outputs.index(slot)].aval
+
+
 def _is_zero(atom: Any) -> bool:
     return isinstance(atom, Literal) and atom.val == 0
 
 
 def _equations(equation: JaxprEqn) -> Iterator[JaxprEqn]:
     """All equations inside one."""
+    for jaxpr in _jaxprs(equation):
+        for each in jaxpr.eqns:
+            yield each
+            yield from _equations(each)
+
+
+def _jaxprs(equation: JaxprEqn) -> Iterator[Jaxpr]:
+    """The functions among an equation's parameters."""
     for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr)):
         if isinstance(inner, ClosedJaxpr | Jaxpr):
-            for each in _closed(inner).jaxpr.eqns:
-                yield each
-                yield from _equations(each)
+            yield _closed(inner).jaxpr
