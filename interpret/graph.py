@@ -153,6 +153,29 @@ class Graph:
         (logits,) = read(values, [self.logits])
         return logits, dict(zip(self.features, read(values, self.features.values()), strict=True))
 
+    @property
+    def gives_probabilities(self) -> bool:
+        """Whether the logits are none: the last that is done to them, but for moves, is a softmax or a sigmoid."""
+        producers = self._producers
+
+        def made_by(slot: Slot | Literal) -> Operation | None:
+            maker = None if isinstance(slot, Literal) else producers.get(slot)
+            while maker is not None and _is_view(maker) and len(maker.floating) == 1:
+                maker = producers.get(maker.floating[0])
+            return maker
+
+        last = made_by(self.logits)
+        if last is None or last.name != "div":
+            return last is not None and last.name == "logistic"
+        above, below = map(made_by, last.inputs)
+        if above is None or below is None or (above.name, below.name) != ("exp", "reduce_sum"):
+            return False
+        return made_by(below.inputs[0]) is above
+
+    @property
+    def _producers(self) -> dict[Slot, Operation]:
+        return {slot: operation for operation in self.operations for slot in operation.outputs}
+
     def place(self, layer: str, target: str | None) -> Place:
         """Finds a layer on the way to a score.
 
@@ -168,7 +191,7 @@ class Graph:
         """
         checked_layer(layer, self.features)
         way = self._leading_to(self.logits if target is None else self.features[target])
-        producers = {slot: operation for operation in self.operations for slot in operation.outputs}
+        producers = self._producers
         place = self._placed(self.features[layer], way, producers)
         if place is not None:
             return place

@@ -17,16 +17,20 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, unknown
 from interpret.attribution import Method, answer_shapes, apply, at_least, checked_images, total
-from interpret.graph import Images, Model
-from interpret.targets import Target, as_score
+from interpret.graph import Images, Model, trace
+from interpret.targets import Logits, Target, as_score
 
 Importance = Float[Array, "batch height width"]
 Mask = Bool[Array, "batch height width"]
 Each = Float[Array, " batch"]
+
+OUTPUTS = ("logits", "labels", "probabilities")
+"""What a model's outputs can be; see :func:`deletion`."""
 
 BLUR = 0.1
 """Standard deviation of the blur that insertion starts from, as a share of the image's shorter side."""
@@ -59,6 +63,7 @@ def deletion(
     *,
     baseline: float | Images = 0.0,
     steps: int = 32,
+    outputs: str | None = None,
 ) -> Each:
     """Area under the deletion curve, in [0, 1]; lower is better.
 
@@ -74,9 +79,14 @@ def deletion(
         importance: how much each pixel matters (:func:`importance`). Equal pixels go in a fixed random order.
         baseline: what takes a pixel's place; 0 is middle grey.
         steps: how many points the curve has after its first.
+        outputs: what the model returns: ``"logits"`` of classes of which one is true (a softmax makes probabilities of
+            them; of a single logit, a sigmoid), logits of ``"labels"`` of which several can be (a sigmoid of each), or
+            ``"probabilities"``. If not given, probabilities where a softmax or a sigmoid is the last that the model
+            does, and otherwise logits.
 
     Raises:
-        FaceflaxError: images, target or importance that do not fit the model or each other.
+        FaceflaxError: images, target or importance that do not fit the model or each other; or outputs that look like
+            probabilities, where it is not said what they are.
 
     Example:
         >>> import flax.linen as nn
@@ -89,7 +99,9 @@ def deletion(
         >>> print(good.round(2), bad.round(2))
         [0.37] [0.89]
     """
-    return area(deletion_curve(model, variables, images, target, importance, baseline=baseline, steps=steps))
+    return area(
+        deletion_curve(model, variables, images, target, importance, baseline=baseline, steps=steps, outputs=outputs)
+    )
 
 
 def insertion(
@@ -101,6 +113,7 @@ def insertion(
     *,
     baseline: float | Images | None = None,
     steps: int = 32,
+    outputs: str | None = None,
 ) -> Each:
     """Area under the insertion curve, in [0, 1]; higher is better.
 
@@ -116,11 +129,14 @@ def insertion(
         baseline: what the image comes back from; the blurred image (:func:`blurred`) if not given, as in the paper,
             because single pixels on a flat ground are edges of their own.
         steps: as in :func:`deletion`.
+        outputs: as in :func:`deletion`.
 
     Raises:
         FaceflaxError: as in :func:`deletion`.
     """
-    return area(insertion_curve(model, variables, images, target, importance, baseline=baseline, steps=steps))
+    return area(
+        insertion_curve(model, variables, images, target, importance, baseline=baseline, steps=steps, outputs=outputs)
+    )
 
 
 def deletion_curve(
@@ -132,6 +148,7 @@ def deletion_curve(
     *,
     baseline: float | Images = 0.0,
     steps: int = 32,
+    outputs: str | None = None,
 ) -> Float[Array, "batch points"]:
     """The class's probability with the share ``i / steps`` of the pixels overwritten, for ``i`` from 0 to ``steps``.
 
@@ -139,8 +156,9 @@ def deletion_curve(
     """
     images, score = _checked(model, variables, images, target, importance)
     at_least("steps", steps, 1, images.shape[1] * images.shape[2])
+    _check_outputs(model, variables, images, score, outputs)
     flat = jnp.broadcast_to(jnp.asarray(baseline, images.dtype), images.shape)
-    return _replacement_curve(model, variables, images, flat, score, importance, steps)
+    return _replacement_curve(model, variables, images, flat, score, importance, steps, outputs)
 
 
 def insertion_curve(
@@ -152,6 +170,7 @@ def insertion_curve(
     *,
     baseline: float | Images | None = None,
     steps: int = 32,
+    outputs: str | None = None,
 ) -> Float[Array, "batch points"]:
     """The class's probability with the share ``i / steps`` of the pixels brought back, for ``i`` from 0 to ``steps``.
 
@@ -159,9 +178,10 @@ def insertion_curve(
     """
     images, score = _checked(model, variables, images, target, importance)
     at_least("steps", steps, 1, images.shape[1] * images.shape[2])
+    _check_outputs(model, variables, images, score, outputs)
     baseline = blurred(images, BLUR * min(images.shape[1:3])) if baseline is None else baseline
     start = jnp.broadcast_to(jnp.asarray(baseline, images.dtype), images.shape)
-    return _replacement_curve(model, variables, start, images, score, importance, steps)
+    return _replacement_curve(model, variables, start, images, score, importance, steps, outputs)
 
 
 def area(curve: Float[Array, "batch points"]) -> Each:
@@ -410,11 +430,51 @@ def _checked(model: Model, variables: Any, images: Any, target: Target, importan
     return images, as_score(target, "last_conv", *answer_shapes(model, variables, images))
 
 
-@partial(jax.jit, static_argnames=("model", "steps"))
+def _check_outputs(model: Model, variables: Any, images: Images, score: Any, outputs: str | None) -> None:
+    """Raises if it is said wrongly, or not at all, what a model's outputs are; only values that are known are read."""
+    if outputs is not None:
+        if outputs not in OUTPUTS:
+            raise unknown("outputs", outputs, OUTPUTS)
+        return
+    if score.layer is not None or isinstance(images, jax.core.Tracer):
+        return
+    answers = apply(model, variables, images)[0]
+    if isinstance(answers, jax.core.Tracer) or answers.shape[1] < 2:
+        return
+    sums = np.asarray(answers.astype(jnp.float32).sum(1))
+    alike = (answers >= 0).all() and np.allclose(sums, 1, atol=1e-3)
+    if alike and not trace(model, variables, images, plain=True).gives_probabilities:
+        raise FaceflaxError(
+            "outputs",
+            None,
+            f"those of {type(model).__name__} are positive and sum to 1, as probabilities do, but are not made by "
+            "jax.nn.softmax",
+            f"give one of: {', '.join(OUTPUTS)}",
+        )
+
+
+def _probabilities(answers: Logits, outputs: str) -> Logits:
+    answers = answers.astype(jnp.promote_types(answers.dtype, jnp.float32))
+    if outputs == "probabilities":
+        return answers
+    return jax.nn.sigmoid(answers) if outputs == "labels" or answers.shape[1] == 1 else jax.nn.softmax(answers)
+
+
+@partial(jax.jit, static_argnames=("model", "steps", "outputs"))
 def _replacement_curve(
-    model: Model, variables: Any, start: Images, end: Images, score: Any, importance: Importance, steps: int
+    model: Model,
+    variables: Any,
+    start: Images,
+    end: Images,
+    score: Any,
+    importance: Importance,
+    steps: int,
+    outputs: str | None,
 ) -> Float[Array, "batch points"]:
     """The class's probability while the pixels of ``start`` become those of ``end``, most important first."""
+    if outputs is None:
+        ends = trace(model, variables, start, plain=True).gives_probabilities
+        outputs = "probabilities" if ends else "logits"
     flat = importance.reshape(importance.shape[0], -1)
     count = flat.shape[1]
     shuffle = jax.random.permutation(jax.random.key(0), count)  # a stable sort of raster order would favour the top
@@ -423,7 +483,7 @@ def _replacement_curve(
 
     def probability(replaced: Array) -> Each:
         logits, features = apply(model, variables, jnp.where(rank < replaced, end, start))
-        return score.of(jax.nn.softmax(logits), features)
+        return score.of(_probabilities(logits, outputs), features)
 
     return jax.lax.map(probability, jnp.round(jnp.linspace(0, count, steps + 1))).T
 

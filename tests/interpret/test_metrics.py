@@ -108,6 +108,74 @@ def test_equal_pixels_go_in_no_spatial_order():
     np.testing.assert_allclose(curve[0, :-1], 0.5, atol=0.1)  # the upper half goes as fast as the lower
 
 
+class Answers(nn.Module):
+    """What networks return, made of the logits of :class:`Linear`."""
+
+    kind: str
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        logits = Linear()(images)[0]
+        one = logits[:, :1]
+        match self.kind:
+            case "softmax":
+                answers = nn.softmax(logits)
+            case "softmax, cast":
+                answers = nn.softmax(logits.astype(jnp.float32), -1)[:, None].reshape(-1, 2)
+            case "softmax, labels":
+                answers = nn.sigmoid(jnp.concatenate([one, 0 * one], 1))
+            case "one logit":
+                answers = one
+            case "sigmoid":
+                answers = nn.sigmoid(one[:, 0])[:, None]
+            case "powers":
+                answers = 2.0 ** (logits / np.log(2)) / (2.0 ** (logits / np.log(2))).sum(1, keepdims=True)
+            case "labels":
+                answers = jnp.concatenate([one, one + 3, 1 - one], 1)
+        return answers, {"last_conv": images}
+
+
+@pytest.mark.parametrize(
+    ("kind", "outputs"),
+    [
+        ("softmax", None),
+        ("softmax", "probabilities"),
+        ("softmax, cast", None),
+        ("softmax, labels", None),
+        ("one logit", None),
+        ("one logit", "logits"),
+        ("one logit", "labels"),
+        ("sigmoid", None),
+        ("powers", "probabilities"),
+        ("labels", "labels"),
+    ],
+)
+def test_the_class_s_probability_is_followed_whatever_a_network_returns(images, kind, outputs):
+    """No second softmax of probabilities, and none of a single logit: two classes are a sigmoid of their difference."""
+    ours = metrics.deletion_curve(Answers(kind), {}, images, 0, images[..., 0], steps=16, outputs=outputs)
+    shown = [
+        np.where((images >= np.sort(images.reshape(3, -1))[:, -4 * i, None, None, None]) & (i > 0), 0, images)
+        for i in range(17)
+    ]
+    expected = sigmoid([(x * WEIGHTS).sum((1, 2, 3)) for x in shown]).T
+    assert np.ptp(expected, axis=1).min() > 0.05
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("curve", [metrics.deletion_curve, metrics.insertion_curve])
+def test_probabilities_are_known_under_jit(images, curve):
+    compiled = jax.jit(partial(curve, Answers("softmax"), {}, target=0))
+    ours = compiled(images=images, importance=images[..., 0])
+    np.testing.assert_allclose(ours, curve(Linear(), {}, images, 0, images[..., 0]), rtol=1e-4)
+
+
+def test_outputs_that_look_like_probabilities_are_asked_about(images):
+    with pytest.raises(FaceflaxError, match=r"outputs: those of Answers are positive and sum to 1, .*; give one of"):
+        metrics.deletion(Answers("powers"), {}, images, 0, images[..., 0])
+    with pytest.raises(FaceflaxError, match="outputs: unknown 'odds'; choose one of: logits, labels, probabilities"):
+        metrics.insertion(Linear(), {}, images, 0, images[..., 0], outputs="odds")
+
+
 def test_infidelity_of_a_linear_model_is_zero_for_its_gradient(images):
     gradient = interpret.gradient(Linear(), {}, images, 0)
     for perturb in (metrics.SquareRemoval(3), metrics.SquareRemoval(8, 0.5), metrics.GaussianNoise(0.3)):
