@@ -93,10 +93,23 @@ class Nnx:
     options: tuple[tuple[str, Any], ...]
 
     def apply(self, variables: Any, images: Images, *, train: bool = False) -> tuple[Array, dict[str, Array]]:
-        """Returns logits and the outputs of all submodules."""
+        """Returns logits and the outputs of all submodules.
+
+        Raises:
+            FaceflaxError: the module is in training mode.
+        """
         module = nnx.merge(self.structure, variables)
+        before = _varying(module)
         with _recorded(module) as features:
             logits = module(images, **dict(self.options))
+        for path, value in _varying(module).items():
+            if value is not before.get(path, value):
+                raise FaceflaxError(
+                    "module",
+                    path,
+                    "changes when the module is called: dropout or batch statistics are in training mode",
+                    "give module.eval() before from_nnx",
+                )
         return logits, features
 
 
@@ -104,7 +117,8 @@ def from_nnx(module: nnx.Module, **options: Any) -> tuple[Nnx, Any]:
     """Makes a model and variables of an NNX module that returns logits alone.
 
     Its layers are the submodules, such as ``conv1`` or ``blocks/0/conv``; of one that is called more than once, the
-    last call. Give ``module.eval()`` first where it has dropout or BatchNorm.
+    last call. Give ``module.eval()`` first where it has dropout or BatchNorm: the methods refuse a module that draws
+    random numbers or updates its statistics when it is called.
 
     Args:
         module: returns logits ``[batch, classes]``.
@@ -136,6 +150,12 @@ def from_nnx(module: nnx.Module, **options: Any) -> tuple[Nnx, Any]:
 
 def _is_call(node: Any) -> bool:
     return isinstance(node, tuple)  # what a method returned at each of its calls
+
+
+def _varying(module: nnx.Module) -> dict[str, Any]:
+    """The statistics and the counts of random numbers of a module, by path: what only training changes."""
+    state = nnx.to_flat_state(nnx.state(module, nnx.Any(nnx.BatchStat, nnx.RngCount)))
+    return {"/".join(map(str, path)): variable.get_value() for path, variable in state}
 
 
 @contextmanager

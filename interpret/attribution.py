@@ -19,7 +19,7 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import ScopeParamShapeError
+from flax.errors import FlaxError, InvalidRngError, ModifyScopeVariableError, ScopeParamShapeError
 from jaxtyping import Array
 
 from faceflax.errors import FaceflaxError
@@ -94,7 +94,16 @@ def answer_shapes(model: Model, variables: Any, images: Any) -> tuple[Any, Any]:
         raise FaceflaxError(
             "images", images.shape, f"shape {{}} does not fit the model's variables: {error}"
         ) from error
-    except (TypeError, ValueError) as error:
+    except (InvalidRngError, ModifyScopeVariableError) as error:
+        raise FaceflaxError(
+            "model",
+            None,
+            f"{type(model).__name__} is in training mode: it draws random numbers or changes its variables ({error})",
+            "evaluate it without dropout and by running statistics, such as from_linen(module, train=False)",
+        ) from error
+    except FaceflaxError:
+        raise
+    except (TypeError, ValueError, FlaxError) as error:
         raise FaceflaxError(
             "model",
             None,

@@ -92,7 +92,8 @@ def guided_backprop(
     Maps", NeurIPS 2018, arXiv:1810.03292).
 
     Args:
-        model: as in :func:`gradient`; its ReLUs (``jax.nn.relu``) are found in what it computes, wherever they stand.
+        model: as in :func:`gradient`; its ReLUs are found in what it computes, wherever they stand and however they are
+            written (:func:`interpret.graph.with_relu`), also those that a hard sigmoid is made of.
         variables: as in :func:`gradient`.
         images: as in :func:`gradient`.
         target: as in :func:`gradient`.
@@ -102,7 +103,7 @@ def guided_backprop(
         Signed attribution of the shape of ``images``.
 
     Raises:
-        FaceflaxError: as in :func:`gradient`, or the model has no ReLU that can be replaced.
+        FaceflaxError: as in :func:`gradient`, or the model has no ReLU, or one that cannot be replaced.
     """
     return _gradient(lambda x: with_relu(model, variables, x, guided_relu), images, target)
 

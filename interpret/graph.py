@@ -13,6 +13,7 @@ from typing import Any, Protocol
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal, jaxpr_as_fun
 from jaxtyping import Array, Float
 
@@ -22,6 +23,9 @@ from interpret.targets import Features, Logits, checked_layer
 Images = Float[Array, "batch height width channels"]
 Slot = int
 """Where a value is kept while the list runs."""
+
+Rule = Callable[[Array], Array]
+"""A ReLU with another backward pass."""
 
 UNROLLED = 4096
 """How many operations a loop of known length (``scan``) may become in the list; a longer one stays one operation."""
@@ -160,7 +164,7 @@ class Graph:
 
         def made_by(slot: Slot | Literal) -> Operation | None:
             maker = None if isinstance(slot, Literal) else producers.get(slot)
-            while maker is not None and _is_view(maker) and len(maker.floating) == 1:
+            while maker is not None and maker.name in _VIEWS and len(maker.floating) == 1:
                 maker = producers.get(maker.floating[0])
             return maker
 
@@ -170,7 +174,8 @@ class Graph:
         above, below = map(made_by, last.inputs)
         if above is None or below is None or (above.name, below.name) != ("exp", "reduce_sum"):
             return False
-        return made_by(below.inputs[0]) is above
+        summed = made_by(below.inputs[0])
+        return summed is not None and (summed.name, summed.inputs) == (above.name, above.inputs)
 
     @property
     def _producers(self) -> dict[Slot, Operation]:
@@ -301,37 +306,154 @@ class _Opened:
 
 
 def is_relu(operation: Operation) -> bool:
-    """Whether it is ``jax.nn.relu``, which ``flax.linen.relu`` and ``flax.nnx.relu`` are.
-
-    ``jnp.maximum(x, 0)`` is none: normalisation layers clip variances with it.
-    """
+    """Whether it is ``jax.nn.relu``, which ``flax.linen.relu`` and ``flax.nnx.relu`` are, in one piece."""
     return _is_relu(operation.equation)
 
 
-def with_relu(model: Model, variables: Any, images: Images, rule: Callable[[Array], Array]) -> tuple[Logits, Features]:
-    """Applies a model with ``rule`` in place of every ReLU.
+def with_relu(model: Model, variables: Any, images: Images, rule: Rule) -> tuple[Logits, Features]:
+    """Applies a model with ``rule`` in place of every ReLU, however it is written.
+
+    A ReLU is ``jax.nn.relu``, ``relu6``, the larger of a value and zero (``jnp.maximum``, ``jnp.clip``,
+    ``jax.lax.clamp``; what bounds it above stays), a value where it is positive and zero elsewhere (``jnp.where``), or
+    times whether it is. The larger of zero and a difference whose root is then taken is none: so normalisation layers
+    keep rounding from making a variance negative.
 
     Raises:
         FaceflaxError: the model has no ReLU, or one where it cannot be replaced.
     """
     graph = trace(model, variables, images)
-    found = any(map(is_relu, graph.operations))
+    results = [graph.logits, *graph.features.values()]
+    written = _Writing(graph.operations, {graph.images}, {slot for slot in results if not isinstance(slot, Literal)})
     for operation in graph.operations:
-        if not is_relu(operation) and any(map(_is_relu, _equations(operation.equation))):
+        if operation.outputs[0] not in written.relus and _hides_relu(operation):
             raise FaceflaxError(
                 "model",
                 None,
                 f"{type(model).__name__} applies a ReLU inside {operation.name!r}, where it cannot be replaced",
                 "write the loop or the custom gradient without it, or use gradient",
             )
-    if not found:
+    if not written.relus:
         raise FaceflaxError(
             "model",
             None,
             f"{type(model).__name__} applies no ReLU that could be replaced",
             "this method is defined by ReLUs (jax.nn.relu), so use gradient",
         )
-    return graph.answer(graph.run(lambda operation: (lambda x: [rule(x)]) if is_relu(operation) else None))
+
+    def replaced(operation: Operation) -> Callable[..., list[Array]] | None:
+        relu = written.relus.get(operation.outputs[0])
+        return None if relu is None else lambda *operands: [relu(rule, *operands)]
+
+    return graph.answer(graph.run(replaced))
+
+
+class _Writing:
+    """How the ReLUs of a list of operations are written.
+
+    Args:
+        operations: in the order of computation.
+        entering: the slots of what the values depend on that are of interest, such as the images.
+        results: the slots that are read when all has run.
+    """
+
+    def __init__(self, operations: Sequence[Operation], entering: set[Slot], results: set[Slot]) -> None:
+        self._results = results
+        self._producers = {slot: operation for operation in operations for slot in operation.outputs}
+        self._readers: dict[Slot, list[Operation]] = {}
+        self._moving, self._zeros = set(entering), set[Slot]()
+        self.relus: dict[Slot, Callable[..., Array]] = {}
+        """For the result of each, ``(rule, *operands)`` to what it becomes."""
+        for operation in operations:
+            slots = [slot for slot in operation.inputs if not isinstance(slot, Literal)]
+            for slot in slots:
+                self._readers.setdefault(slot, []).append(operation)
+            if not self._moving.isdisjoint(slots):
+                self._moving.update(operation.outputs)
+            if operation.name in _VIEWS and len(operation.inputs) == 1 and self._is_zero(operation.inputs[0]):
+                self._zeros.update(operation.outputs)
+        for operation in operations:
+            if operation.outputs and _is_floating(operation.equation.outvars[0].aval):
+                relu = self._relu(operation)
+                if relu is not None:
+                    self.relus[operation.outputs[0]] = relu
+
+    def _relu(self, operation: Operation) -> Callable[..., Array] | None:
+        inputs = operation.inputs
+        moving = [not isinstance(slot, Literal) and slot in self._moving for slot in inputs]
+        zero = [self._is_zero(atom) for atom in inputs]
+        match operation.name:
+            case "custom_jvp_call" if moving[0] and _is_relu(operation.equation):
+                return lambda rule, x: rule(x)
+            case "custom_jvp_call" if moving[0] and _is_bounded_relu(operation.equation):
+                highest = _inner(operation.equation)[1].invars[1].val  # type: ignore[union-attr]
+                return lambda rule, x: jnp.minimum(rule(x), highest)
+            case "max" if (moving[0] and zero[1]) or (moving[1] and zero[0]):
+                at = moving.index(True)
+                guards = self._is_difference(inputs[at]) and self._goes_into_root(operation.outputs[0])
+                return None if guards else lambda rule, *operands: rule(operands[at])
+            case "clamp" if moving[1] and zero[0]:
+                return lambda rule, low, x, high: jnp.minimum(rule(x), high)
+            case "select_n" if len(inputs) == 3:
+                for at, other in ((1, 2), (2, 1)):
+                    if moving[at] and zero[other] and self._is_where(inputs[0], inputs[at], positive=at == 2):
+                        return lambda rule, *operands, at=at: rule(operands[at])
+            case "mul" if all(moving):
+                for at in (0, 1):
+                    mask = self._producer(inputs[1 - at])
+                    if mask is None or mask.name != "convert_element_type":
+                        continue
+                    if self._is_where(mask.inputs[0], inputs[at], positive=True):
+                        return lambda rule, *operands, at=at: rule(operands[at])
+        return None
+
+    def _is_where(self, condition: Slot | Literal, value: Slot | Literal, *, positive: bool) -> bool:
+        """Whether a condition holds where a value is positive; or, if not ``positive``, where it is negative."""
+        comparison = self._producer(condition)
+        if comparison is None or comparison.name not in ("gt", "ge", "lt", "le"):
+            return False
+        first, second = comparison.inputs
+        above = comparison.name in ("gt", "ge")
+        if first == value and self._is_zero(second):
+            return above == positive
+        return second == value and self._is_zero(first) and above != positive
+
+    def _is_difference(self, atom: Slot | Literal) -> bool:
+        maker = self._producer(atom)
+        while maker is not None and maker.name in _VIEWS and len(maker.floating) == 1:
+            maker = self._producer(maker.floating[0])
+        return maker is not None and maker.name == "sub" and self._moving.issuperset(maker.inputs)
+
+    def _goes_into_root(self, slot: Slot) -> bool:
+        """Whether all that is done with a value, but for moves, sums and products, is to take its root."""
+        return slot not in self._results and all(
+            reader.name in ("sqrt", "rsqrt", "pow")
+            or ((reader.name in _VIEWS or reader.name in ("add", "mul")) and self._goes_into_root(reader.outputs[0]))
+            for reader in self._readers.get(slot, ())
+        )
+
+    def _producer(self, atom: Slot | Literal) -> Operation | None:
+        return None if isinstance(atom, Literal) else self._producers.get(atom)
+
+    def _is_zero(self, atom: Slot | Literal) -> bool:
+        return _is_zero(atom) if isinstance(atom, Literal) else atom in self._zeros
+
+
+def _hides_relu(operation: Operation) -> bool:
+    """Whether a ReLU is applied in a function that an operation holds.
+
+    Of functions with derivatives of their own, such as softplus, the pieces are none: only a whole ``jax.nn.relu`` is.
+    """
+    if operation.name == "custom_jvp_call":
+        return any(map(_is_relu, _equations(operation.equation)))
+    for jaxpr in _jaxprs(operation.equation):
+        opened = _Opened(plain=False)
+        inputs = [opened.slot() for _ in jaxpr.invars]
+        results = opened.open_up(jaxpr, [None] * len(jaxpr.constvars), inputs)
+        entering = {*inputs, *opened.values}
+        written = _Writing(opened.operations, entering, {slot for slot in results if not isinstance(slot, Literal)})
+        if written.relus or any(map(_hides_relu, opened.operations)):
+            return True
+    return False
 
 
 def _inside(equation: JaxprEqn, plain: bool) -> ClosedJaxpr | None:
@@ -383,8 +505,22 @@ def _closed(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
 def _is_relu(equation: JaxprEqn) -> bool:
     if equation.primitive.name != "custom_jvp_call":
         return False
-    inner = [e for e in _equations(equation) if e.primitive.name != "jit"]
+    inner = _inner(equation)
     return len(inner) == 1 and inner[0].primitive.name == "max" and _is_zero(inner[0].invars[1])
+
+
+def _is_bounded_relu(equation: JaxprEqn) -> bool:
+    """Whether it is a ``custom_jvp`` function like ``jax.nn.relu6``: the smaller of a ReLU and a constant."""
+    inner = _inner(equation)
+    return (
+        [each.primitive.name for each in inner] == ["max", "min"]
+        and _is_zero(inner[0].invars[1])
+        and isinstance(inner[1].invars[1], Literal)
+    )
+
+
+def _inner(equation: JaxprEqn) -> list[JaxprEqn]:
+    return [each for each in _equations(equation) if each.primitive.name != "jit"]
 
 
 def _shape(atom: Any) -> Any:
@@ -413,7 +549,7 @@ def _result(operation: Operation, slot: Slot) -> Any:
 
 
 def _is_zero(atom: Any) -> bool:
-    return isinstance(atom, Literal) and atom.val == 0
+    return isinstance(atom, Literal) and np.ndim(atom.val) == 0 and atom.val == 0
 
 
 def _equations(equation: JaxprEqn) -> Iterator[JaxprEqn]:

@@ -136,6 +136,39 @@ def test_the_module_is_left_as_it_was(linen, nnx_module):
     np.testing.assert_array_equal(nnx_module(images), before)
 
 
+def test_nnx_modules_in_training_mode_are_refused(linen, nnx_module):
+    """By what they do, not by what they are called: batch statistics change, random numbers are drawn."""
+    _, _, images = linen
+    method = interpret.gradient
+    training = nnx.clone(nnx_module)
+    training.train()
+    with pytest.raises(FaceflaxError, match=r"module: 'dropout/rngs/count' changes .*; give module.eval\(\) before"):
+        method(*from_nnx(training), images, 0, layer="head")
+    training.norms.eval()
+    with pytest.raises(FaceflaxError, match="module: 'dropout/rngs/count' changes when the module is called"):
+        method(*from_nnx(training), images, 0, layer="head")
+    training.norms.train()
+    training.dropout.eval()
+    with pytest.raises(FaceflaxError, match="module: 'norms/0/mean' changes when the module is called"):
+        interpret.lrp_epsilon(*from_nnx(training), images, 0, layer="head")
+    training.eval()
+    ours = method(*from_nnx(training), images, 0, layer="head")
+    np.testing.assert_array_equal(ours, method(*from_nnx(nnx_module), images, 0, layer="head"))
+    training.dropout.train()
+    training.dropout.rate = 0.0  # which draws nothing
+    np.testing.assert_array_equal(method(*from_nnx(training), images, 0, layer="head"), ours)
+
+
+def test_linen_modules_in_training_mode_are_refused(linen):
+    _, variables, images = linen
+    with pytest.raises(FaceflaxError, match=r"model: Linen is in training mode: .*; evaluate it .* train=False"):
+        interpret.gradient(from_linen(Classifier(), train=True), variables, images, 0)
+    with pytest.raises(FaceflaxError, match=r"model: Linen cannot be applied as .*batch_stats"):
+        interpret.gradient(from_linen(Classifier(), train=False), {"params": variables["params"]}, images, 0)
+    with pytest.raises(FaceflaxError, match=r"model: Linen cannot be applied as .*'train'"):
+        interpret.gradient(from_linen(Classifier()), variables, images, 0)
+
+
 def test_wrong_layers_and_modules(linen):
     with pytest.raises(FaceflaxError, match="layer: unknown 'last_conv'; choose one of: Dense_0, block1, "):
         interpret.gradient(*linen)

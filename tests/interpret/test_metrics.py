@@ -122,7 +122,9 @@ class Answers(nn.Module):
                 answers = nn.softmax(logits)
             case "softmax, cast":
                 answers = nn.softmax(logits.astype(jnp.float32), -1)[:, None].reshape(-1, 2)
-            case "softmax, labels":
+            case "softmax, written out":
+                answers = jnp.exp(logits) / jnp.exp(logits).sum(1, keepdims=True)
+            case "sigmoids":
                 answers = nn.sigmoid(jnp.concatenate([one, 0 * one], 1))
             case "one logit":
                 answers = one
@@ -141,7 +143,8 @@ class Answers(nn.Module):
         ("softmax", None),
         ("softmax", "probabilities"),
         ("softmax, cast", None),
-        ("softmax, labels", None),
+        ("softmax, written out", None),
+        ("sigmoids", None),
         ("one logit", None),
         ("one logit", "logits"),
         ("one logit", "labels"),
