@@ -19,6 +19,7 @@ from jaxtyping import Array
 
 from faceflax.errors import FaceflaxError
 from interpret.graph import Images
+from interpret.targets import batch_axes
 
 
 @dataclasses.dataclass(frozen=True)
@@ -34,7 +35,16 @@ class Linen:
     options: tuple[tuple[str, Any], ...]
 
     def apply(self, variables: Mapping[str, Any], images: Images, *, train: bool = False) -> tuple[Any, dict[str, Any]]:
-        """Returns logits and the outputs of all submodules."""
+        """Returns logits and the outputs of all submodules, of scanned ones those of each round."""
+        logits, features = self._answer(variables, images)
+        axes = batch_axes(lambda other: jax.eval_shape(self._answer, variables, other)[1], images, features)
+        return logits, {
+            name: activations
+            for module, feature in features.items()
+            for name, activations in _rounds(module, feature, axes[module])
+        }
+
+    def _answer(self, variables: Mapping[str, Any], images: Images) -> tuple[Any, dict[str, Any]]:
         logits, state = self.module.apply(
             variables, images, capture_intermediates=True, mutable=["intermediates"], **dict(self.options)
         )
@@ -50,7 +60,8 @@ def from_linen(module: nn.Module, **options: Any) -> Linen:
     """Makes a model of a Linen module that returns logits alone.
 
     Its layers are the submodules, such as ``Conv_0`` or ``block1/conv`` (``capture_intermediates``); of one that is
-    called more than once, the last call.
+    called more than once, the last call. Those of a scanned one (``nn.scan``, whose ``variable_axes`` must hold
+    ``"intermediates": 0``) are its rounds, such as ``blocks/conv/0``.
 
     Args:
         module: returns logits ``[batch, classes]``; its variables are what it was trained with.
@@ -150,6 +161,15 @@ def from_nnx(module: nnx.Module, **options: Any) -> tuple[Nnx, Any]:
 
 def _is_call(node: Any) -> bool:
     return isinstance(node, tuple)  # what a method returned at each of its calls
+
+
+def _rounds(name: str, feature: Array, batch_axis: int | None) -> Iterator[tuple[str, Array]]:
+    """Yields a submodule's output, or where loops have stacked it in front of the batch, each round's."""
+    if not batch_axis:
+        yield name, feature
+        return
+    for i, row in enumerate(feature):
+        yield from _rounds(f"{name}/{i}", row, batch_axis - 1)
 
 
 def _varying(module: nnx.Module) -> dict[str, Any]:

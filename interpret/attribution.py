@@ -24,7 +24,7 @@ from jaxtyping import Array
 
 from faceflax.errors import FaceflaxError
 from interpret.graph import Images, Model
-from interpret.targets import Features, Logits, Target, as_score
+from interpret.targets import Features, Logits, Target, Unbatched, as_score, batch_axes
 
 Method = Callable[..., Any]
 """``method(model, variables, images, target=None, *, layer="last_conv")`` to an attribution of the images' shape."""
@@ -77,7 +77,7 @@ def apply(model: Model, variables: Any, images: Images) -> tuple[Logits, Feature
 
 
 def answer_shapes(model: Model, variables: Any, images: Any) -> tuple[Any, Any]:
-    """Returns the shapes of a model's logits and features.
+    """Returns the shapes of a model's logits and features, the latter ``Unbatched`` where the batch is not first.
 
     Raises:
         FaceflaxError: the model cannot be used, or the images do not fit it.
@@ -113,7 +113,8 @@ def answer_shapes(model: Model, variables: Any, images: Any) -> tuple[Any, Any]:
         ) from error
     match answer:
         case (logits, dict() as features) if getattr(logits, "ndim", None) == 2:
-            return logits, features
+            axes = batch_axes(lambda other: apply.eval_shape(model, variables, other)[1], images, features)
+            return logits, {name: f if axes[name] == 0 else Unbatched(f.shape) for name, f in features.items()}
     raise FaceflaxError(
         "model",
         None,

@@ -13,7 +13,7 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from faceflax.errors import FaceflaxError
-from interpret.attribution import apply, method
+from interpret.attribution import answer_shapes, method
 from interpret.gradients import guided_backprop
 from interpret.graph import Images, Model, Slot, trace
 from interpret.targets import Target, checked_layer
@@ -150,7 +150,7 @@ def _activations_and_gradients(
     model: Model, variables: Any, images: Images, target: Any, layer: str
 ) -> tuple[Maps, Maps]:
     """A layer's activations, and the gradient of each image's score by them."""
-    shape = checked_layer(layer, jax.eval_shape(apply, model, variables, images)[1])
+    shape = checked_layer(layer, answer_shapes(model, variables, images)[1])
     if len(shape.shape) != 4:
         raise FaceflaxError(
             "layer", layer, f"{{}} has shape {shape.shape}", "a map needs [batch, height, width, channels]"

@@ -175,6 +175,29 @@ def test_wrong_targets(network, target, layer, message):
         interpret.guided_backprop(*network, target, layer=layer)
 
 
+@pytest.mark.parametrize("batch", [2, 3])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_layer_whose_first_axis_is_not_the_batch_is_refused(batch, fixed):
+    """Stacked rounds of a loop, also where they are as many as the images; a model may take one batch only."""
+
+    class Stacked(nn.Module):
+        def __call__(self, images, train=False):
+            images = images.reshape(batch, 4, 4, 1) if fixed else images
+            _, rounds = jax.lax.scan(lambda x, _: (2 * x, 2 * x), images, length=3)
+            return images.mean((1, 2)), {"last_conv": rounds[..., 0], "first": rounds[0]}
+
+    images = jnp.ones((batch, 4, 4, 1))
+    assert interpret.gradient(Stacked(), {}, images, layer="first").shape == images.shape
+    if fixed and batch == 3:
+        return  # nothing tells the axes apart
+    message = rf"layer: 'last_conv' has shape \(3, {batch}, 4, 4\), whose first axis is not the batch"
+    for call in (interpret.gradient, partial(interpret.grad_cam, target=0)):
+        with pytest.raises(FaceflaxError, match=message):
+            call(Stacked(), {}, images)
+    with pytest.raises(FaceflaxError, match=message):
+        interpret.gradient(Stacked(), {}, images, N("last_conv", 0, 0, 0))
+
+
 def test_neuron_of_a_layer_without_rows():
     with pytest.raises(FaceflaxError, match=r"target: 'logits' has shape \(1, 2\)"):
         interpret.gradient(Tiny(), TINY, jnp.ones((1, 1, 1, 1)), N("logits", 0, 0, 0))
