@@ -142,6 +142,35 @@ def check_images(images: jax.Array | np.ndarray) -> None:
             raise FaceflaxError("images", bad[0], "image {} holds NaN or infinity")
 
 
+def checked_maps(field: str, value: Any, *, dimensions: int | None = None) -> Array:
+    """Returns maps as floating point numbers that can be summed, at least float32, or raises what is wrong with them.
+
+    Args:
+        field: what the caller calls them.
+        value: numbers, with a batch first; only those that are known are looked at.
+        dimensions: how many the array must have, if not any.
+    """
+    check_maps(field, value, dimensions=dimensions)
+    maps = jnp.asarray(value)
+    return maps.astype(jnp.promote_types(maps.dtype, jnp.float32))
+
+
+def check_maps(field: str, value: Any, *, dimensions: int | None = None) -> None:
+    """Raises what is wrong with maps; see :func:`checked_maps`."""
+    maps = value if isinstance(value, jax.Array) else np.asarray(value)
+    if maps.dtype != bool and (
+        not jnp.issubdtype(maps.dtype, jnp.number) or jnp.issubdtype(maps.dtype, jnp.complexfloating)
+    ):
+        raise FaceflaxError(field, maps.dtype, "is no type of real numbers")
+    if maps.ndim < 2 if dimensions is None else maps.ndim != dimensions:
+        expected = ["batch", "height", "width", "channels"][:dimensions] if dimensions else ["batch", "..."]
+        raise FaceflaxError(field, maps.shape, f"shape {{}} is not [{', '.join(expected)}]")
+    if not isinstance(maps, jax.core.Tracer):
+        bad = np.flatnonzero(~np.isfinite(np.asarray(maps, np.float64)).reshape(len(maps), -1).all(1))
+        if bad.size:
+            raise FaceflaxError(field, bad[0], "map {} holds NaN or infinity")
+
+
 def total(function: Callable[[Array], Any], count: int, batch: int) -> Any:
     """Sums ``function(i)`` for ``i`` from 0 to ``count - 1``, some at a time so that memory stays bounded.
 

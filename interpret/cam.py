@@ -85,9 +85,8 @@ def grad_cam_plus_plus(
         FaceflaxError: as in :func:`grad_cam`.
     """
     activations, gradients = _activations_and_gradients(model, variables, images, target, layer)
-    square = gradients**2
-    denominator = 2 * square + activations.sum((1, 2), keepdims=True) * gradients * square
-    shares = jnp.where(denominator == 0, 0, square / jnp.where(denominator == 0, 1, denominator))
+    denominator = 2 + activations.sum((1, 2), keepdims=True) * gradients  # over g^2, which may be too small to have one
+    shares = jnp.where(denominator == 0, 0, 1 / jnp.where(denominator == 0, 1, denominator))
     weights = (shares * jax.nn.relu(gradients)).sum((1, 2), keepdims=True)
     return _enlarged(jax.nn.relu((weights * activations).sum(-1)), images)
 

@@ -164,7 +164,7 @@ def integrated_gradients(
 
     Returns:
         Signed attribution of the shape of ``images``; with ``return_error`` a pair of it and the completeness error of
-        each image, ``|sum A - (s(x) - s(b))| / |s(x) - s(b)|``.
+        each image, ``|sum A - (s(x) - s(b))| / |s(x) - s(b)|``, which is 0 where both are equal.
 
     Raises:
         FaceflaxError: as in :func:`gradient`, or fewer than one step.
@@ -182,7 +182,8 @@ def integrated_gradients(
     if not return_error:
         return attribution
     difference = target.of(*apply(model, variables, images)) - target.of(*apply(model, variables, start))
-    return attribution, jnp.abs(attribution.sum((1, 2, 3)) - difference) / jnp.abs(difference)
+    error = jnp.abs(attribution.sum((1, 2, 3)) - difference)
+    return attribution, jnp.where(error == 0, 0, error / jnp.abs(difference))
 
 
 def _gradient(answer: Any, images: Images, target: Any) -> Images:

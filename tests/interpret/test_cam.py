@@ -69,6 +69,21 @@ def test_grad_cam_plus_plus(network, at_conv2):
     np.testing.assert_allclose(ours, enlarged(relu(maps)), rtol=1e-3, atol=1e-6)
 
 
+def test_grad_cam_plus_plus_of_a_score_of_any_scale():
+    """As its gradient goes to zero the map goes to Grad-CAM's weights, positive ones alone, halved; never to zeros."""
+
+    class Net(nn.Module):
+        scale: float
+
+        def __call__(self, images, train=False):
+            return self.scale * (images * jnp.arange(3.0)[None, None, None]).mean((1, 2)), {"last_conv": images}
+
+    images = jax.random.uniform(jax.random.key(0), (2, 4, 4, 3))
+    ours = interpret.grad_cam_plus_plus(Net(1e-25), {}, images, 2)
+    expected = interpret.grad_cam(Net(1.0), {}, images, 2) * 1e-25 * 16 / 2
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
 def test_guided_grad_cam(network):
     product = interpret.guided_backprop(*network, 3) * interpret.grad_cam(*network, 3, layer="conv2")
     np.testing.assert_allclose(interpret.guided_grad_cam(*network, 3, layer="conv2"), product, rtol=1e-5, atol=1e-8)
