@@ -195,8 +195,29 @@ def total(function: Callable[[Array], Any], count: int, batch: int) -> Any:
     return jax.lax.scan(add, zeros, jnp.arange(0, count, together))[0]
 
 
+def checked_baseline(baseline: Any, images: Images) -> Images:
+    """Returns what stands for nothing to see, of the images' shape, or raises."""
+    ground = jnp.asarray(baseline, images.dtype)
+    try:
+        fits = np.broadcast_shapes(ground.shape, images.shape) == images.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise FaceflaxError(
+            "baseline",
+            ground.shape,
+            f"shape {{}} does not broadcast to the images' {images.shape}",
+            "give one number or an image",
+        )
+    return jnp.broadcast_to(ground, images.shape)
+
+
 def at_least(field: str, value: float, low: float, high: float = float("inf")) -> None:
     """Raises if an argument, called ``field``, is out of its range."""
-    if not low <= value <= high:
+    try:
+        inside = low <= value <= high
+    except TypeError:
+        raise FaceflaxError(field, None, f"{value!r} is not a number", "give one") from None
+    if not inside:
         limits = f"{low} to {high}" if high < float("inf") else f"{low} or more"
         raise FaceflaxError(field, value, "is out of range", f"give {limits}")

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from interpret.attribution import apply, at_least, method, total
+from interpret.attribution import apply, at_least, checked_baseline, method, total
 from interpret.graph import Images, Model, with_relu
 from interpret.rules import deconvnet_relu, guided_relu
 from interpret.targets import Target
@@ -167,11 +167,12 @@ def integrated_gradients(
         each image, ``|sum A - (s(x) - s(b))| / |s(x) - s(b)|``, which is 0 where both are equal.
 
     Raises:
-        FaceflaxError: as in :func:`gradient`, or fewer than one step.
+        FaceflaxError: as in :func:`gradient`, fewer than one step, or a baseline that does not
+            fit the images.
     """
     at_least("steps", steps, 1)
     target = target.fixed(*apply(model, variables, images))  # type: ignore[union-attr]
-    start = jnp.broadcast_to(jnp.asarray(baseline, images.dtype), images.shape)
+    start = checked_baseline(baseline, images)
     way = images - start
 
     def on_the_way(i: Array) -> Images:

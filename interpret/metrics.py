@@ -22,7 +22,16 @@ import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from faceflax.errors import FaceflaxError, unknown
-from interpret.attribution import IMAGES_AT_ONCE, Method, answer_shapes, apply, at_least, checked_images, checked_maps
+from interpret.attribution import (
+    IMAGES_AT_ONCE,
+    Method,
+    answer_shapes,
+    apply,
+    at_least,
+    checked_baseline,
+    checked_images,
+    checked_maps,
+)
 from interpret.graph import Images, Model, trace
 from interpret.targets import Logits, Target, as_score
 
@@ -162,7 +171,7 @@ def deletion_curve(
     images, score, importance = _checked(model, variables, images, target, importance)
     at_least("steps", steps, 1, images.shape[1] * images.shape[2])
     _check_outputs(model, variables, images, score, outputs)
-    flat = jnp.broadcast_to(jnp.asarray(baseline, images.dtype), images.shape)
+    flat = checked_baseline(baseline, images)
     return _replacement_curve(model, variables, images, flat, score, importance, steps, outputs)
 
 
@@ -185,7 +194,7 @@ def insertion_curve(
     at_least("steps", steps, 1, images.shape[1] * images.shape[2])
     _check_outputs(model, variables, images, score, outputs)
     baseline = blurred(images, BLUR * min(images.shape[1:3])) if baseline is None else baseline
-    start = jnp.broadcast_to(jnp.asarray(baseline, images.dtype), images.shape)
+    start = checked_baseline(baseline, images)
     return _replacement_curve(model, variables, start, images, score, importance, steps, outputs)
 
 

@@ -11,7 +11,7 @@ the map is left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -163,7 +163,8 @@ def layers(model: Model, variables: Any, images: Images) -> list[str]:
     """The names of a model's layers, from output to input: the reverse of the order in which they are first used.
 
     A layer is what has a name of its own at the top of the variables, in all collections: ``block1`` of
-    ``variables["params"]["block1"]`` and ``variables["batch_stats"]["block1"]``, or of an NNX module's state.
+    ``variables["params"]["block1"]`` and ``variables["batch_stats"]["block1"]``, or of an NNX module's state; in lists
+    and tuples its number.
 
     Args:
         model: as the methods take it.
@@ -254,7 +255,7 @@ def label_randomization(
 
 def _layer_names(variables: Any) -> Any:
     """For each leaf its layer: its first name, or in Linen's collections the name below."""
-    depth = 1 if "params" in variables else 0
+    depth = 1 if isinstance(variables, Mapping) and "params" in variables else 0
 
     def name(path: Any, leaf: Any) -> str:
         at = min(depth, len(path) - 1)

@@ -192,6 +192,22 @@ def test_maps_that_cannot_be_compared(first, second, message):
         sanity.ssim(np.ones(first), np.ones(second))
 
 
+@pytest.mark.parametrize("collection", [tuple, list])
+def test_layers_of_variables_in_tuples_and_lists(collection):
+    """By their numbers, from output to input, whatever the order in which they are kept."""
+
+    def network(kernels, images):
+        return jnp.tanh(jnp.tanh(images @ kernels[2]) @ kernels[0]).mean((1, 2)) @ kernels[1]
+
+    kernels = collection(np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32))
+    images = jnp.ones((1, 16, 16, 4))
+    model, variables = interpret.wrap(network, kernels)
+    assert sanity.layers(model, variables, images) == ["1", "0", "2"]
+    random = sanity.shuffled(variables, key=jax.random.key(0))
+    similar = sanity.cascading_randomization(interpret.gradient, model, variables, random, images, 0)
+    assert list(similar) == ["1", "0", "2"]
+
+
 @pytest.mark.parametrize("scale", [1e-30, 1e-25, 1e25])
 def test_scale_and_half_precision_do_not_matter(scale):
     maps = np.random.default_rng(0).normal(size=(2, 2, 16, 16, 3)).astype(np.float32)
