@@ -178,6 +178,9 @@ def total(function: Callable[[Array], Any], count: int, batch: int) -> Any:
         function: from an index to a pytree of arrays.
         count: how many indices.
         batch: how many images one call of the function evaluates.
+
+    Returns:
+        The sums, of half precision in float32.
     """
     together = min(count, max(1, IMAGES_AT_ONCE // batch))
 
@@ -187,12 +190,16 @@ def total(function: Callable[[Array], Any], count: int, batch: int) -> Any:
 
         def masked(value: Array) -> Array:
             inside = (indices < count).reshape(-1, *[1] * (value.ndim - 1))
-            return jnp.where(inside, value, jnp.zeros((), value.dtype)).sum(0)
+            return jnp.where(inside, value, jnp.zeros((), value.dtype)).sum(0, dtype=_summed(value))
 
         return jax.tree.map(lambda s, v: s + masked(v), sums, values), None
 
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, jnp.zeros((), int)))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, _summed(s)), jax.eval_shape(function, jnp.zeros((), int)))
     return jax.lax.scan(add, zeros, jnp.arange(0, count, together))[0]
+
+
+def _summed(value: Any) -> Any:
+    return jnp.promote_types(value.dtype, jnp.float32)
 
 
 def checked_baseline(baseline: Any, images: Images) -> Images:

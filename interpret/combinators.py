@@ -116,7 +116,8 @@ def var_grad(of: Method, *, samples: int = 25, noise: float = 0.15, seed: int = 
 def _with_noise(images: Images, noise: float, seed: int, i: Any) -> Images:
     spread = noise * (images.max((1, 2, 3), keepdims=True) - images.min((1, 2, 3), keepdims=True))
     key = jax.random.fold_in(jax.random.key(seed), i)
-    return images + spread * jax.random.normal(key, (1, *images.shape[1:]), images.dtype)
+    drawn = jax.random.normal(key, (1, *images.shape[1:]), jnp.float32)  # the same whatever the images' precision
+    return images + spread * drawn.astype(images.dtype)
 
 
 def _named(made: Method, maker: Method) -> Method:

@@ -129,12 +129,13 @@ HEAD = np.random.default_rng(9).normal(size=(4, 3)).astype(np.float32)
 
 def convolved(x, layout):
     """A plain function; HWIO kernels whatever the layout."""
-    return jax.lax.conv_general_dilated(x, KERNEL, (1, 1), "SAME", dimension_numbers=(layout, "HWIO", layout))
+    kernel = jnp.asarray(KERNEL, x.dtype)
+    return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=(layout, "HWIO", layout))
 
 
 def plain(x):
     hidden = jnp.maximum(convolved(x, "NHWC"), 0)
-    return hidden.mean((1, 2)) @ HEAD, {"hidden": hidden}
+    return hidden.mean((1, 2)) @ jnp.asarray(HEAD, x.dtype), {"hidden": hidden}
 
 
 def channels_first(x):
@@ -297,6 +298,14 @@ def test_a_pixel_of_a_mask_is_a_neuron():
     ours = interpret.gradient(*model, IMAGES, interpret.Neuron("output/mask", 3, 7, 1))
     expected = jax.jit(jax.grad(lambda x: module.apply(variables, x)["mask"][:, 3, 7, 1].sum()))(IMAGES)
     np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("name", ["grad_cam", "integrated_gradients", "smooth_grad", "var_grad", "rise", "lrp_epsilon"])
+def test_half_precision_has_the_maps_of_float32(name):
+    """With its own rounding, which sums over many copies of an image do not add to, and the same noise."""
+    method = partial(METHODS[name], *interpret.wrap(plain), layer="hidden", **QUICK.get(name, {}))
+    expected, ours = (np.asarray(method(IMAGES.astype(dtype), 1), np.float32) for dtype in (jnp.float32, jnp.float16))
+    assert np.linalg.norm(ours - expected) < 0.02 * np.linalg.norm(expected)
 
 
 def test_variables_of_a_function_are_its_first_argument():
