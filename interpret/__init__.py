@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from interpret.adapters import wrap
     from interpret.cam import grad_cam, grad_cam_plus_plus, guided_grad_cam, layer_cam
     from interpret.combinators import smooth_grad, var_grad
     from interpret.gradients import deconvnet, gradient, gradient_x_input, guided_backprop, integrated_gradients
@@ -25,6 +26,7 @@ if TYPE_CHECKING:
 __faceflax__ = True  # tells this package from InterpretML, which has the same import name
 
 _HOMES = {
+    "interpret.adapters": ("wrap",),
     "interpret.cam": ("grad_cam", "grad_cam_plus_plus", "guided_grad_cam", "layer_cam"),
     "interpret.combinators": ("smooth_grad", "var_grad"),
     "interpret.gradients": (
@@ -66,6 +68,7 @@ __all__ = [
     "rise",
     "smooth_grad",
     "var_grad",
+    "wrap",
 ]
 
 

@@ -19,12 +19,12 @@ from typing import Any, ParamSpec, TypeVar
 import jax
 import jax.numpy as jnp
 import numpy as np
-from flax.errors import ScopeParamShapeError
+from flax.errors import FlaxError, InvalidRngError, ModifyScopeVariableError, ScopeParamShapeError
 from jaxtyping import Array
 
 from faceflax.errors import FaceflaxError
 from interpret.graph import Images, Model
-from interpret.targets import Features, Logits, Target, as_score
+from interpret.targets import Features, Logits, Target, Unbatched, as_score, batch_axes
 
 Method = Callable[..., Any]
 """``method(model, variables, images, target=None, *, layer="last_conv")`` to an attribution of the images' shape."""
@@ -77,7 +77,7 @@ def apply(model: Model, variables: Any, images: Images) -> tuple[Logits, Feature
 
 
 def answer_shapes(model: Model, variables: Any, images: Any) -> tuple[Any, Any]:
-    """Returns the shapes of a model's logits and features.
+    """Returns the shapes of a model's logits and features, the latter ``Unbatched`` where the batch is not first.
 
     Raises:
         FaceflaxError: the model cannot be used, or the images do not fit it.
@@ -94,7 +94,16 @@ def answer_shapes(model: Model, variables: Any, images: Any) -> tuple[Any, Any]:
         raise FaceflaxError(
             "images", images.shape, f"shape {{}} does not fit the model's variables: {error}"
         ) from error
-    except (TypeError, ValueError) as error:
+    except (InvalidRngError, ModifyScopeVariableError) as error:
+        raise FaceflaxError(
+            "model",
+            None,
+            f"{type(model).__name__} is in training mode: it draws random numbers or changes its variables ({error})",
+            "evaluate it without dropout and by running statistics, such as from_linen(module, train=False)",
+        ) from error
+    except FaceflaxError:
+        raise
+    except (TypeError, ValueError, FlaxError) as error:
         raise FaceflaxError(
             "model",
             None,
@@ -104,7 +113,8 @@ def answer_shapes(model: Model, variables: Any, images: Any) -> tuple[Any, Any]:
         ) from error
     match answer:
         case (logits, dict() as features) if getattr(logits, "ndim", None) == 2:
-            return logits, features
+            axes = batch_axes(lambda other: apply.eval_shape(model, variables, other)[1], images, features)
+            return logits, {name: f if axes[name] == 0 else Unbatched(f.shape) for name, f in features.items()}
     raise FaceflaxError(
         "model",
         None,
@@ -132,6 +142,35 @@ def check_images(images: jax.Array | np.ndarray) -> None:
             raise FaceflaxError("images", bad[0], "image {} holds NaN or infinity")
 
 
+def checked_maps(field: str, value: Any, *, dimensions: int | None = None) -> Array:
+    """Returns maps as floating point numbers that can be summed, at least float32, or raises what is wrong with them.
+
+    Args:
+        field: what the caller calls them.
+        value: numbers, with a batch first; only those that are known are looked at.
+        dimensions: how many the array must have, if not any.
+    """
+    check_maps(field, value, dimensions=dimensions)
+    maps = jnp.asarray(value)
+    return maps.astype(jnp.promote_types(maps.dtype, jnp.float32))
+
+
+def check_maps(field: str, value: Any, *, dimensions: int | None = None) -> None:
+    """Raises what is wrong with maps; see :func:`checked_maps`."""
+    maps = value if isinstance(value, jax.Array) else np.asarray(value)
+    if maps.dtype != bool and (
+        not jnp.issubdtype(maps.dtype, jnp.number) or jnp.issubdtype(maps.dtype, jnp.complexfloating)
+    ):
+        raise FaceflaxError(field, maps.dtype, "is no type of real numbers")
+    if maps.ndim < 2 if dimensions is None else maps.ndim != dimensions:
+        expected = ["batch", "height", "width", "channels"][:dimensions] if dimensions else ["batch", "..."]
+        raise FaceflaxError(field, maps.shape, f"shape {{}} is not [{', '.join(expected)}]")
+    if not isinstance(maps, jax.core.Tracer):
+        bad = np.flatnonzero(~np.isfinite(np.asarray(maps, np.float64)).reshape(len(maps), -1).all(1))
+        if bad.size:
+            raise FaceflaxError(field, bad[0], "map {} holds NaN or infinity")
+
+
 def total(function: Callable[[Array], Any], count: int, batch: int) -> Any:
     """Sums ``function(i)`` for ``i`` from 0 to ``count - 1``, some at a time so that memory stays bounded.
 
@@ -139,6 +178,9 @@ def total(function: Callable[[Array], Any], count: int, batch: int) -> Any:
         function: from an index to a pytree of arrays.
         count: how many indices.
         batch: how many images one call of the function evaluates.
+
+    Returns:
+        The sums, of half precision in float32.
     """
     together = min(count, max(1, IMAGES_AT_ONCE // batch))
 
@@ -148,16 +190,41 @@ def total(function: Callable[[Array], Any], count: int, batch: int) -> Any:
 
         def masked(value: Array) -> Array:
             inside = (indices < count).reshape(-1, *[1] * (value.ndim - 1))
-            return jnp.where(inside, value, jnp.zeros((), value.dtype)).sum(0)
+            return jnp.where(inside, value, jnp.zeros((), value.dtype)).sum(0, dtype=_summed(value))
 
         return jax.tree.map(lambda s, v: s + masked(v), sums, values), None
 
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, s.dtype), jax.eval_shape(function, jnp.zeros((), int)))
+    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, _summed(s)), jax.eval_shape(function, jnp.zeros((), int)))
     return jax.lax.scan(add, zeros, jnp.arange(0, count, together))[0]
+
+
+def _summed(value: Any) -> Any:
+    return jnp.promote_types(value.dtype, jnp.float32)
+
+
+def checked_baseline(baseline: Any, images: Images) -> Images:
+    """Returns what stands for nothing to see, of the images' shape, or raises."""
+    ground = jnp.asarray(baseline, images.dtype)
+    try:
+        fits = np.broadcast_shapes(ground.shape, images.shape) == images.shape
+    except ValueError:
+        fits = False
+    if not fits:
+        raise FaceflaxError(
+            "baseline",
+            ground.shape,
+            f"shape {{}} does not broadcast to the images' {images.shape}",
+            "give one number or an image",
+        )
+    return jnp.broadcast_to(ground, images.shape)
 
 
 def at_least(field: str, value: float, low: float, high: float = float("inf")) -> None:
     """Raises if an argument, called ``field``, is out of its range."""
-    if not low <= value <= high:
+    try:
+        inside = low <= value <= high
+    except TypeError:
+        raise FaceflaxError(field, None, f"{value!r} is not a number", "give one") from None
+    if not inside:
         limits = f"{low} to {high}" if high < float("inf") else f"{low} or more"
         raise FaceflaxError(field, value, "is out of range", f"give {limits}")

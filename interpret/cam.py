@@ -13,9 +13,9 @@ import jax.numpy as jnp
 from jaxtyping import Array, Float
 
 from faceflax.errors import FaceflaxError
-from interpret.attribution import apply, method
+from interpret.attribution import answer_shapes, method
 from interpret.gradients import guided_backprop
-from interpret.graph import Images, Model, with_shift
+from interpret.graph import Images, Model, Slot, trace
 from interpret.targets import Target, checked_layer
 
 
@@ -40,7 +40,8 @@ def grad_cam(
         variables: as in :func:`~interpret.gradients.gradient`.
         images: as in :func:`~interpret.gradients.gradient`.
         target: as in :func:`~interpret.gradients.gradient`.
-        layer: a name in ``features`` whose activations are ``[batch, height, width, channels]``; a late one.
+        layer: a name in ``features`` whose activations are ``[batch, height, width, channels]``; a late one. It must
+            lead to the score, or be a copy (transposed, reshaped, cast, a slice) of activations that do.
         relu: cut what lowers the score, as the paper does; without it the map is signed.
         enlarge: to the size of the images, and of all their channels; if not, ``[batch, height, width, 1]`` of the
             layer.
@@ -49,7 +50,8 @@ def grad_cam(
         A map of the shape of ``images``, zero or positive, or as ``relu`` and ``enlarge`` say.
 
     Raises:
-        FaceflaxError: as in :func:`~interpret.gradients.gradient`, or a layer without rows and columns.
+        FaceflaxError: as in :func:`~interpret.gradients.gradient`, or a layer without rows and columns, or one that the
+            score does not depend on.
     """
     activations, gradients = _activations_and_gradients(model, variables, images, target, layer)
     weights = gradients.mean((1, 2), keepdims=True)
@@ -83,9 +85,8 @@ def grad_cam_plus_plus(
         FaceflaxError: as in :func:`grad_cam`.
     """
     activations, gradients = _activations_and_gradients(model, variables, images, target, layer)
-    square = gradients**2
-    denominator = 2 * square + activations.sum((1, 2), keepdims=True) * gradients * square
-    shares = jnp.where(denominator == 0, 0, square / jnp.where(denominator == 0, 1, denominator))
+    denominator = 2 + activations.sum((1, 2), keepdims=True) * gradients  # over g^2, which may be too small to have one
+    shares = jnp.where(denominator == 0, 0, 1 / jnp.where(denominator == 0, 1, denominator))
     weights = (shares * jax.nn.relu(gradients)).sum((1, 2), keepdims=True)
     return _enlarged(jax.nn.relu((weights * activations).sum(-1)), images)
 
@@ -148,18 +149,20 @@ def _activations_and_gradients(
     model: Model, variables: Any, images: Images, target: Any, layer: str
 ) -> tuple[Maps, Maps]:
     """A layer's activations, and the gradient of each image's score by them."""
-    shape = checked_layer(layer, jax.eval_shape(apply, model, variables, images)[1])
+    shape = checked_layer(layer, answer_shapes(model, variables, images)[1])
     if len(shape.shape) != 4:
         raise FaceflaxError(
             "layer", layer, f"{{}} has shape {shape.shape}", "a map needs [batch, height, width, channels]"
         )
+    graph = trace(model, variables, images)
+    place = graph.place(layer, target.layer)
 
-    def score(shift: Maps) -> tuple[Float[Array, ""], Maps]:
-        logits, features = with_shift(model, variables, images, layer, shift)
-        return target.of(logits, features).sum(), features[layer]
+    def score(shifts: dict[Slot, Array]) -> tuple[Float[Array, ""], dict[Slot, Array]]:
+        values = graph.run(shifts=shifts)
+        return target.of(*graph.answer(values)).sum(), values
 
-    gradients, activations = jax.grad(score, has_aux=True)(jnp.zeros(shape.shape, shape.dtype))
-    return activations, gradients
+    gradients, values = jax.grad(score, has_aux=True)(place.unmoved)
+    return values[place.layer], place.viewed(gradients, values)
 
 
 def _enlarged(cam: Float[Array, "batch rows columns"], images: Images) -> Images:

@@ -41,7 +41,8 @@ def smooth_grad(of: Method, *, samples: int = 25, noise: float = 0.15, seed: int
         of: the method ``M`` whose maps are averaged, such as :func:`~interpret.gradients.gradient`.
         samples: how many noisy copies.
         noise: the noise's standard deviation, as a share of each image's range.
-        seed: of the noise.
+        seed: of the noise, which is the same for all images of a batch but for its deviation, so that an image's map
+            does not depend on those beside it.
 
     Returns:
         A method. The highest activation, as its target, is that of the image without noise.
@@ -115,7 +116,8 @@ def var_grad(of: Method, *, samples: int = 25, noise: float = 0.15, seed: int = 
 def _with_noise(images: Images, noise: float, seed: int, i: Any) -> Images:
     spread = noise * (images.max((1, 2, 3), keepdims=True) - images.min((1, 2, 3), keepdims=True))
     key = jax.random.fold_in(jax.random.key(seed), i)
-    return images + spread * jax.random.normal(key, images.shape, images.dtype)
+    drawn = jax.random.normal(key, (1, *images.shape[1:]), jnp.float32)  # the same whatever the images' precision
+    return images + spread * drawn.astype(images.dtype)
 
 
 def _named(made: Method, maker: Method) -> Method:

@@ -8,7 +8,7 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from interpret.attribution import apply, at_least, method, total
+from interpret.attribution import apply, at_least, checked_baseline, method, total
 from interpret.graph import Images, Model, with_relu
 from interpret.rules import deconvnet_relu, guided_relu
 from interpret.targets import Target
@@ -92,7 +92,8 @@ def guided_backprop(
     Maps", NeurIPS 2018, arXiv:1810.03292).
 
     Args:
-        model: as in :func:`gradient`; its ReLUs (``jax.nn.relu``) are found in what it computes, wherever they stand.
+        model: as in :func:`gradient`; its ReLUs are found in what it computes, wherever they stand and however they are
+            written (:func:`interpret.graph.with_relu`), also those that a hard sigmoid is made of.
         variables: as in :func:`gradient`.
         images: as in :func:`gradient`.
         target: as in :func:`gradient`.
@@ -102,7 +103,7 @@ def guided_backprop(
         Signed attribution of the shape of ``images``.
 
     Raises:
-        FaceflaxError: as in :func:`gradient`, or the model has no ReLU that can be replaced.
+        FaceflaxError: as in :func:`gradient`, or the model has no ReLU, or one that cannot be replaced.
     """
     return _gradient(lambda x: with_relu(model, variables, x, guided_relu), images, target)
 
@@ -163,14 +164,15 @@ def integrated_gradients(
 
     Returns:
         Signed attribution of the shape of ``images``; with ``return_error`` a pair of it and the completeness error of
-        each image, ``|sum A - (s(x) - s(b))| / |s(x) - s(b)|``.
+        each image, ``|sum A - (s(x) - s(b))| / |s(x) - s(b)|``, which is 0 where both are equal.
 
     Raises:
-        FaceflaxError: as in :func:`gradient`, or fewer than one step.
+        FaceflaxError: as in :func:`gradient`, fewer than one step, or a baseline that does not
+            fit the images.
     """
     at_least("steps", steps, 1)
     target = target.fixed(*apply(model, variables, images))  # type: ignore[union-attr]
-    start = jnp.broadcast_to(jnp.asarray(baseline, images.dtype), images.shape)
+    start = checked_baseline(baseline, images)
     way = images - start
 
     def on_the_way(i: Array) -> Images:
@@ -181,7 +183,8 @@ def integrated_gradients(
     if not return_error:
         return attribution
     difference = target.of(*apply(model, variables, images)) - target.of(*apply(model, variables, start))
-    return attribution, jnp.abs(attribution.sum((1, 2, 3)) - difference) / jnp.abs(difference)
+    error = jnp.abs(attribution.sum((1, 2, 3)) - difference)
+    return attribution, jnp.where(error == 0, 0, error / jnp.abs(difference))
 
 
 def _gradient(answer: Any, images: Images, target: Any) -> Images:

@@ -11,7 +11,9 @@ convolutions and a head of one's own need nothing said about them:
   two branches is a layer of two terms, each with weight one.
 * An elementwise nonlinearity hands back what it gets; a maximum gives all to the winner; what only moves values moves
   relevance back.
-* Any other operation between the image and the score is an error that names it.
+* A loop of known length (``scan``, ``fori_loop``) is written out, so that its rounds are layers like any others.
+* Any other operation between the image and the score is an error that names it: products of activations, softmax,
+  a loop that runs as long as a value says (``while``), a branch (``cond``).
 """
 
 from __future__ import annotations
@@ -36,7 +38,7 @@ _NONLINEAR = {"tanh", "logistic", "erf", "max", "min", "clamp"}
 _MOVES = {
     *("reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "dynamic_slice", "gather", "rev"),
     *("concatenate", "pad", "copy", "convert_element_type", "reduce_precision", "stack", "split", "select_n"),
-    *("reduce_window_max", "reduce_max"),
+    *("reduce_window_max", "reduce_max", "name", "sharding_constraint"),
 }
 """Linear in their operands with weights of zero and one, or, for a maximum, so at the winner."""
 
@@ -219,9 +221,10 @@ def _forwards(graph: Graph, share: Share) -> tuple[dict[Slot, Array], list[_Step
         operands = read(values, operation.inputs)
         values.update(zip(operation.outputs, operation(*operands), strict=True))
         places = [i for i, slot in enumerate(operation.inputs) if not isinstance(slot, Literal) and slot in moving]
-        if not places or not jnp.issubdtype(values[operation.outputs[0]].dtype, jnp.floating):
+        floating = [slot for slot in operation.outputs if jnp.issubdtype(values[slot].dtype, jnp.floating)]
+        if not places or not floating:
             continue  # a constant, or a comparison: what it decides is taken as given
-        moving.update(operation.outputs)
+        moving.update(floating)
         slots = _slots(operation, places)
         layer = _layer_of(operation, operands, places, layers)
         if layer is not None:

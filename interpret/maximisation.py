@@ -68,6 +68,6 @@ def activation_maximisation(
         return (jnp.clip(x + change, -1, 1), memory), None
 
     start, moves = jax.random.split(jax.random.key(seed))
-    x = jnp.clip(images + 0.01 * jax.random.normal(start, images.shape, images.dtype), -1, 1)
+    x = jnp.clip(images + 0.01 * jax.random.normal(start, (1, *images.shape[1:]), images.dtype), -1, 1)
     (x, _), _ = jax.lax.scan(step, (x, adam.init(x)), jax.random.split(moves, steps))
     return x

@@ -2,7 +2,8 @@
 
 Pure functions, one number for each image; those that run the network are compiled. Two kinds of map go in. An
 *attribution* is what a method returns: signed, of the images' shape. Its *importance* (:func:`importance`) is one
-number for each pixel, the higher the more it matters; metrics that rank pixels take that.
+number for each pixel, the higher the more it matters; metrics that rank pixels take that. Maps of half precision are
+counted in float32, a map's scale does not matter but to :func:`infidelity`, and one with NaN or infinity is refused.
 
 None of the numbers says alone that a map is right. A map that ignores the network altogether can be perfectly stable
 and concise, so compare with a random map and an edge detector, as ``python -m interpret.benchmark`` does.
@@ -17,16 +18,29 @@ from typing import Any
 
 import jax
 import jax.numpy as jnp
+import numpy as np
 from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
-from faceflax.errors import FaceflaxError
-from interpret.attribution import Method, answer_shapes, apply, at_least, checked_images, total
-from interpret.graph import Images, Model
-from interpret.targets import Target, as_score
+from faceflax.errors import FaceflaxError, unknown
+from interpret.attribution import (
+    IMAGES_AT_ONCE,
+    Method,
+    answer_shapes,
+    apply,
+    at_least,
+    checked_baseline,
+    checked_images,
+    checked_maps,
+)
+from interpret.graph import Images, Model, trace
+from interpret.targets import Logits, Target, as_score
 
 Importance = Float[Array, "batch height width"]
 Mask = Bool[Array, "batch height width"]
 Each = Float[Array, " batch"]
+
+OUTPUTS = ("logits", "labels", "probabilities")
+"""What a model's outputs can be; see :func:`deletion`."""
 
 BLUR = 0.1
 """Standard deviation of the blur that insertion starts from, as a share of the image's shorter side."""
@@ -42,11 +56,15 @@ def importance(attribution: Images, *, signed: bool) -> Importance:
             says which way a pixel's brightness acts (gradient, guided backprop, deconvnet), so that the magnitude
             counts.
 
+    Raises:
+        FaceflaxError: the attribution is not of that rank, or holds NaN or infinity.
+
     Example:
         >>> pixel = jnp.array([[[[1.0, -3.0]]]])
         >>> print(importance(pixel, signed=False), importance(pixel, signed=True))
         [[[4.]]] [[[-2.]]]
     """
+    attribution = checked_maps("attribution", attribution, dimensions=4)
     return (attribution if signed else jnp.abs(attribution)).sum(-1)
 
 
@@ -59,6 +77,7 @@ def deletion(
     *,
     baseline: float | Images = 0.0,
     steps: int = 32,
+    outputs: str | None = None,
 ) -> Each:
     """Area under the deletion curve, in [0, 1]; lower is better.
 
@@ -74,9 +93,14 @@ def deletion(
         importance: how much each pixel matters (:func:`importance`). Equal pixels go in a fixed random order.
         baseline: what takes a pixel's place; 0 is middle grey.
         steps: how many points the curve has after its first.
+        outputs: what the model returns: ``"logits"`` of classes of which one is true (a softmax makes probabilities of
+            them; of a single logit, a sigmoid), logits of ``"labels"`` of which several can be (a sigmoid of each), or
+            ``"probabilities"``. If not given, probabilities where a softmax or a sigmoid is the last that the model
+            does, and otherwise logits.
 
     Raises:
-        FaceflaxError: images, target or importance that do not fit the model or each other.
+        FaceflaxError: images, target or importance that do not fit the model or each other; or outputs that look like
+            probabilities, where it is not said what they are.
 
     Example:
         >>> import flax.linen as nn
@@ -89,7 +113,9 @@ def deletion(
         >>> print(good.round(2), bad.round(2))
         [0.37] [0.89]
     """
-    return area(deletion_curve(model, variables, images, target, importance, baseline=baseline, steps=steps))
+    return area(
+        deletion_curve(model, variables, images, target, importance, baseline=baseline, steps=steps, outputs=outputs)
+    )
 
 
 def insertion(
@@ -101,6 +127,7 @@ def insertion(
     *,
     baseline: float | Images | None = None,
     steps: int = 32,
+    outputs: str | None = None,
 ) -> Each:
     """Area under the insertion curve, in [0, 1]; higher is better.
 
@@ -116,11 +143,14 @@ def insertion(
         baseline: what the image comes back from; the blurred image (:func:`blurred`) if not given, as in the paper,
             because single pixels on a flat ground are edges of their own.
         steps: as in :func:`deletion`.
+        outputs: as in :func:`deletion`.
 
     Raises:
         FaceflaxError: as in :func:`deletion`.
     """
-    return area(insertion_curve(model, variables, images, target, importance, baseline=baseline, steps=steps))
+    return area(
+        insertion_curve(model, variables, images, target, importance, baseline=baseline, steps=steps, outputs=outputs)
+    )
 
 
 def deletion_curve(
@@ -132,15 +162,17 @@ def deletion_curve(
     *,
     baseline: float | Images = 0.0,
     steps: int = 32,
+    outputs: str | None = None,
 ) -> Float[Array, "batch points"]:
     """The class's probability with the share ``i / steps`` of the pixels overwritten, for ``i`` from 0 to ``steps``.
 
     Args and errors are those of :func:`deletion`, which is the area under it.
     """
-    images, score = _checked(model, variables, images, target, importance)
+    images, score, importance = _checked(model, variables, images, target, importance)
     at_least("steps", steps, 1, images.shape[1] * images.shape[2])
-    flat = jnp.broadcast_to(jnp.asarray(baseline, images.dtype), images.shape)
-    return _replacement_curve(model, variables, images, flat, score, importance, steps)
+    _check_outputs(model, variables, images, score, outputs)
+    flat = checked_baseline(baseline, images)
+    return _replacement_curve(model, variables, images, flat, score, importance, steps, outputs)
 
 
 def insertion_curve(
@@ -152,16 +184,18 @@ def insertion_curve(
     *,
     baseline: float | Images | None = None,
     steps: int = 32,
+    outputs: str | None = None,
 ) -> Float[Array, "batch points"]:
     """The class's probability with the share ``i / steps`` of the pixels brought back, for ``i`` from 0 to ``steps``.
 
     Args and errors are those of :func:`insertion`, which is the area under it.
     """
-    images, score = _checked(model, variables, images, target, importance)
+    images, score, importance = _checked(model, variables, images, target, importance)
     at_least("steps", steps, 1, images.shape[1] * images.shape[2])
+    _check_outputs(model, variables, images, score, outputs)
     baseline = blurred(images, BLUR * min(images.shape[1:3])) if baseline is None else baseline
-    start = jnp.broadcast_to(jnp.asarray(baseline, images.dtype), images.shape)
-    return _replacement_curve(model, variables, start, images, score, importance, steps)
+    start = checked_baseline(baseline, images)
+    return _replacement_curve(model, variables, start, images, score, importance, steps, outputs)
 
 
 def area(curve: Float[Array, "batch points"]) -> Each:
@@ -277,17 +311,20 @@ def infidelity(
         >>> print(infidelity(Sum(), {}, images, 0, jnp.ones((1, 4, 4, 1)), key=key, perturb=noise).round(6))
         [0.]
     """
-    images, score = _checked(model, variables, images, target)
+    images, score = _checked_target(model, variables, images, target)
+    attribution = checked_maps("attribution", attribution)
     if attribution.shape != images.shape:
         raise FaceflaxError("attribution", attribution.shape, f"shape {{}} is not the images' {images.shape}")
     at_least("samples", samples, 1)
     if isinstance(perturb, SquareRemoval):
         at_least("perturb.size", perturb.size, 1, min(images.shape[1:3]))
-    error, product, predicted, change = _predicting(model, variables, images, score, attribution, key, perturb, samples)
+    predicted, change = _predicting(model, variables, images, score, attribution, key, perturb, samples)
     if not normalized:
-        return error
-    both = predicted * change
-    return jnp.where(both > 0, jnp.maximum(1 - product**2 / jnp.where(both > 0, both, 1), 0), change > 0)
+        return ((predicted - change) ** 2).mean(0)
+    predicted, change = _unit(predicted, 0), _unit(change, 0)
+    both = (predicted**2).mean(0) * (change**2).mean(0)
+    left = jnp.maximum(1 - (predicted * change).mean(0) ** 2 / jnp.where(both > 0, both, 1), 0)
+    return jnp.where(both > 0, left, jnp.any(change != 0, 0))
 
 
 def max_sensitivity(
@@ -305,7 +342,8 @@ def max_sensitivity(
 
     ``max_y |A(y) - A(x)| / |A(x)|`` over ``samples`` random ``y`` whose pixels are within ``radius`` of those of ``x``,
     with Euclidean norms. Yeh et al., NeurIPS 2019 (arXiv:1901.09392); relative, so that maps of different scales
-    compare. It is a lower bound of the true maximum. A map that ignores the image scores 0.
+    compare. It is a lower bound of the true maximum. A map that ignores the image scores 0, one of zeros that does not
+    stay so infinity.
 
     Args:
         method: an attribution method; must be traceable by ``jax.jit``, as all of :mod:`interpret` are.
@@ -318,7 +356,7 @@ def max_sensitivity(
         samples: how many changed copies of each image.
 
     Raises:
-        FaceflaxError: as the method, no samples, or a negative radius.
+        FaceflaxError: as the method, maps with NaN or infinity, no samples, or a negative radius.
 
     Example:
         >>> def identity(model, variables, images, target):
@@ -330,10 +368,15 @@ def max_sensitivity(
     """
     at_least("samples", samples, 1)
     at_least("radius", radius, 0)
-    return _max_sensitivity(method, model, variables, checked_images(images), target, key, radius, samples)
+    images = checked_images(images)
+    sensitivity = _max_sensitivity(method, model, variables, images, target, key, radius, samples)
+    if not isinstance(sensitivity, jax.core.Tracer):
+        bad = np.flatnonzero(np.isnan(sensitivity))
+        if bad.size:
+            raise FaceflaxError("method", bad[0], "its map of image {} or of one near it holds NaN or infinity")
+    return sensitivity
 
 
-@jax.jit
 def gini(attribution: Float[Array, "batch ..."]) -> Each:
     """Sparseness: the Gini index of a map's magnitudes, in [0, 1); higher is sparser, not truer.
 
@@ -345,19 +388,26 @@ def gini(attribution: Float[Array, "batch ..."]) -> Each:
     Args:
         attribution: any array with a batch first.
 
+    Raises:
+        FaceflaxError: it holds NaN or infinity.
+
     Example:
         >>> print(gini(jnp.array([[1.0, 1.0, -1.0, 1.0], [0.0, 0.0, 5.0, 0.0]])))
         [0.   0.75]
     """
-    rising = jnp.sort(jnp.abs(attribution.reshape(attribution.shape[0], -1)), axis=1)
+    return _gini(checked_maps("attribution", attribution))
+
+
+@jax.jit
+def _gini(attribution: Float[Array, "batch ..."]) -> Each:
+    rising = _unit(jnp.sort(jnp.abs(attribution.reshape(attribution.shape[0], -1)), axis=1), 1)
     count = rising.shape[1]
-    shares = rising / jnp.maximum(rising.sum(1, keepdims=True), jnp.finfo(rising.dtype).tiny)
+    shares = rising / jnp.maximum(rising.sum(1, keepdims=True), 1)  # the largest is 1, or all are 0
     weights = 2 * (count - jnp.arange(1, count + 1, dtype=rising.dtype) + 0.5) / count
     return jnp.where(rising[:, -1] > 0, 1 - (shares * weights[None]).sum(1), 0)
 
 
-@jax.jit
-def pointing_game(importance: Importance, mask: Mask) -> Each:
+def pointing_game(importance: Importance, mask: Mask | np.ndarray) -> Each:
     """Whether a map's highest point lies where it should: 1 or 0; higher is better.
 
     Averaged over images it is the pointing game's accuracy; a random map's is the mask's share of the image. Where
@@ -366,19 +416,26 @@ def pointing_game(importance: Importance, mask: Mask) -> Each:
 
     Args:
         importance: how much each pixel matters (:func:`importance`).
-        mask: the pixels that should matter.
+        mask: the pixels that should matter; of booleans, or known to be of zeros and ones.
+
+    Raises:
+        FaceflaxError: importance with NaN or infinity, a mask of other values, or shapes that differ.
 
     Example:
         >>> mask = jnp.array([[[True, False, False, False]]])
         >>> print(pointing_game(jnp.array([[[3.0, 1.0, 2.0, 0.0]]]), mask), pointing_game(jnp.zeros((1, 1, 4)), mask))
         [1.] [0.25]
     """
+    return _pointing_game(*_checked_pair(importance, mask))
+
+
+@jax.jit
+def _pointing_game(importance: Importance, mask: Mask) -> Each:
     highest = importance == importance.max((1, 2), keepdims=True)
     return (highest & mask).sum((1, 2)) / highest.sum((1, 2))
 
 
-@jax.jit
-def energy_inside(importance: Importance, mask: Mask) -> Each:
+def energy_inside(importance: Importance, mask: Mask | np.ndarray) -> Each:
     """The share of a map's positive importance that lies where it should, in [0, 1]; higher is better.
 
     ``sum_mask relu(m) / sum relu(m)``: the energy-based pointing game of Wang et al., "Score-CAM", CVPR workshops 2020
@@ -386,35 +443,109 @@ def energy_inside(importance: Importance, mask: Mask) -> Each:
 
     Args:
         importance: how much each pixel matters (:func:`importance`).
-        mask: the pixels that should matter.
+        mask: the pixels that should matter; of booleans, or known to be of zeros and ones.
+
+    Raises:
+        FaceflaxError: importance with NaN or infinity, a mask of other values, or shapes that differ.
 
     Example:
         >>> mask = jnp.array([[[True, False, False]]])
         >>> print(energy_inside(jnp.array([[[3.0, 1.0, -2.0]]]), mask))
         [0.75]
     """
-    positive = jnp.maximum(importance, 0)
+    return _energy_inside(*_checked_pair(importance, mask))
+
+
+@jax.jit
+def _energy_inside(importance: Importance, mask: Mask) -> Each:
+    positive = _unit(jnp.maximum(importance, 0), (1, 2))
     inside, whole = (positive * mask).sum((1, 2)), positive.sum((1, 2))
     return jnp.where(whole > 0, inside / jnp.where(whole > 0, whole, 1), mask.mean((1, 2)))
 
 
-def _checked(model: Model, variables: Any, images: Any, target: Target, importance: Any = None) -> tuple[Images, Any]:
+def _checked_target(model: Model, variables: Any, images: Any, target: Target) -> tuple[Images, Any]:
     images = checked_images(images)
-    if importance is not None and importance.shape != images.shape[:3]:
+    return images, as_score(target, "last_conv", *answer_shapes(model, variables, images))
+
+
+def _checked(model: Model, variables: Any, images: Any, target: Target, importance: Any) -> tuple[Images, Any, Array]:
+    images, score = _checked_target(model, variables, images, target)
+    if importance.shape != images.shape[:3]:
         raise FaceflaxError(
             "importance",
             importance.shape,
             f"shape {{}} is not the images' {images.shape[:3]} [batch, height, width]",
             "metrics.importance makes one of an attribution",
         )
-    return images, as_score(target, "last_conv", *answer_shapes(model, variables, images))
+    return images, score, checked_maps("importance", importance)
 
 
-@partial(jax.jit, static_argnames=("model", "steps"))
+def _checked_pair(importance: Any, mask: Any) -> tuple[Importance, Mask]:
+    importance = checked_maps("importance", importance, dimensions=3)
+    mask = mask if isinstance(mask, jax.Array) else np.asarray(mask)
+    if mask.shape != importance.shape:
+        raise FaceflaxError("mask", mask.shape, f"shape {{}} is not that of importance {importance.shape}")
+    if mask.dtype != bool:
+        if isinstance(mask, jax.core.Tracer):
+            raise FaceflaxError("mask", mask.dtype, "is not bool", "give mask > 0.5, or whatever makes it so")
+        odd = np.asarray(mask)[(mask != 0) & (mask != 1)]
+        if odd.size:
+            remedy = "give the pixels that should matter as booleans, such as mask > 127"
+            raise FaceflaxError("mask", odd.flat[0], "its value {} is neither 0 nor 1", remedy)
+    return importance, jnp.asarray(mask, bool)
+
+
+def _unit(values: Array, axis: int | tuple[int, ...]) -> Array:
+    """Values with a largest magnitude of one along axes, so that no square or sum of them is lost; zeros stay."""
+    largest = jnp.abs(values).max(axis, keepdims=True)
+    return values / jnp.where(largest > 0, largest, 1)
+
+
+def _check_outputs(model: Model, variables: Any, images: Images, score: Any, outputs: str | None) -> None:
+    """Raises if it is said wrongly, or not at all, what a model's outputs are; only values that are known are read."""
+    if outputs is not None:
+        if outputs not in OUTPUTS:
+            raise unknown("outputs", outputs, OUTPUTS)
+        return
+    if score.layer is not None or isinstance(images, jax.core.Tracer):
+        return
+    answers = apply(model, variables, images)[0]
+    if isinstance(answers, jax.core.Tracer) or answers.shape[1] < 2:
+        return
+    sums = np.asarray(answers.astype(jnp.float32).sum(1))
+    alike = (answers >= 0).all() and np.allclose(sums, 1, atol=1e-3)
+    if alike and not trace(model, variables, images, plain=True).gives_probabilities:
+        raise FaceflaxError(
+            "outputs",
+            None,
+            f"those of {type(model).__name__} are positive and sum to 1, as probabilities do, but are not made by "
+            "jax.nn.softmax",
+            f"give one of: {', '.join(OUTPUTS)}",
+        )
+
+
+def _probabilities(answers: Logits, outputs: str) -> Logits:
+    answers = answers.astype(jnp.promote_types(answers.dtype, jnp.float32))
+    if outputs == "probabilities":
+        return answers
+    return jax.nn.sigmoid(answers) if outputs == "labels" or answers.shape[1] == 1 else jax.nn.softmax(answers)
+
+
+@partial(jax.jit, static_argnames=("model", "steps", "outputs"))
 def _replacement_curve(
-    model: Model, variables: Any, start: Images, end: Images, score: Any, importance: Importance, steps: int
+    model: Model,
+    variables: Any,
+    start: Images,
+    end: Images,
+    score: Any,
+    importance: Importance,
+    steps: int,
+    outputs: str | None,
 ) -> Float[Array, "batch points"]:
     """The class's probability while the pixels of ``start`` become those of ``end``, most important first."""
+    if outputs is None:
+        ends = trace(model, variables, start, plain=True).gives_probabilities
+        outputs = "probabilities" if ends else "logits"
     flat = importance.reshape(importance.shape[0], -1)
     count = flat.shape[1]
     shuffle = jax.random.permutation(jax.random.key(0), count)  # a stable sort of raster order would favour the top
@@ -423,7 +554,7 @@ def _replacement_curve(
 
     def probability(replaced: Array) -> Each:
         logits, features = apply(model, variables, jnp.where(rank < replaced, end, start))
-        return score.of(jax.nn.softmax(logits), features)
+        return score.of(_probabilities(logits, outputs), features)
 
     return jax.lax.map(probability, jnp.round(jnp.linspace(0, count, steps + 1))).T
 
@@ -438,17 +569,16 @@ def _predicting(
     key: PRNGKeyArray,
     perturb: Callable[[PRNGKeyArray, Images], Images],
     samples: int,
-) -> tuple[Each, Each, Each, Each]:
-    """The means of ``(f - c)^2``, ``f c``, ``f^2`` and ``c^2``: ``f`` is the predicted change, ``c`` the true one."""
+) -> tuple[Float[Array, "samples batch"], Float[Array, "samples batch"]]:
+    """The score's changes as the attribution predicts them, and as they are."""
     whole = score.of(*apply(model, variables, images))
 
-    def one(i: Array) -> tuple[Each, Each, Each, Each]:
+    def one(i: Array) -> tuple[Each, Each]:
         perturbed = perturb(jax.random.fold_in(key, i), images)
-        predicted = ((images - perturbed) * attribution).sum((1, 2, 3))
-        change = whole - score.of(*apply(model, variables, perturbed))
-        return (predicted - change) ** 2, predicted * change, predicted**2, change**2
+        predicted = ((images - perturbed).astype(attribution.dtype) * attribution).sum((1, 2, 3))
+        return predicted, (whole - score.of(*apply(model, variables, perturbed))).astype(attribution.dtype)
 
-    return jax.tree.map(lambda value: value / samples, total(one, samples, images.shape[0]))
+    return jax.lax.map(one, jnp.arange(samples), batch_size=min(samples, max(1, IMAGES_AT_ONCE // images.shape[0])))
 
 
 @partial(jax.jit, static_argnames=("method", "model", "samples"))
@@ -462,14 +592,20 @@ def _max_sensitivity(
     radius: float,
     samples: int,
 ) -> Each:
-    def norm(maps: Images) -> Each:
-        return jnp.sqrt((maps**2).sum((1, 2, 3)))
+    def maps(images: Images) -> Images:
+        made = method(model, variables, images, target)
+        return made.astype(jnp.promote_types(made.dtype, jnp.float32))
 
-    here = method(model, variables, images, target)
+    here = maps(images)
+    scale = jnp.abs(here).max((1, 2, 3), keepdims=True)
+    scale = jnp.where(scale == 0, 1, scale)
+
+    def norm(maps: Images) -> Each:
+        return jnp.sqrt(((maps / scale) ** 2).sum((1, 2, 3)))
 
     def moved(key: PRNGKeyArray) -> Each:
         change = jax.random.uniform(key, images.shape, images.dtype, -radius, radius)
-        return norm(method(model, variables, images + change, target) - here)
+        return norm(maps(images + change) - here)
 
     farthest = jax.lax.map(moved, jax.random.split(key, samples)).max(0)
-    return jnp.where(farthest > 0, farthest / norm(here), 0)
+    return jnp.where(farthest == 0, 0, farthest / norm(here))

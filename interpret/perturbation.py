@@ -10,7 +10,7 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from faceflax.errors import FaceflaxError
-from interpret.attribution import apply, at_least, method, total
+from interpret.attribution import apply, at_least, checked_baseline, method, total
 from interpret.graph import Images, Model
 from interpret.targets import Scores, Target
 
@@ -25,7 +25,7 @@ def occlusion(
     layer: str = "last_conv",
     patch: int = 8,
     stride: int = 4,
-    baseline: float = 0.0,
+    baseline: float | Images = 0.0,
 ) -> Images:
     """Occlusion: how much the score falls when a square over a pixel is covered.
 
@@ -40,18 +40,19 @@ def occlusion(
         layer: as in :func:`~interpret.gradients.gradient`.
         patch: the square's side in pixels.
         stride: pixels from one square to the next, no more than ``patch``; the last touches the border.
-        baseline: what a covered pixel becomes; 0 is middle grey.
+        baseline: what a covered pixel becomes: one value (0 is middle grey), or an array that broadcasts to the images.
 
     Returns:
         Signed attribution of the shape of ``images``, the same in every channel: positive where covering lowers the
         score.
 
     Raises:
-        FaceflaxError: as in :func:`~interpret.gradients.gradient`, or a square that does not fit.
+        FaceflaxError: as in :func:`~interpret.gradients.gradient`, or a square or a baseline that does not fit.
     """
     batch, height, width, _ = images.shape
     at_least("patch", patch, 1, min(height, width))
     at_least("stride", stride, 1, patch)
+    ground = checked_baseline(baseline, images)
     target = target.fixed(*apply(model, variables, images))  # type: ignore[union-attr]
     whole = target.of(*apply(model, variables, images))
 
@@ -66,7 +67,7 @@ def occlusion(
     def fall(i: Array) -> tuple[Float[Array, "batch height width"], Float[Array, "height width"]]:
         row, column = corners[i]
         square = covers(height, row)[:, None] & covers(width, column)[None]
-        covered = jnp.where(square[None, ..., None], jnp.asarray(baseline, images.dtype), images)
+        covered = jnp.where(square[None, ..., None], ground, images)
         falls = whole - target.of(*apply(model, variables, covered))
         square = square.astype(images.dtype)
         return falls[:, None, None] * square[None], square
@@ -87,7 +88,7 @@ def rise(
     cells: int = 7,
     keep: float = 0.5,
     seed: int = 0,
-    baseline: float = 0.0,
+    baseline: float | Images = 0.0,
 ) -> Images:
     """RISE: the mean of random masks, weighted by the score of the image behind each.
 
@@ -106,19 +107,21 @@ def rise(
         cells: a grid's cells down and across.
         keep: the share of cells that show the image.
         seed: of the masks, which are the same for all images.
-        baseline: what a masked pixel becomes; 0 is middle grey.
+        baseline: what a masked pixel becomes, as in :func:`occlusion`.
 
     Returns:
         Signed attribution of the shape of ``images``, the same in every channel.
 
     Raises:
-        FaceflaxError: as in :func:`~interpret.gradients.gradient`, or an option out of its range.
+        FaceflaxError: as in :func:`~interpret.gradients.gradient`, or an option out of its range or a baseline that
+            does not fit.
     """
     batch, height, width, _ = images.shape
     at_least("masks", masks, 1)
     at_least("cells", cells, 1, min(height, width))
     if not 0 < keep < 1:
         raise FaceflaxError("keep", keep, "is out of range", "give a share between 0 and 1")
+    ground = checked_baseline(baseline, images)
     target = target.fixed(*apply(model, variables, images))  # type: ignore[union-attr]
     whole = target.of(*apply(model, variables, images))
     down, across = -(-height // cells), -(-width // cells)
@@ -132,7 +135,7 @@ def rise(
 
     def weighted(i: Array) -> tuple[Array, Array, Scores]:
         shown = mask(i)
-        behind = baseline + shown[None, ..., None] * (images - baseline)
+        behind = ground + shown[None, ..., None] * (images - ground)
         scores = target.of(*apply(model, variables, behind)) - whole  # near zero, so that no digits are lost
         return scores[:, None, None] * shown[None], shown, scores
 

@@ -11,7 +11,7 @@ the map is left.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -22,7 +22,7 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 
 from faceflax.errors import FaceflaxError
-from interpret.attribution import Method, checked_images
+from interpret.attribution import Method, check_maps, checked_images
 from interpret.graph import Images, Model, trace
 from interpret.targets import Target
 
@@ -57,9 +57,11 @@ def compare(first: Images, second: Images) -> Similarity:
         second: another, of the same shape.
 
     Raises:
-        FaceflaxError: shapes that differ or are too small for :func:`ssim`.
+        FaceflaxError: shapes that differ or are too small for :func:`ssim`, or maps with NaN or infinity.
     """
-    maps = [np.abs(np.asarray(attribution)).sum(-1) for attribution in (first, second)]
+    for name, attribution in (("first", first), ("second", second)):
+        check_maps(name, attribution, dimensions=4)
+    maps = [np.abs(np.asarray(attribution, np.float64)).sum(-1) for attribution in (first, second)]
     return Similarity(ssim(*maps), rank_correlation(*maps))
 
 
@@ -77,14 +79,14 @@ def ssim(first: Maps, second: Maps) -> Each:
         second: other maps, of the same shape.
 
     Raises:
-        FaceflaxError: shapes that differ, or maps of fewer than 11 pixels a side.
+        FaceflaxError: shapes that differ, or maps of fewer than 11 pixels a side or with NaN or infinity.
 
     Example:
         >>> map = np.random.default_rng(0).random((1, 16, 16))
         >>> print(ssim(map, 3 * map))
         [1.]
     """
-    _check_shapes(first, second)
+    first, second = _checked(first, second)
     if min(first.shape[1:]) < WINDOW:
         raise FaceflaxError(
             "first", first.shape[1:], "maps of {} pixels are too small", f"give {WINDOW} a side or more"
@@ -100,7 +102,7 @@ def ssim(first: Maps, second: Maps) -> Each:
         smooth = gaussian_filter(maps, (0, SIGMA, SIGMA), radius=(0, border, border))
         return smooth[:, border:-border, border:-border]
 
-    one, other = (scaled(maps).astype(np.float64) for maps in (first, second))
+    one, other = scaled(first), scaled(second)
     m, n = mean(one), mean(other)
     variances, covariance = mean(one**2 + other**2) - m**2 - n**2, mean(one * other) - m * n
     c, d = 0.01**2, 0.03**2
@@ -118,14 +120,14 @@ def rank_correlation(first: Maps, second: Maps) -> Each:
         second: other maps, of the same shape.
 
     Raises:
-        FaceflaxError: shapes that differ.
+        FaceflaxError: shapes that differ, or maps with NaN or infinity.
 
     Example:
         >>> map = np.random.default_rng(0).random((1, 16, 16))
         >>> print(rank_correlation(map, map**3), rank_correlation(map, -map))
         [1.] [-1.]
     """
-    _check_shapes(first, second)
+    first, second = _checked(first, second)
     pairs = zip(first.reshape(len(first), -1), second.reshape(len(second), -1), strict=True)
     return np.array([_spearman(*pair) for pair in pairs])
 
@@ -161,7 +163,8 @@ def layers(model: Model, variables: Any, images: Images) -> list[str]:
     """The names of a model's layers, from output to input: the reverse of the order in which they are first used.
 
     A layer is what has a name of its own at the top of the variables, in all collections: ``block1`` of
-    ``variables["params"]["block1"]`` and ``variables["batch_stats"]["block1"]``, or of an NNX module's state.
+    ``variables["params"]["block1"]`` and ``variables["batch_stats"]["block1"]``, or of an NNX module's state; in lists
+    and tuples its number.
 
     Args:
         model: as the methods take it.
@@ -252,7 +255,7 @@ def label_randomization(
 
 def _layer_names(variables: Any) -> Any:
     """For each leaf its layer: its first name, or in Linen's collections the name below."""
-    depth = 1 if "params" in variables else 0
+    depth = 1 if isinstance(variables, Mapping) and "params" in variables else 0
 
     def name(path: Any, leaf: Any) -> str:
         at = min(depth, len(path) - 1)
@@ -261,8 +264,11 @@ def _layer_names(variables: Any) -> Any:
     return jax.tree_util.tree_map_with_path(name, variables)
 
 
-def _check_shapes(first: Any, second: Any) -> None:
-    if first.shape != second.shape or first.ndim != 3:
+def _checked(first: Any, second: Any) -> tuple[Maps, Maps]:
+    if np.shape(first) != np.shape(second) or np.ndim(first) != 3:
         raise FaceflaxError(
-            "second", second.shape, f"shape {{}} is not that of first {first.shape} [batch, height, width]"
+            "second", np.shape(second), f"shape {{}} is not that of first {np.shape(first)} [batch, height, width]"
         )
+    for name, maps in (("first", first), ("second", second)):
+        check_maps(name, maps)
+    return np.asarray(first, np.float64), np.asarray(second, np.float64)

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import dataclasses
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any, Protocol
 
@@ -232,11 +233,67 @@ def as_score(target: Target, layer: str, logits: Any, features: Mapping[str, Any
     return target.checked(logits, features)
 
 
+@dataclasses.dataclass(frozen=True)
+class Unbatched:
+    """Stands for the shape of a feature whose first axis is not the batch.
+
+    Attributes:
+        shape: the feature's.
+    """
+
+    shape: tuple[int, ...]
+
+
 def checked_layer(name: str, features: Mapping[str, Any]) -> Any:
-    """Returns the layer of that name, or raises the error that lists all names."""
+    """Returns the layer of that name, or raises the error that lists all names, or says that it is none."""
     if name not in features:
         raise unknown("layer", name, features)
+    if isinstance(features[name], Unbatched):
+        raise FaceflaxError(
+            "layer",
+            name,
+            f"{{}} has shape {features[name].shape}, whose first axis is not the batch",
+            "return activations [batch, ...]; those of a loop's rounds each by a name of its own",
+        )
     return features[name]
+
+
+def batch_axes(
+    features_of: Callable[[Any], Mapping[str, Any]], images: Any, features: Mapping[str, Any]
+) -> dict[str, int | None]:
+    """Finds the axis of each feature that is the batch, which is the first but where loops stack their rounds.
+
+    Where lengths leave it open, the shapes for one more image show which axis grows; if a model takes no other batch
+    than this one, the first axis is the batch if it is as long.
+
+    Args:
+        features_of: from the shape of images to those of features.
+        images: or their shape.
+        features: of these images, or their shapes.
+
+    Returns:
+        For each name the axis, or None if there is none.
+
+    Example:
+        >>> def features_of(images):
+        ...     return {"layer": images, "rounds": jax.ShapeDtypeStruct((2, *images.shape), images.dtype)}
+        >>> images = jax.ShapeDtypeStruct((2, 8, 8, 1), float)
+        >>> batch_axes(features_of, images, features_of(images))
+        {'layer': 0, 'rounds': 1}
+    """
+    batch = images.shape[0]
+    larger: Mapping[str, Any] = {}
+    if any(feature.shape[:1] != (batch,) or batch in feature.shape[1:] for feature in features.values()):
+        with contextlib.suppress(Exception):  # whatever a model that is made for one batch says of another
+            larger = features_of(jax.ShapeDtypeStruct((batch + 1, *images.shape[1:]), images.dtype))
+    axes: dict[str, int | None] = {}
+    for name, feature in features.items():
+        if name in larger:
+            pairs = enumerate(zip(feature.shape, larger[name].shape, strict=True))
+            axes[name] = next((axis for axis, (size, more) in pairs if size != more), None)
+        else:
+            axes[name] = 0 if feature.shape[:1] == (batch,) else None
+    return axes
 
 
 def _checked_index(field: str, value: Any, size: int, batch: int) -> Array:

@@ -72,7 +72,7 @@ class NetworkDetector:
     def __init__(
         self,
         weights: str | Path | Searcher = WEIGHTS,
-        min_score: float = 0.5,
+        min_score: float = 0.7,
         min_size: int = 20,
         max_side: int | None = None,
     ) -> None:

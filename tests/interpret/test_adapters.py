@@ -84,6 +84,47 @@ def test_layers_are_the_submodules(linen, nnx_module):
     assert set(features) == {"convs/0", "convs/1", "norms/0", "norms/1", "dropout", "head"}
 
 
+class Scanned(nn.Module):
+    """The same convolution three times with other weights, in a scan or one after another."""
+
+    scanned: bool
+
+    @nn.compact
+    def __call__(self, x):
+        x = nn.Conv(3, (3, 3), name="stem")(x)
+        if self.scanned:
+            axes = {"params": 0, "intermediates": 0}
+            x, _ = nn.scan(Round, variable_axes=axes, split_rngs={"params": True}, length=3)(name="blocks")(x, None)
+        else:
+            for i in range(3):
+                x, _ = Round(name=f"blocks{i}")(x, None)
+        return nn.Dense(3)(x.mean((1, 2)))
+
+
+class Round(nn.Module):
+    @nn.compact
+    def __call__(self, x, _):
+        return nn.relu(nn.Conv(3, (3, 3), name="conv")(x)), None
+
+
+@pytest.mark.parametrize("batch", [2, 3, 8])
+def test_a_scanned_module_s_layers_are_its_rounds(batch):
+    """Also where the batch is as long as the scan, or as the images are high."""
+    images = jax.random.uniform(jax.random.key(1), (batch, 8, 8, 1), minval=-1.0)
+    variables = jax.jit(Scanned(True).init)(jax.random.key(0), images)
+    params = dict(variables["params"])
+    blocks = params.pop("blocks")
+    rounds = {f"blocks{i}": jax.tree.map(lambda leaf, i=i: leaf[i], blocks) for i in range(3)}
+    scanned = from_linen(Scanned(True)), variables, images
+    written_out = from_linen(Scanned(False)), {"params": params | rounds}, images
+    assert set(scanned[0].apply(variables, images)[1]) == {"stem", "Dense_0", *(f"blocks/conv/{i}" for i in range(3))}
+    for name in ("grad_cam", "guided_backprop", "lrp_epsilon"):
+        ours = interpret.METHODS[name](*scanned, layer="blocks/conv/1")
+        expected = interpret.METHODS[name](*written_out, layer="blocks1/conv")
+        assert np.abs(expected).max() > 0
+        np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-6)
+
+
 METHODS = ["guided_backprop", "grad_cam", "lrp_alpha_beta", "integrated_gradients", "occlusion"]
 
 
@@ -134,6 +175,39 @@ def test_the_module_is_left_as_it_was(linen, nnx_module):
     interpret.guided_backprop(model, variables, images, 0, layer="head")
     assert all(kind.__call__ is call for kind, call in calls.items())
     np.testing.assert_array_equal(nnx_module(images), before)
+
+
+def test_nnx_modules_in_training_mode_are_refused(linen, nnx_module):
+    """By what they do, not by what they are called: batch statistics change, random numbers are drawn."""
+    _, _, images = linen
+    method = interpret.gradient
+    training = nnx.clone(nnx_module)
+    training.train()
+    with pytest.raises(FaceflaxError, match=r"module: 'dropout/rngs/count' changes .*; give module.eval\(\) before"):
+        method(*from_nnx(training), images, 0, layer="head")
+    training.norms.eval()
+    with pytest.raises(FaceflaxError, match="module: 'dropout/rngs/count' changes when the module is called"):
+        method(*from_nnx(training), images, 0, layer="head")
+    training.norms.train()
+    training.dropout.eval()
+    with pytest.raises(FaceflaxError, match="module: 'norms/0/mean' changes when the module is called"):
+        interpret.lrp_epsilon(*from_nnx(training), images, 0, layer="head")
+    training.eval()
+    ours = method(*from_nnx(training), images, 0, layer="head")
+    np.testing.assert_array_equal(ours, method(*from_nnx(nnx_module), images, 0, layer="head"))
+    training.dropout.train()
+    training.dropout.rate = 0.0  # which draws nothing
+    np.testing.assert_array_equal(method(*from_nnx(training), images, 0, layer="head"), ours)
+
+
+def test_linen_modules_in_training_mode_are_refused(linen):
+    _, variables, images = linen
+    with pytest.raises(FaceflaxError, match=r"model: Linen is in training mode: .*; evaluate it .* train=False"):
+        interpret.gradient(from_linen(Classifier(), train=True), variables, images, 0)
+    with pytest.raises(FaceflaxError, match=r"model: Linen cannot be applied as .*batch_stats"):
+        interpret.gradient(from_linen(Classifier(), train=False), {"params": variables["params"]}, images, 0)
+    with pytest.raises(FaceflaxError, match=r"model: Linen cannot be applied as .*'train'"):
+        interpret.gradient(from_linen(Classifier()), variables, images, 0)
 
 
 def test_wrong_layers_and_modules(linen):

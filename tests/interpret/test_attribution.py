@@ -175,6 +175,29 @@ def test_wrong_targets(network, target, layer, message):
         interpret.guided_backprop(*network, target, layer=layer)
 
 
+@pytest.mark.parametrize("batch", [2, 3])
+@pytest.mark.parametrize("fixed", [False, True])
+def test_a_layer_whose_first_axis_is_not_the_batch_is_refused(batch, fixed):
+    """Stacked rounds of a loop, also where they are as many as the images; a model may take one batch only."""
+
+    class Stacked(nn.Module):
+        def __call__(self, images, train=False):
+            images = images.reshape(batch, 4, 4, 1) if fixed else images
+            _, rounds = jax.lax.scan(lambda x, _: (2 * x, 2 * x), images, length=3)
+            return images.mean((1, 2)), {"last_conv": rounds[..., 0], "first": rounds[0]}
+
+    images = jnp.ones((batch, 4, 4, 1))
+    assert interpret.gradient(Stacked(), {}, images, layer="first").shape == images.shape
+    if fixed and batch == 3:
+        return  # nothing tells the axes apart
+    message = rf"layer: 'last_conv' has shape \(3, {batch}, 4, 4\), whose first axis is not the batch"
+    for call in (interpret.gradient, partial(interpret.grad_cam, target=0)):
+        with pytest.raises(FaceflaxError, match=message):
+            call(Stacked(), {}, images)
+    with pytest.raises(FaceflaxError, match=message):
+        interpret.gradient(Stacked(), {}, images, N("last_conv", 0, 0, 0))
+
+
 def test_neuron_of_a_layer_without_rows():
     with pytest.raises(FaceflaxError, match=r"target: 'logits' has shape \(1, 2\)"):
         interpret.gradient(Tiny(), TINY, jnp.ones((1, 1, 1, 1)), N("logits", 0, 0, 0))
@@ -207,18 +230,92 @@ def test_relus_are_found_wherever_they_stand(network, method, rule):
     assert not np.allclose(replaced, interpret.gradient(Scattered(), variables, images, 1), rtol=1e-2)
 
 
+SPELLINGS = {
+    "maximum": (lambda x: jnp.maximum(x, 0), 1),
+    "maximum, turned": (lambda x: jnp.maximum(jnp.zeros_like(x), x), 1),
+    "where": (lambda x: jnp.where(x > 0, x, 0), 1),
+    "where not": (lambda x: jnp.where(x <= 0, 0.0, x), 1),
+    "where, turned": (lambda x: jnp.where(jnp.less(0, x), x, jnp.zeros_like(x)), 1),
+    "times": (lambda x: x * (x > 0), 1),
+    "clip": (lambda x: jnp.clip(x, 0), 1),
+    "relu6": (lambda x: nn.relu6(100 * x) / 100, 0.06),
+    "clip, bounded": (lambda x: jnp.clip(x, 0, 0.06), 0.06),
+    "clamp": (lambda x: jax.lax.clamp(0.0, x, 0.06), 0.06),
+    "scan": (lambda x: jax.lax.scan(lambda x, _: (jnp.maximum(x, 0), None), x, length=1)[0], 1),
+}
+
+
+class Spelled(nn.Module):
+    """A ReLU and, behind it, one of another spelling; with activations that must not be taken for one."""
+
+    spelling: str
+    rule: Callable | None = None
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        function, highest = SPELLINGS[self.spelling]
+        first, second = self.rule or nn.relu, function
+        if self.rule is not None:
+            second = self.rule if highest == 1 else lambda x: jnp.minimum(self.rule(x), highest)
+        x = first(nn.Conv(3, (3, 3), name="a")(images))
+        x = second(nn.GroupNorm(1)(nn.Conv(3, (3, 3), name="b")(x)))
+        x = nn.softplus(x) + nn.elu(x - 1) + nn.leaky_relu(x - 1) + jnp.where(x > 0.1, x, 0) + jnp.maximum(x, 0.1)
+        return nn.Dense(4)(nn.LayerNorm()(x).mean((1, 2))), {"last_conv": x}
+
+
+@pytest.mark.parametrize(("method", "rule"), [("guided_backprop", guided_relu), ("deconvnet", deconvnet_relu)])
+@pytest.mark.parametrize("spelling", SPELLINGS)
+def test_relus_are_found_however_they_are_written(network, method, rule, spelling):
+    """As if the rule were written there, and nowhere else: not in what keeps a variance positive, nor in softplus."""
+    _, _, images = network
+    variables = jax.jit(Spelled("maximum").init)(jax.random.key(0), images)
+    ours = getattr(interpret, method)(Spelled(spelling), variables, images, 1)
+    expected = interpret.gradient(Spelled(spelling, rule), variables, images, 1)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+    assert not np.allclose(ours, interpret.gradient(Spelled(spelling), variables, images, 1), rtol=1e-2)
+
+
+def test_every_way_to_hide_a_relu_is_named(network):
+    """Whether the others can be replaced or not."""
+    _, _, images = network
+
+    @jax.custom_vjp
+    def own(x):
+        return jnp.maximum(x, 0)
+
+    own.defvjp(lambda x: (own(x), x), lambda x, g: (g * (x > 0),))
+
+    class Hidden(nn.Module):
+        kind: str
+
+        def __call__(self, images, train=False):
+            x = nn.relu(images)
+            match self.kind:
+                case "cond":
+                    x = jax.lax.cond(x.sum() > 0, lambda x: jnp.where(x > 0.5, x, 0), lambda x: jnp.clip(x, 0), x - 0.5)
+                case "custom_vjp_call":
+                    x = own(x - 0.5)
+                case "while":
+                    x = jax.lax.while_loop(lambda x: x.sum() > 1, lambda x: jnp.where(x > 0, x, 0) - 0.1, x)
+            return x.mean((1, 2)), {"last_conv": x}
+
+    for kind in ("cond", "custom_vjp_call", "while"):
+        with pytest.raises(FaceflaxError, match=f"model: Hidden applies a ReLU inside '{kind}'"):
+            interpret.guided_backprop(Hidden(kind), {}, images, 0)
+
+
 @pytest.mark.parametrize("method", [interpret.guided_backprop, interpret.deconvnet, interpret.guided_grad_cam])
 def test_relus_that_cannot_be_replaced(network, method):
     model, variables, images = network
     with pytest.raises(FaceflaxError, match="model: Small applies no ReLU that could be replaced"):
         method(model.clone(activation=nn.gelu), variables, images)
-    with pytest.raises(FaceflaxError, match="model: Looped applies a ReLU inside 'scan'"):
+    with pytest.raises(FaceflaxError, match="model: Looped applies a ReLU inside 'while'"):
         method(Looped(), {}, images)
 
 
 class Looped(nn.Module):
     def __call__(self, images, train=False):
-        x, _ = jax.lax.scan(lambda x, _: (nn.relu(x) - 0.1, None), nn.relu(images), length=3)
+        _, x = jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, nn.relu(s[1]) - 0.1), (0, nn.relu(images)))
         return x.mean((1, 2)), {"last_conv": x}
 
 

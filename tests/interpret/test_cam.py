@@ -69,6 +69,21 @@ def test_grad_cam_plus_plus(network, at_conv2):
     np.testing.assert_allclose(ours, enlarged(relu(maps)), rtol=1e-3, atol=1e-6)
 
 
+def test_grad_cam_plus_plus_of_a_score_of_any_scale():
+    """As its gradient goes to zero the map goes to Grad-CAM's weights, positive ones alone, halved; never to zeros."""
+
+    class Net(nn.Module):
+        scale: float
+
+        def __call__(self, images, train=False):
+            return self.scale * (images * jnp.arange(3.0)[None, None, None]).mean((1, 2)), {"last_conv": images}
+
+    images = jax.random.uniform(jax.random.key(0), (2, 4, 4, 3))
+    ours = interpret.grad_cam_plus_plus(Net(1e-25), {}, images, 2)
+    expected = interpret.grad_cam(Net(1.0), {}, images, 2) * 1e-25 * 16 / 2
+    np.testing.assert_allclose(ours, expected, rtol=1e-5)
+
+
 def test_guided_grad_cam(network):
     product = interpret.guided_backprop(*network, 3) * interpret.grad_cam(*network, 3, layer="conv2")
     np.testing.assert_allclose(interpret.guided_grad_cam(*network, 3, layer="conv2"), product, rtol=1e-5, atol=1e-8)
@@ -107,8 +122,115 @@ def test_wrong_layers(layer, message):
 
 def test_a_shift_of_a_layer_is_what_the_rest_of_the_network_sees(network):
     model, variables, images = network
-    logits, features = graph.with_shift(model, variables, images, "last_conv", jnp.full((3, 4, 4, 5), 2.0))
+    traced = graph.trace(model, variables, images)
+    (slot,) = traced.place("last_conv", None).sources
+    logits, features = traced.answer(traced.run(shifts={slot: jnp.full((3, 4, 4, 5), 2.0)}))
     expected, plain = model.apply(variables, images, train=False)
     np.testing.assert_allclose(logits, expected + 2, rtol=1e-5)
     np.testing.assert_allclose(features["last_conv"], plain["last_conv"] + 2, rtol=1e-5)
     np.testing.assert_allclose(features["conv2"], plain["conv2"], rtol=1e-6)
+
+
+WEIGHTS = np.random.default_rng(0).normal(size=(4, 3)).astype(np.float32)
+KERNELS = np.random.default_rng(1).normal(size=(3, 3, 3)).astype(np.float32)
+
+
+class Copies(nn.Module):
+    """A score whose gradient by its activations is known: the squares' weighted sum, with copies of them beside."""
+
+    def __call__(self, images, train=False):
+        tokens = jnp.tanh(images).reshape(images.shape[0], 16, 3) @ KERNELS[0]
+        tokens = jnp.concatenate([jnp.ones((images.shape[0], 1, 3)), tokens], 1)  # a class token before the grid's
+        logits = (tokens**2).sum(1) @ WEIGHTS.T
+        grid = tokens[:, 1:].reshape(-1, 4, 4, 3)
+        return logits, {
+            "grid": grid,
+            "transposed": grid.transpose(0, 2, 1, 3),
+            "cast": grid.astype(jnp.float16).astype(jnp.float32),
+            "parts": jnp.stack([grid[..., 0], grid[..., 2], jnp.zeros(grid.shape[:-1])], -1)[:, ::-1],
+            "images": images,
+            "beside": grid * 2,
+            "stopped": jax.lax.stop_gradient(grid),
+            "constant": jnp.ones((images.shape[0], 4, 4, 3)),
+            "tokens": tokens,
+        }
+
+
+COPIED = jax.random.uniform(jax.random.key(3), (2, 4, 4, 3), minval=-1.0)
+
+
+def copies_by_hand(target):
+    """The grid, and the gradient by it."""
+    grid = np.tanh(np.asarray(COPIED)) @ KERNELS[0]
+    return grid, 2 * grid * WEIGHTS[target]
+
+
+@pytest.mark.parametrize(
+    ("layer", "view"),
+    [
+        ("grid", lambda x: x),
+        ("transposed", lambda x: x.transpose(0, 2, 1, 3)),
+        ("cast", lambda x: x),
+        ("stopped", lambda x: x),
+        ("parts", lambda x: np.stack([x[..., 0], x[..., 2], 0 * x[..., 0]], -1)[:, ::-1]),
+    ],
+)
+def test_a_layer_may_be_a_copy_of_what_leads_to_the_score(layer, view):
+    """Tokens put on a grid, a transpose, a cast, some of the channels: each has the map of the values it copies."""
+    activations, gradients = map(view, copies_by_hand(2))
+    signed = (activations * gradients.mean((1, 2), keepdims=True)).sum(-1, keepdims=True)
+    assert np.abs(signed).max() > 0.1
+    ours = interpret.grad_cam(Copies(), {}, COPIED, 2, layer=layer, relu=False, enlarge=False)
+    np.testing.assert_allclose(ours, signed, rtol=5e-3, atol=1e-3)
+    raised = relu((activations * relu(gradients)).sum(-1, keepdims=True))
+    ours = interpret.layer_cam(Copies(), {}, COPIED, 2, layer=layer)
+    np.testing.assert_allclose(ours[..., :1], raised, rtol=5e-3, atol=1e-3)
+
+
+def test_the_images_themselves_may_be_the_layer():
+    expected = jax.grad(lambda x: Copies().apply({}, x)[0][:, 1].sum())(COPIED)
+    expected = (COPIED * expected.mean((1, 2), keepdims=True)).sum(-1, keepdims=True)
+    ours = interpret.grad_cam(Copies(), {}, COPIED, 1, layer="images", relu=False, enlarge=False)
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("method", [interpret.grad_cam, interpret.grad_cam_plus_plus, interpret.layer_cam])
+@pytest.mark.parametrize("layer", ["beside", "constant"])
+def test_a_layer_that_does_not_lead_to_the_score_is_refused(method, layer):
+    message = f"layer: '{layer}' does not lead to the logits, nor .*; choose one of: cast, grid, images, parts, "
+    with pytest.raises(FaceflaxError, match=message):
+        method(Copies(), {}, COPIED, 2, layer=layer)
+
+
+def test_a_layer_above_the_target_is_refused(network):
+    message = "layer: 'last_conv' does not lead to the target's layer 'conv1', nor .*; choose one of: conv1(?!,)"
+    with pytest.raises(FaceflaxError, match=message):
+        interpret.grad_cam(*network, interpret.Neuron("conv1", 0, 0, 0))
+
+
+def test_a_layer_inside_a_loop():
+    """Each round of a scan is a layer; its maps are those of the rounds written one after another."""
+
+    class Rounds(nn.Module):
+        scanned: bool
+
+        def __call__(self, images, train=False):
+            def one(x, kernel):
+                x = jnp.tanh(x @ kernel)
+                return x, x
+
+            x, outputs = images, []
+            if self.scanned:
+                x, outputs = jax.lax.scan(one, x, jnp.asarray(KERNELS))
+            else:
+                for kernel in KERNELS:
+                    x, output = one(x, kernel)
+                    outputs.append(output)
+            return x.mean((1, 2)), {f"round{i}": outputs[i] for i in range(3)}
+
+    for layer in ("round0", "round1", "round2"):
+        scanned, written_out = (
+            interpret.grad_cam(Rounds(scanned), {}, COPIED, 1, layer=layer, relu=False) for scanned in (True, False)
+        )
+        assert np.abs(written_out).max() > 0
+        np.testing.assert_allclose(scanned, written_out, rtol=1e-4, atol=1e-6)

@@ -182,6 +182,7 @@ X = jnp.array([1.0, -2.0, 3.0, 5.0]).reshape(1, 2, 2, 1)
         (lambda x: jnp.tanh(x).transpose(0, 2, 1, 3), [1, 0, 0, 0]),
         (lambda x: nn.leaky_relu(-x), [1, 0, 0, 0]),
         (lambda x: jnp.pad(x, ((0, 0), (0, 0), (1, 0), (0, 0)))[:, :, 1:], [1, 0, 0, 0]),
+        (lambda x: sum(jnp.split(x, 2, 2)), [1 / -1, -2 / -1, 0, 0]),
         (lambda x: jnp.maximum(x, 0.0) * jnp.array([2.0, 3.0])[None, None, :, None], [1, 0, 0, 0]),
         (lambda x: jnp.einsum("bhwc,hwk->bk", x, jnp.arange(8.0).reshape(2, 2, 2) / 8), None),
     ],
@@ -199,6 +200,65 @@ def test_what_each_operation_hands_back(operation, expected):
 def test_operations_without_a_rule(operation):
     with pytest.raises(FaceflaxError, match=r"model: its operation '.*' on activations has no rule of relevance"):
         interpret.lrp_epsilon(Layers(operation), {}, X, 0)
+
+
+ROUNDS = np.random.default_rng(18).normal(size=(3, 2, 2)).astype(np.float32)
+
+
+class Rounds(nn.Module):
+    """Three linear layers with ReLUs, in a loop of each kind."""
+
+    loop: str
+
+    def __call__(self, images, train=False):
+        kernels = jnp.asarray(ROUNDS)
+        x = images.reshape(images.shape[0], 2, 2)
+
+        def one(i, x):
+            return nn.relu(x @ kernels[i] + 0.1)
+
+        def scanned(x, kernel):
+            x = nn.relu(x @ kernel + 0.1)
+            return x, x
+
+        match self.loop:
+            case "python":
+                for i in range(3):
+                    x = one(i, x)
+            case "fori_loop":
+                x = jax.lax.fori_loop(0, 3, one, x)
+            case "scan":
+                x, _ = jax.lax.scan(scanned, x, kernels)
+            case "scan, stacked":
+                x = jax.lax.scan(scanned, x, kernels)[1][2]
+            case "scan, reversed":
+                x, _ = jax.lax.scan(scanned, x, kernels[::-1], reverse=True)
+            case "while":
+                _, x = jax.lax.while_loop(lambda state: state[0] < 3, lambda s: (s[0] + 1, one(s[0], s[1])), (0, x))
+            case "cond":
+                _, x = jax.lax.cond(x.sum() > 0, lambda x: (0, one(0, x)), lambda x: (1, one(1, x)), x)
+            case "long scan":
+                x, _ = jax.lax.scan(lambda x, _: (x @ kernels[0], None), x, length=9999)
+        return x.reshape(x.shape[0], -1), {"last_conv": x}
+
+
+@pytest.mark.parametrize("method", [interpret.lrp_epsilon, interpret.lrp_alpha_beta])
+@pytest.mark.parametrize("loop", ["fori_loop", "scan", "scan, stacked", "scan, reversed"])
+def test_a_loop_s_rounds_are_layers(method, loop):
+    """As if they were written one after another; and by the epsilon rule that is gradient times input."""
+    expected = method(Rounds("python"), {}, X, 3)
+    assert np.abs(expected).max() > 0.1
+    np.testing.assert_allclose(method(Rounds(loop), {}, X, 3), expected, rtol=1e-4, atol=1e-6)
+    if method is interpret.lrp_epsilon:
+        gradient = interpret.gradient_x_input(Rounds(loop), {}, X, 3)
+        np.testing.assert_allclose(gradient, expected, rtol=1e-4, atol=1e-5)
+
+
+@pytest.mark.parametrize(("loop", "name"), [("while", "while"), ("cond", "cond"), ("long scan", "scan")])
+def test_loops_that_cannot_be_written_out_are_named(loop, name):
+    """The first result of each is a count, whatever the others are."""
+    with pytest.raises(FaceflaxError, match=f"model: its operation '{name}' on activations has no rule"):
+        interpret.lrp_epsilon(Rounds(loop), {}, X, 3)
 
 
 def test_only_what_leads_to_the_target_needs_rules():

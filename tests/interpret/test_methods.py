@@ -35,8 +35,8 @@ def test_one_contract(network, name):
     assert (np.asarray(every).min() >= 0) == (name in methods.UNSIGNED)
     each = np.stack([every[target, i] for i, target in enumerate((4, 0, 3))])
     np.testing.assert_allclose(method(images, np.array([4, 0, 3])), each, rtol=1e-3, atol=1e-5)
-    if name not in ("smooth_grad", "var_grad"):  # whose noise is drawn for all images at once
-        np.testing.assert_allclose(method(images[1:2], 0)[0], every[0, 1], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(method(images[1:2], 0)[0], every[0, 1], rtol=1e-3, atol=1e-5)
+    np.testing.assert_allclose(method(images[::-1], 0)[1:], every[0, 1::-1], rtol=1e-3, atol=1e-5)
 
 
 THREE = np.array([0, 1, 5])

@@ -108,6 +108,77 @@ def test_equal_pixels_go_in_no_spatial_order():
     np.testing.assert_allclose(curve[0, :-1], 0.5, atol=0.1)  # the upper half goes as fast as the lower
 
 
+class Answers(nn.Module):
+    """What networks return, made of the logits of :class:`Linear`."""
+
+    kind: str
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        logits = Linear()(images)[0]
+        one = logits[:, :1]
+        match self.kind:
+            case "softmax":
+                answers = nn.softmax(logits)
+            case "softmax, cast":
+                answers = nn.softmax(logits.astype(jnp.float32), -1)[:, None].reshape(-1, 2)
+            case "softmax, written out":
+                answers = jnp.exp(logits) / jnp.exp(logits).sum(1, keepdims=True)
+            case "sigmoids":
+                answers = nn.sigmoid(jnp.concatenate([one, 0 * one], 1))
+            case "one logit":
+                answers = one
+            case "sigmoid":
+                answers = nn.sigmoid(one[:, 0])[:, None]
+            case "powers":
+                answers = 2.0 ** (logits / np.log(2)) / (2.0 ** (logits / np.log(2))).sum(1, keepdims=True)
+            case "labels":
+                answers = jnp.concatenate([one, one + 3, 1 - one], 1)
+        return answers, {"last_conv": images}
+
+
+@pytest.mark.parametrize(
+    ("kind", "outputs"),
+    [
+        ("softmax", None),
+        ("softmax", "probabilities"),
+        ("softmax, cast", None),
+        ("softmax, written out", None),
+        ("sigmoids", None),
+        ("one logit", None),
+        ("one logit", "logits"),
+        ("one logit", "labels"),
+        ("sigmoid", None),
+        ("powers", "probabilities"),
+        ("labels", "labels"),
+    ],
+)
+def test_the_class_s_probability_is_followed_whatever_a_network_returns(images, kind, outputs):
+    """No second softmax of probabilities, and none of a single logit: two classes are a sigmoid of their difference."""
+    ours = metrics.deletion_curve(Answers(kind), {}, images, 0, images[..., 0], steps=16, outputs=outputs)
+    shown = [
+        np.where((images >= np.sort(images.reshape(3, -1))[:, -4 * i, None, None, None]) & (i > 0), 0, images)
+        for i in range(17)
+    ]
+    expected = sigmoid([(x * WEIGHTS).sum((1, 2, 3)) for x in shown]).T
+    assert np.ptp(expected, axis=1).min() > 0.05
+    np.testing.assert_allclose(ours, expected, rtol=1e-4, atol=1e-6)
+
+
+@pytest.mark.parametrize("curve", [metrics.deletion_curve, metrics.insertion_curve])
+def test_probabilities_are_known_under_jit(images, curve):
+    compiled = jax.jit(partial(curve, Answers("softmax"), {}, target=0))
+    ours = compiled(images=images, importance=images[..., 0])
+    np.testing.assert_allclose(ours, curve(Linear(), {}, images, 0, images[..., 0]), rtol=1e-4)
+
+
+def test_outputs_that_look_like_probabilities_are_asked_about(images):
+    with pytest.raises(FaceflaxError, match=r"outputs: those of Answers are positive and sum to 1, .*; give one of"):
+        metrics.deletion(Answers("powers"), {}, images, 0, images[..., 0])
+    with pytest.raises(FaceflaxError, match="outputs: unknown 'odds'; choose one of: logits, labels, probabilities"):
+        metrics.insertion(Linear(), {}, images, 0, images[..., 0], outputs="odds")
+
+
 def test_infidelity_of_a_linear_model_is_zero_for_its_gradient(images):
     gradient = interpret.gradient(Linear(), {}, images, 0)
     for perturb in (metrics.SquareRemoval(3), metrics.SquareRemoval(8, 0.5), metrics.GaussianNoise(0.3)):
@@ -206,6 +277,83 @@ def test_metrics_compose_with_jit(images):
     compiled = jax.jit(partial(metrics.deletion, Linear(), {}))
     expected = metrics.deletion(Linear(), {}, images, 0, rank)
     np.testing.assert_allclose(compiled(images, jnp.zeros(3, int), rank), expected, rtol=1e-5)
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-25, 1e25])
+def test_a_map_s_scale_does_not_matter(images, scale):
+    """Not even where squares of its values are too small or too large for float32."""
+    mask = np.random.default_rng(0).random((3, 8, 8)) < 0.4
+    attribution = np.random.default_rng(5).normal(size=images.shape).astype(np.float32)
+    options = {"key": jax.random.key(0), "normalized": True, "perturb": metrics.SquareRemoval(3), "samples": 9}
+
+    def scaled_gradient(model, variables, images, target):
+        return scale * interpret.gradient(model, variables, images, target)
+
+    for metric in (
+        metrics.gini,
+        lambda maps: metrics.pointing_game(metrics.importance(maps, signed=True), mask),
+        lambda maps: metrics.energy_inside(metrics.importance(maps, signed=False), mask),
+        lambda maps: metrics.deletion(Linear(), {}, images, 0, metrics.importance(maps, signed=True)),
+        lambda maps: metrics.infidelity(Linear(), {}, images, 0, maps, **options),
+    ):
+        np.testing.assert_allclose(metric(scale * attribution), metric(attribution), rtol=1e-5)
+    sensitivity = partial(metrics.max_sensitivity, key=jax.random.key(0), samples=3)
+    expected = sensitivity(interpret.gradient, Quadratic(), {}, images, 0)
+    np.testing.assert_allclose(sensitivity(scaled_gradient, Quadratic(), {}, images, 0), expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("dtype", [jnp.float16, jnp.bfloat16])
+def test_half_precision_is_counted_in_float32(dtype):
+    """Sums of many values, or of large ones, are beyond what half precision holds."""
+    maps = jnp.asarray(100 + np.random.default_rng(0).random((2, 64, 64, 1)), dtype)
+    plain = jnp.asarray(maps, jnp.float32)
+    mask = np.random.default_rng(0).random((2, 64, 64)) < 0.4
+    for metric in (
+        metrics.gini,
+        lambda maps: metrics.energy_inside(maps[..., 0], mask),
+        lambda maps: metrics.importance(jnp.repeat(maps, 1000, -1), signed=True),
+    ):
+        np.testing.assert_allclose(metric(maps), metric(plain), rtol=1e-6)
+
+
+def test_masks_of_zeros_and_ones_are_masks(images):
+    mask = np.random.default_rng(0).random((3, 8, 8)) < 0.4
+    for metric in (metrics.pointing_game, metrics.energy_inside):
+        expected = metric(images[..., 0], mask)
+        for dtype in (np.uint8, np.float32, np.int64):
+            np.testing.assert_array_equal(metric(images[..., 0], mask.astype(dtype)), expected)
+        np.testing.assert_allclose(jax.jit(metric)(images[..., 0], mask), expected, rtol=1e-6)
+
+
+def test_maps_and_masks_that_mean_nothing_are_refused(images):
+    mask = np.random.default_rng(0).random((3, 8, 8)) < 0.4
+    spoilt = images.copy()
+    spoilt[1, 2, 3] = np.nan
+    flat = spoilt[..., 0]
+
+    def broken(model, variables, images, target):
+        return images / 0
+
+    for field, call in (
+        ("attribution", lambda: metrics.gini(spoilt)),
+        ("attribution", lambda: metrics.importance(spoilt, signed=True)),
+        ("attribution", lambda: metrics.infidelity(Linear(), {}, images, 0, spoilt, key=jax.random.key(0))),
+        ("importance", lambda: metrics.pointing_game(flat, mask)),
+        ("importance", lambda: metrics.energy_inside(flat, mask)),
+        ("importance", lambda: metrics.deletion(Linear(), {}, images, 0, flat)),
+        ("importance", lambda: metrics.insertion(Linear(), {}, images, 0, flat)),
+    ):
+        with pytest.raises(FaceflaxError, match=f"{field}: map 1 holds NaN or infinity"):
+            call()
+    with pytest.raises(FaceflaxError, match="method: its map of image 0 or of one near it holds NaN or infinity"):
+        metrics.max_sensitivity(broken, None, {}, images, 0, key=jax.random.key(0))
+    for metric in (metrics.pointing_game, metrics.energy_inside):
+        with pytest.raises(FaceflaxError, match=r"mask: its value 255 is neither 0 nor 1; .* such as mask > 127"):
+            metric(images[..., 0], 255 * mask.astype(np.uint8))
+        with pytest.raises(FaceflaxError, match=r"mask: shape \(3, 8, 7\) is not that of importance \(3, 8, 8\)"):
+            metric(images[..., 0], mask[..., 1:])
+        with pytest.raises(FaceflaxError, match="mask: uint8 is not bool; give mask > 0"):
+            jax.jit(metric)(images[..., 0], mask.astype(np.uint8))
 
 
 @pytest.mark.parametrize(

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from functools import partial
+
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
@@ -60,6 +62,17 @@ def test_rise_finds_the_corner_and_ignores_the_level_of_the_score():
     np.testing.assert_allclose(again, ours, atol=0.05 * ours.max())
 
 
+def test_the_baseline_may_be_an_image():
+    """Covered by itself an image loses nothing; by another one, a linear score loses the difference's part of it."""
+    images = np.random.default_rng(2).uniform(-1, 1, (2, 7, 9, 2)).astype(np.float32)
+    for method in (partial(interpret.occlusion, patch=7), partial(interpret.rise, masks=8, cells=2)):
+        np.testing.assert_allclose(method(Linear(), {}, images, 0, baseline=images), 0, atol=1e-5)
+    ground = images[::-1] + 0.5
+    ours = interpret.occlusion(Linear(), {}, images, 0, patch=1, stride=1, baseline=ground)
+    expected = ((images - ground) * WEIGHTS).sum(-1, keepdims=True)
+    np.testing.assert_allclose(ours, np.broadcast_to(expected, images.shape), rtol=1e-3, atol=1e-4)
+
+
 def test_rise_of_masks_that_are_written_out():
     """The same masks, behind which the score is computed one by one in float64."""
     images = np.random.default_rng(2).uniform(-1, 1, (2, 7, 9, 2)).astype(np.float32)
@@ -81,6 +94,22 @@ def test_rise_of_masks_that_are_written_out():
     ("method", "options", "message"),
     [
         (interpret.occlusion, {"patch": 8}, "patch: 8 is out of range; give 1 to 7"),
+        (interpret.occlusion, {"patch": (8, 8)}, r"patch: \(8, 8\) is not a number; give one"),
+        (
+            interpret.occlusion,
+            {"patch": 4, "baseline": np.zeros((7, 7, 2))},
+            r"baseline: shape \(7, 7, 2\) does not broadcast to the im",
+        ),
+        (
+            interpret.rise,
+            {"cells": 2, "baseline": np.zeros((2, 7, 9, 2))},
+            r"baseline: shape \(2, 7, 9, 2\) does not broadcast to the",
+        ),
+        (
+            interpret.integrated_gradients,
+            {"baseline": np.zeros(9)},
+            r"baseline: shape \(9,\) does not broadcast to the",
+        ),
         (interpret.occlusion, {"patch": 4, "stride": 5}, "stride: 5 is out of range; give 1 to 4"),
         (interpret.rise, {"masks": 0}, "masks: 0 is out of range"),
         (interpret.rise, {"cells": 8}, "cells: 8 is out of range; give 1 to 7"),

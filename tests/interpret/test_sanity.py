@@ -190,3 +190,42 @@ def test_only_what_is_above_matters_to_a_linear_readout():
 def test_maps_that_cannot_be_compared(first, second, message):
     with pytest.raises(FaceflaxError, match=message):
         sanity.ssim(np.ones(first), np.ones(second))
+
+
+@pytest.mark.parametrize("collection", [tuple, list])
+def test_layers_of_variables_in_tuples_and_lists(collection):
+    """By their numbers, from output to input, whatever the order in which they are kept."""
+
+    def network(kernels, images):
+        return jnp.tanh(jnp.tanh(images @ kernels[2]) @ kernels[0]).mean((1, 2)) @ kernels[1]
+
+    kernels = collection(np.random.default_rng(0).normal(size=(3, 4, 4)).astype(np.float32))
+    images = jnp.ones((1, 16, 16, 4))
+    model, variables = interpret.wrap(network, kernels)
+    assert sanity.layers(model, variables, images) == ["1", "0", "2"]
+    random = sanity.shuffled(variables, key=jax.random.key(0))
+    similar = sanity.cascading_randomization(interpret.gradient, model, variables, random, images, 0)
+    assert list(similar) == ["1", "0", "2"]
+
+
+@pytest.mark.parametrize("scale", [1e-30, 1e-25, 1e25])
+def test_scale_and_half_precision_do_not_matter(scale):
+    maps = np.random.default_rng(0).normal(size=(2, 2, 16, 16, 3)).astype(np.float32)
+    expected = sanity.compare(*maps)
+    scaled = sanity.compare(scale * maps[0], maps[1])
+    half = jnp.asarray(100 * maps[0], jnp.float16)
+    halved = sanity.compare(jnp.repeat(half, 400, -1), jnp.repeat(jnp.asarray(half, jnp.float32), 400, -1))
+    np.testing.assert_allclose(scaled.ssim, expected.ssim, rtol=1e-5)
+    np.testing.assert_allclose(scaled.rank_correlation, expected.rank_correlation, atol=1e-3)
+    np.testing.assert_allclose([halved.ssim, halved.rank_correlation], 1, rtol=1e-6)
+
+
+def test_maps_with_nan_are_refused():
+    maps = np.random.default_rng(0).random((2, 16, 16))
+    spoilt = maps.copy()
+    spoilt[1, 0, 0] = np.nan
+    for call in (sanity.ssim, sanity.rank_correlation):
+        with pytest.raises(FaceflaxError, match="second: map 1 holds NaN or infinity"):
+            call(maps, spoilt)
+    with pytest.raises(FaceflaxError, match="first: map 1 holds NaN or infinity"):
+        sanity.compare(spoilt[..., None], maps[..., None])
