@@ -19,7 +19,8 @@ def few_faces(monkeypatch):
 
 def test_unknown_names_list_the_valid_ones(tmp_path, few_faces):
     with pytest.raises(
-        FaceflaxError, match=r"^dataset: unknown 'fer'; choose one of: fer2013, ferplus, fairface, imdb, wiki, fol"
+        FaceflaxError,
+        match=r"^dataset: unknown 'fer'; choose one of: fer2013, ferplus, fairface, imdb, wiki, faces, wider, fol",
     ):
         data.load("fer", "train", image_size=64, data_dir=tmp_path)
     with pytest.raises(
