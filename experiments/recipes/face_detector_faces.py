@@ -15,12 +15,10 @@ Commands::
     python -m experiments.detection --yunet yunet_2026may.onnx
 
 Result, rounding to float16 included: 79.26% (epoch 11 of 22; 78.5% to 79.2% from epoch 6 on), after the first stage
-75.31%. 37 epochs of 735 steps took about 85 minutes on two busy cores with AVX-512 (90 to 150 crops a second). The first
-ten epochs of the first stage followed a schedule of 40 epochs; what lies away from the faces of portraits was taught as
-background in that stage, and counts neither way in the second.
-
-What it lacks is training: 27,000 steps, where detectors of its size are usually given several hundred thousand. The loss
-still falls, and faces above 200 pixels are found only because they are searched at a coarser scale.
+75.31%. 37 epochs of 735 steps took about 85 minutes on two busy cores with AVX-512 (90 to 150 crops a second). The
+first ten epochs of the first stage followed a schedule of 40 epochs; what lies away from the faces of portraits was
+taught as background in that stage, and counts neither way in the second. The loss on training crops still fell at the
+end; faces above 200 pixels are found only because they are searched at a coarser scale.
 """
 
 from __future__ import annotations
