@@ -35,6 +35,7 @@ def frames():
 def detectors():
     yield "haar", lambda: HaarDetector(min_size=30, scale_factor=1.2)
     yield "network", lambda: NetworkDetector(Seer([[60, 20, 60, 75], [10, 20, 24, 30]]))
+    yield "faceflax", NetworkDetector
     if YUNET.is_file():
         yield "yunet", lambda: YuNetDetector(YUNET)
 
