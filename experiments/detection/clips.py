@@ -19,9 +19,8 @@ box, one track a face. The baseline finds 606, with 19 false boxes.
 | followed, 1 in 25 | 616 | 0 | 3.1 | 4.4 |
 | followed, 1 in 60 | 616 | 0 | 3.1 | 3.9 |
 
-The default is 1 in 25 with Haar, 1 in 5 with a network. ``--detector faceflax`` finds all 616 at 1 in 1, 5 and 10 as
-well, with no false box and one track a face, in 1.0 ms (median) and 8.2 ms (95%) at 1 in 5, in the run in which Haar on
-every frame took 124 and 136 ms.
+The default is 1 in 25 with Haar, 1 in 5 with a network. ``--detector faceflax`` finds all 616 at 1 in 5 and 10 as
+well, with no false box and one track a face.
 """
 
 from __future__ import annotations

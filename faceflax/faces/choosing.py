@@ -13,7 +13,7 @@ DEFAULT = "faceflax"
 
 CHOICES = ("faceflax", "haar", "a YuNet model (.onnx)", "weights of a face detector (.safetensors)")
 
-_VIDEO_SIDE, _VIDEO_SIDE_HAAR = 640, 480
+_VIDEO_SIDE, _VIDEO_SIDE_HAAR = 448, 480
 """A frame of a video is searched at this size at most, as it has to be soon; known faces are followed at full size."""
 
 
