@@ -60,7 +60,7 @@ class NetworkDetector:
     Args:
         weights: one of ``faceflax.list_weights()``, the path of a ``.safetensors`` file, or a network that is loaded
             (:class:`Searcher`).
-        min_score: the least score of a face, in (0, 1]; 0.7 gives a tenth of the false faces, and misses blurred ones.
+        min_score: the least score of a face, in (0, 1]; a higher one gives fewer false faces and misses blurred ones.
         min_size: height of the smallest face to find, in pixels of the frame; smaller ones are left out.
         max_side: a frame whose longer side has more pixels is reduced to this before the search, and the smallest face
             grows as much; ``None`` never reduces.
