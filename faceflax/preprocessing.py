@@ -17,7 +17,12 @@ Image = TypeVar("Image")
 
 
 def read_grey(field: str, file: Path) -> UInt8[np.ndarray, "height width"]:
-    """Reads an image as grey.
+    """Reads an image as grey; see :func:`read_image`."""
+    return _read(field, file, cv2.IMREAD_GRAYSCALE)
+
+
+def read_image(field: str, file: Path) -> UInt8[np.ndarray, "height width 3"]:
+    """Reads an image as BGR.
 
     Args:
         field: what the caller names the image by, for the error.
@@ -26,8 +31,12 @@ def read_grey(field: str, file: Path) -> UInt8[np.ndarray, "height width"]:
     Raises:
         FaceflaxError: the file is missing or is not a whole image.
     """
+    return _read(field, file, cv2.IMREAD_COLOR)
+
+
+def _read(field: str, file: Path, mode: int) -> UInt8[np.ndarray, "height width *channels"]:
     try:
-        image = cv2.imdecode(np.fromfile(file, np.uint8), cv2.IMREAD_GRAYSCALE)
+        image = cv2.imdecode(np.fromfile(file, np.uint8), mode)
     except (OSError, cv2.error):  # cv2.error: an empty file
         image = None
     if image is None:

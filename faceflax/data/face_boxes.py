@@ -43,12 +43,12 @@ pictures of each; over WIDER FACE's own boxes it gives 0.985, 0.998, 0.001 and -
 
 
 class SceneBuilder(builder.FaceBuilder):
-    """A builder of photographs with boxes, which :func:`load_scenes` reads. Images are grey, at most 640 pixels."""
+    """A builder of photographs with boxes, which :func:`load_scenes` reads. Images are at most 640 pixels."""
 
     def _features(self) -> tfds.features.FeaturesDict:
         return tfds.features.FeaturesDict(
             {
-                "image": builder.grey_image(),
+                "image": tfds.features.Image(shape=(None, None, 3), encoding_format="jpeg"),
                 "boxes": tfds.features.Tensor(shape=(None, 4), dtype=np.float32),
                 "landmarks": tfds.features.Tensor(shape=(None, 10), dtype=np.float32),
                 "ignored": tfds.features.Tensor(shape=(None,), dtype=np.bool_),
@@ -67,8 +67,8 @@ class Faces(SceneBuilder):
     by a hash of the file's name.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {"2.0.0": "In colour.", "1.0.0": "First version."}  # noqa: RUF012
     MANUAL_DOWNLOAD_INSTRUCTIONS = "The source is the archive faces.zip, or the folder it unpacks to, with boxes.csv."
 
     def _info(self) -> tfds.core.DatasetInfo:
@@ -121,7 +121,7 @@ class Faces(SceneBuilder):
 
     def _example(self, name: str, rows: list[dict[str, str]]) -> dict[str, Any]:
         group = name.partition("/")[0]
-        image = cv2.imdecode(np.frombuffer(self._bytes(name), np.uint8), cv2.IMREAD_GRAYSCALE)
+        image = cv2.imdecode(np.frombuffer(self._bytes(name), np.uint8), cv2.IMREAD_COLOR)
         if image is None:
             raise FaceflaxError("source", self.source, f"{name} in {{}} is not an image", "unpack it again")
         faces = []
@@ -145,8 +145,8 @@ class Wider(SceneBuilder):
     training set, held out by a hash of the file's name; train = the rest. It has no landmarks.
     """
 
-    VERSION = tfds.core.Version("1.0.0")
-    RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012
+    VERSION = tfds.core.Version("2.0.0")
+    RELEASE_NOTES = {"2.0.0": "In colour.", "1.0.0": "First version."}  # noqa: RUF012
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "http://shuoyang1213.me/WIDERFACE gives the images and the annotations; the source is a folder with "
         "WIDER_train/images, WIDER_val/images and wider_face_split/ in it."
@@ -198,7 +198,7 @@ class Wider(SceneBuilder):
                 raise FaceflaxError("source", file, problem, "download the annotations again") from None
             if width > 0 and height > 0:
                 faces.append(([x, y, width, height], [np.nan] * 10, invalid == 1))
-        return _example(preprocessing.read_grey("source", file), faces, "wider" if faces else "noface")
+        return _example(preprocessing.read_image("source", file), faces, "wider" if faces else "noface")
 
 
 def reframed(box: list[float], group: str) -> list[float]:
@@ -219,19 +219,20 @@ def reframed(box: list[float], group: str) -> list[float]:
 
 
 def _example(
-    image: UInt8[np.ndarray, "height width"], faces: list[tuple[list[float], list[float], bool]], group: str
+    image: UInt8[np.ndarray, "height width 3"], faces: list[tuple[list[float], list[float], bool]], group: str
 ) -> dict[str, Any]:
-    scale = LONGEST_SIDE / max(image.shape)
+    height, width = image.shape[:2]
+    scale = LONGEST_SIDE / max(height, width)
     if scale < 1:
-        height, width = (max(1, round(side * scale)) for side in image.shape)
-        factors = np.array([width / image.shape[1], height / image.shape[0]], np.float32)
-        image = cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA)
+        rows, columns = (max(1, round(side * scale)) for side in (height, width))
+        factors = np.array([columns / width, rows / height], np.float32)
+        image = cv2.resize(image, (columns, rows), interpolation=cv2.INTER_AREA)
     else:
         factors = np.ones(2, np.float32)
     boxes = np.array([box for box, _, _ in faces], np.float32).reshape(-1, 4)
     landmarks = np.array([points for _, points, _ in faces], np.float32).reshape(-1, 10)
     return {
-        "image": builder.png(image),
+        "image": builder.jpeg(image),
         "boxes": boxes * np.tile(factors, 2),
         "landmarks": landmarks * np.tile(factors, 5),
         "ignored": np.array([ignored for _, _, ignored in faces], bool),
@@ -243,4 +244,4 @@ def read_scene(example: Mapping[str, Any]) -> Scene:
     """Makes a scene of what TFDS reads."""
     landmarks: Float32[np.ndarray, "faces 5 2"] = example["landmarks"].reshape(-1, 5, 2)
     complete = GROUPS[example["group"]] not in INCOMPLETE
-    return Scene(example["image"][:, :, 0], example["boxes"], landmarks, example["ignored"], complete)
+    return Scene(np.ascontiguousarray(example["image"][:, :, ::-1]), example["boxes"], landmarks, example["ignored"], complete)

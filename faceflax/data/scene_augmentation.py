@@ -9,23 +9,27 @@ from dataclasses import dataclass
 class SceneAugmentation:
     """How training crops are changed at random; each share is that of the crops that are."""
 
-    size_from: float = 9.0
+    size_from: float = 14.0
     """Smallest face in the middle of a crop, in pixels."""
-    size_to: float = 150.0
+    size_to: float = 220.0
     """Largest face in the middle of a crop, in pixels."""
     roll: float = 45.0
     """Largest rotation, in degrees, of the half of the crops that is rotated evenly up to it."""
     sheets: float = 0.12
     """Share of crops that are sheets of shrunk portraits on a photograph without faces."""
-    cover: float = 0.25
+    cover: float = 0.2
     """Share of faces that something covers in part: a rectangle, or a mask below the nose."""
     decoys: float = 0.3
     """Share of crops with round things that are no faces drawn beside them: letters, rings, wheels, spirals."""
-    blur: float = 0.25
+    blur: float = 0.15
     """Share of crops that are blurred, or enlarged from fewer pixels."""
-    darken: float = 0.25
+    darken: float = 0.15
     """Share of crops that are darkened."""
-    noise: float = 0.2
+    grey: float = 0.15
+    """Share of crops that lose their colours."""
+    tint: float = 0.3
+    """Share of crops in a light of another colour, and of those whose colours are paler or stronger."""
+    noise: float = 0.12
     """Share of crops with noise."""
-    jpeg: float = 0.25
+    jpeg: float = 0.15
     """Share of crops that went through JPEG at low quality."""

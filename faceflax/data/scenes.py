@@ -1,6 +1,6 @@
 """Training pictures of a face detector: crops of annotated scenes at random scales, turned, covered, darkened.
 
-A :class:`Scene` is a grey image with its faces. :class:`Scenes` draws crops from many of them: photographs around one
+A :class:`Scene` is an image with its faces. :class:`Scenes` draws crops from many of them: photographs around one
 of their faces, and sheets of shrunk portraits, which have landmarks where photographs of crowds have none. All is in
 NumPy and OpenCV, in the process that trains; a crop depends on the seed and its number alone.
 """
@@ -26,7 +26,7 @@ MIRRORED = (1, 0, 2, 4, 3)
 MAX_FACES = 64
 """Faces of a crop that a network is taught; of more, the largest."""
 
-SMALLEST = 8.0
+SMALLEST = 11.0
 """Faces whose sides have a geometric mean of fewer pixels than this are neither taught nor held against the network."""
 
 
@@ -36,10 +36,10 @@ LEAST_FILLED = 0.4
 
 @dataclass(frozen=True)
 class Scene:
-    """A grey image and its faces.
+    """An image and its faces.
 
     Attributes:
-        image: uint8 ``[height, width]``.
+        image: uint8 ``[height, width, 3]``, BGR.
         boxes: x, y, width, height in pixels, from forehead to chin and from ear to ear, as WIDER FACE has them.
         landmarks: x, y in pixels of the left eye, right eye, nose, left and right corner of the mouth, as the image
             shows them; NaN where they are not known.
@@ -47,7 +47,7 @@ class Scene:
         complete: every face has a box; where not, what lies away from those that have one counts neither way.
     """
 
-    image: UInt8[np.ndarray, "height width"]
+    image: UInt8[np.ndarray, "height width 3"]
     boxes: Float32[np.ndarray, "faces 4"]
     landmarks: Float32[np.ndarray, "faces 5 2"]
     ignored: Bool[np.ndarray, " faces"]
@@ -104,7 +104,7 @@ class Scenes:
         """Returns ``count`` crops as arrays, padded to :data:`MAX_FACES` faces.
 
         Returns:
-            ``images`` uint8 ``[count, size, size, 1]``, ``boxes`` float32 ``[count, faces, 4]``, ``landmarks``
+            ``images`` uint8 ``[count, size, size, 3]``, ``boxes`` float32 ``[count, faces, 4]``, ``landmarks``
             ``[count, faces, 5, 2]`` (NaN: not known), ``kinds`` int8 ``[count, faces]``: 1 a face, -1 one that counts
             neither way, 0 padding, and ``complete`` bool ``[count]``.
         """
@@ -117,7 +117,7 @@ class Scenes:
             n = len(order)
             boxes[i, :n], landmarks[i, :n] = crop.boxes[order], crop.landmarks[order]
             kinds[i, :n] = np.where(crop.ignored[order], -1, 1)
-        images = np.stack([crop.image for crop in crops])[..., None]
+        images = np.stack([crop.image for crop in crops])
         complete = np.array([crop.complete for crop in crops])
         return {"images": images, "boxes": boxes, "landmarks": landmarks, "kinds": kinds, "complete": complete}
 
@@ -134,7 +134,7 @@ class Scenes:
                 if random.random() < 0.3:
                     continue
                 portrait = self._portraits[random.integers(len(self._portraits))]
-                height, width = portrait.image.shape
+                height, width = portrait.image.shape[:2]
                 scale = cell * random.uniform(0.5, 1.0) / max(height, width)
                 shape = max(8, round(width * scale)), max(8, round(height * scale))
                 image = cv2.resize(portrait.image, shape, interpolation=cv2.INTER_AREA)
@@ -152,7 +152,7 @@ class Scenes:
         """The crop around one face of a scene, or anywhere in one without a face: scaled, turned and mirrored."""
         change, size = self._change, self.size
         known = np.flatnonzero(~scene.ignored & (scene.boxes[:, 2:].prod(1) > 16))
-        height, width = scene.image.shape
+        height, width = scene.image.shape[:2]
         centre: np.ndarray
         if len(known):
             x, y, w, h = scene.boxes[random.choice(known)]
@@ -198,13 +198,13 @@ class Scenes:
         ignored = scene.ignored | small | (seen < 0.5)
         return Scene(crop, boxes[inside], landmarks[inside], ignored[inside], scene.complete)
 
-    def _ground(self, random: np.random.Generator) -> UInt8[np.ndarray, "size size"]:
-        """What lies around a scene that is smaller than its crop: one shade, or a part of a scene without faces."""
+    def _ground(self, random: np.random.Generator) -> UInt8[np.ndarray, "size size 3"]:
+        """What lies around a scene that is smaller than its crop: one colour, or a part of a scene without faces."""
         if not self._backgrounds or random.random() < 0.4:
-            return np.full((self.size, self.size), random.integers(0, 256), np.uint8)
+            return np.full((self.size, self.size, 3), _colour(random), np.uint8)
         image = self._backgrounds[random.integers(len(self._backgrounds))].image
-        part = random.uniform(0.3, 1.0) * min(image.shape)
-        top, left = (int(random.uniform(0, length - part)) for length in image.shape)
+        part = random.uniform(0.3, 1.0) * min(image.shape[:2])
+        top, left = (int(random.uniform(0, length - part)) for length in image.shape[:2])
         part = max(1, int(part))
         return cv2.resize(image[top : top + part, left : left + part], (self.size, self.size))
 
@@ -218,24 +218,53 @@ class Scenes:
             _draw_decoys(image, scene.boxes, random)
         if random.random() < change.blur:
             image = _blurred(image, random)
-        values = image.astype(np.float32)
-        contrast, brightness = random.uniform(0.6, 1.3), random.uniform(-30, 30)
-        values = (values - 128) * np.float32(contrast) + np.float32(128 + brightness)
-        if random.random() < change.darken:
-            gamma, gain = random.uniform(1.0, 2.5), random.uniform(0.15, 0.8)
-            values = (255 * gain * (values.clip(0, 255) / 255) ** gamma).astype(np.float32)
+        if random.random() < change.grey:
+            image = _saturated(image, 0.0)
+        elif random.random() < change.tint:
+            image = _saturated(image, random.uniform(0.4, 1.4))
+        image = cv2.LUT(image, self._tones(random))
         if random.random() < change.noise:
-            values += random.standard_normal(values.shape, np.float32) * random.uniform(2, 20)
-        image = np.rint(values).clip(0, 255).astype(np.uint8)
+            noise = random.standard_normal((*image.shape[:2], random.choice([1, 3])), np.float32)
+            image = np.rint(image + noise * np.float32(random.uniform(2, 20))).clip(0, 255).astype(np.uint8)
         if random.random() < change.jpeg:
             quality = int(random.integers(15, 70))
             encoded = cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, quality])[1]
-            image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_GRAYSCALE))
+            image = np.asarray(cv2.imdecode(encoded, cv2.IMREAD_COLOR))
         return Scene(image, scene.boxes, scene.landmarks, scene.ignored, scene.complete)
+
+    def _tones(self, random: np.random.Generator) -> UInt8[np.ndarray, "1 256 3"]:
+        """What becomes of each value of each colour: other contrast, brightness and light, darkness."""
+        change = self._change
+        contrast, brightness = random.uniform(0.6, 1.3), random.uniform(-30, 30)
+        values = np.tile(((np.arange(256) - 128) * contrast + 128 + brightness)[:, None], 3)
+        if random.random() < change.tint:
+            values *= random.uniform(0.8, 1.2, 3)
+        if random.random() < change.darken:
+            gamma, gain = random.uniform(1.0, 2.5), random.uniform(0.15, 0.8)
+            values = 255 * gain * (values.clip(0, 255) / 255) ** gamma
+        return np.rint(values).clip(0, 255).astype(np.uint8)[None]
 
 
 def _is_portrait(scene: Scene) -> bool:
     return len(scene.boxes) == 1 and bool(np.isfinite(scene.landmarks).all())
+
+
+def _colour(random: np.random.Generator) -> tuple[int, int, int]:
+    """Grey, skin or anything, as often."""
+    kind = random.integers(3)
+    if kind == 0:
+        return (int(random.integers(0, 256)),) * 3
+    if kind == 1:
+        light = random.uniform(0.25, 1.0)
+        return int(165 * light), int(190 * light), int(240 * light)
+    blue, green, red = (int(value) for value in random.integers(0, 256, 3))
+    return blue, green, red
+
+
+def _saturated(image: np.ndarray, saturation: float) -> np.ndarray:
+    """Brings colours nearer to grey, or farther from it where ``saturation`` is above 1."""
+    grey = np.array([0.114, 0.587, 0.299])
+    return np.asarray(cv2.transform(image, saturation * np.eye(3) + (1 - saturation) * grey))
 
 
 def _nobody() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
@@ -245,7 +274,7 @@ def _nobody() -> tuple[np.ndarray, np.ndarray, np.ndarray]:
 def _cover(image: np.ndarray, box: Float[np.ndarray, " 4"], points: np.ndarray, random: np.random.Generator) -> None:
     """Covers a part of a face: all below the nose, as a mask does, or a rectangle somewhere."""
     x, y, w, h = (float(value) for value in box)
-    shade = float(random.integers(0, 256))
+    shade = _colour(random)
     if random.random() < 0.5 and np.isfinite(points).all():
         eyes, nose, mouth = points[:2].mean(0), points[2], points[3:].mean(0)
         down = mouth - eyes
@@ -275,13 +304,13 @@ def _draw_decoys(image: np.ndarray, boxes: Float[np.ndarray, "faces 4"], random:
         low, high = np.maximum(boxes[:, :2], [x, y]), np.minimum(boxes[:, :2] + boxes[:, 2:], [x + side, y + side])
         if (high > low).all(1).any():
             continue
-        shade, thickness = float(random.integers(0, 256)), max(1, round(side * random.uniform(0.03, 0.2)))
+        shade, thickness = _colour(random), max(1, round(side * random.uniform(0.03, 0.2)))
         middle = round(x + side / 2), round(y + side / 2)
         radii = max(2, int(side * random.uniform(0.25, 0.45))), max(2, int(side * random.uniform(0.3, 0.5)))
         turn = float(random.uniform(0, 360))
         kind = random.integers(4)
         if random.random() < 0.5:  # on a ground of its own
-            cv2.ellipse(image, middle, radii, turn, 0, 360, float(random.integers(0, 256)), cv2.FILLED)
+            cv2.ellipse(image, middle, radii, turn, 0, 360, _colour(random), cv2.FILLED)
         if kind == 0:
             letter = str(random.choice(list("OQDGCSPRBaego0689356&@")))
             font = int(random.choice([cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_TRIPLEX, cv2.FONT_HERSHEY_DUPLEX]))
@@ -291,7 +320,7 @@ def _draw_decoys(image: np.ndarray, boxes: Float[np.ndarray, "faces 4"], random:
             cv2.ellipse(image, middle, radii, turn, 0, 360, shade, thickness, cv2.LINE_AA)
             if random.random() < 0.5:
                 inner = max(1, radii[0] // 3), max(1, radii[1] // 3)
-                cv2.ellipse(image, middle, inner, turn, 0, 360, float(random.integers(0, 256)), cv2.FILLED)
+                cv2.ellipse(image, middle, inner, turn, 0, 360, _colour(random), cv2.FILLED)
         else:
             angle = np.linspace(0, 2 * np.pi * random.uniform(2, 4), 80)
             if kind == 2:
@@ -312,7 +341,7 @@ def _blurred(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     if kind == 1:
         factor = random.uniform(0.35, 0.9)
         small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
-        return cv2.resize(small, image.shape[::-1], interpolation=cv2.INTER_LINEAR)
+        return cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     length = int(random.integers(3, 8))
     angle = random.uniform(0, np.pi)
     kernel = np.zeros((length, length), np.float32)

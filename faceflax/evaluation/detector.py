@@ -40,7 +40,7 @@ def mean_recall(variables: Mapping[str, Any], scenes: Mapping[str, Sequence[Scen
 
 
 def _match(detector: Detector, scene: Scene) -> detection.Matches:
-    height, width = scene.image.shape
+    height, width = scene.image.shape[:2]
     rows, columns = (-(-side // 64) * 64 for side in (height, width))  # few sizes
     region = Region(0, 0, columns, rows, rows=rows, columns=columns)
     faces = detector.detect(scene.image, [region], min_score=LEAST_SCORE)

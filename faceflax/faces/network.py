@@ -39,10 +39,10 @@ _SAME = 0.3
 
 
 class Searcher(Protocol):
-    """A network that finds the faces in parts of a grey image: what ``faceflax.inference.load_detector`` returns."""
+    """A network that finds the faces in parts of an image: what ``faceflax.inference.load_detector`` returns."""
 
     def detect(
-        self, grey: UInt8[np.ndarray, "height width"], regions: Sequence[Region], *, min_score: float
+        self, image: UInt8[np.ndarray, "height width 3"], regions: Sequence[Region], *, min_score: float
     ) -> Float32[np.ndarray, "faces 16"]:
         """Returns x, y, width, height, score, five landmarks (x, y) and the number of its region for each face."""
         ...
@@ -104,12 +104,12 @@ class NetworkDetector:
             FaceflaxError: ``frame`` is not such an array.
         """
         self._process.check()
-        grey = as_frame(frame).grey
-        height, width = grey.shape
+        image = as_frame(frame)
+        height, width = image.shape[:2]
         scale = min(_SMALLEST / self.min_size, (self.max_side or np.inf) / max(height, width))
         parts = []
         for group in tiles(height, width, scale):
-            rows = self._network.detect(grey, [tile.region for tile in group], min_score=self.min_score)
+            rows = self._network.detect(image, [tile.region for tile in group], min_score=self.min_score)
             parts.append(rows[_whole(rows, group)])
         rows = np.concatenate(parts)
         rows[:, :4] = clip_to_frame(rows[:, :4], height, width)
@@ -129,11 +129,11 @@ class NetworkDetector:
             FaceflaxError: ``frame`` is not such an array.
         """
         self._process.check()
-        grey = as_frame(frame).grey
+        image = as_frame(frame)
         if not expected:
             return []
         regions = [_close(face.box) for face in expected]
-        found = [_detection(row) for row in self._network.detect(grey, regions, min_score=_LIKELY * self.min_score)]
+        found = [_detection(row) for row in self._network.detect(image, regions, min_score=_LIKELY * self.min_score)]
         overlap = iou(boxes_of(expected), boxes_of(found))
         overlap[overlap < _SAME] = 0
         seen: list[Detection | None] = [None] * len(expected)

@@ -19,7 +19,7 @@ if TYPE_CHECKING:  # slow to import, and only annotations need it
 
 
 class Detector:
-    """Finds faces in parts of a grey image; made by :func:`load_detector`.
+    """Finds faces in parts of an image; made by :func:`load_detector`.
 
     With the C++ kernels (:mod:`faceflax.native`) any number of threads may call it at once, and neither JAX nor Flax is
     imported. Without them the network runs in JAX, compiled for each size of its input at the first call, or loaded
@@ -36,7 +36,7 @@ class Detector:
         >>> untrained = models.init(FaceDetector(), jax.random.key(0), image_size=32)
         >>> detector = Detector(fold_detector(flatten_dict(untrained, sep="/")))
         >>> everywhere = Region(0, -4, 64, 64, rows=64, columns=64)
-        >>> detector.detect(np.zeros((56, 64), np.uint8), [everywhere], min_score=0.5).shape
+        >>> detector.detect(np.zeros((56, 64, 3), np.uint8), [everywhere], min_score=0.5).shape
         (0, 16)
     """
 
@@ -51,7 +51,7 @@ class Detector:
 
     def detect(
         self,
-        grey: UInt8[np.ndarray, "height width"],
+        image: UInt8[np.ndarray, "height width 3"],
         regions: Sequence[Region],
         *,
         min_score: float,
@@ -59,7 +59,7 @@ class Detector:
         max_faces: int = 1024,
     ) -> Float32[np.ndarray, "faces 16"]:
         """Finds faces; see :meth:`faceflax.native.DetectorNetwork.detect`."""
-        return self._search.detect(grey, regions, min_score=min_score, max_overlap=max_overlap, max_faces=max_faces)
+        return self._search.detect(image, regions, min_score=min_score, max_overlap=max_overlap, max_faces=max_faces)
 
 
 def load_detector(weights: str | Path = "face_detector-faces") -> Detector:

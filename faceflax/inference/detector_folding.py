@@ -6,7 +6,13 @@ from collections.abc import Mapping
 from typing import TYPE_CHECKING, Any
 
 from faceflax.inference.folding import Variables
-from faceflax.models.architectures import DETECTOR_OUTPUTS, DETECTOR_PATCH, DETECTOR_UNITS, DETECTOR_WIDTHS
+from faceflax.models.architectures import (
+    DETECTOR_CHANNELS,
+    DETECTOR_OUTPUTS,
+    DETECTOR_PATCH,
+    DETECTOR_UNITS,
+    DETECTOR_WIDTHS,
+)
 from faceflax.native import DetectorKind, DetectorLayer
 
 if TYPE_CHECKING:  # slow to import, and only annotations need it
@@ -38,9 +44,10 @@ def fold_detector(tensors: Mapping[str, Any]) -> DetectorProgram:
         >>> [layer.kind for layer in program][:4], len(program)
         (['patches', 'separable', 'separable', 'max_pool'], 28)
     """
-    variables = Variables("face_detector", tensors, None, DETECTOR_PATCH**2)
+    patch = DETECTOR_PATCH**2 * DETECTOR_CHANNELS
+    variables = Variables("face_detector", tensors, None, patch)
     layers = _Layers(variables)
-    kernel = variables.take("params/stem/kernel", 1, 1, DETECTOR_PATCH**2, DETECTOR_WIDTHS[0])
+    kernel = variables.take("params/stem/kernel", 1, 1, patch, DETECTOR_WIDTHS[0])
     top = layers.add("patches", "stem", -1, kernel[0, 0], norm="stem_bn")
     maps = []
     for stage, (width, units) in enumerate(zip(DETECTOR_WIDTHS, DETECTOR_UNITS, strict=True)):

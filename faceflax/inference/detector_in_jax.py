@@ -34,7 +34,7 @@ class InJax:
 
     def detect(
         self,
-        grey: UInt8[np.ndarray, "height width"],
+        image: UInt8[np.ndarray, "height width 3"],
         regions: Sequence[Region],
         *,
         min_score: float,
@@ -42,18 +42,18 @@ class InJax:
         max_faces: int = 1024,
     ) -> Float32[np.ndarray, "faces 16"]:
         """Finds faces; see :meth:`faceflax.native.DetectorNetwork.detect`."""
-        grey = check_search(grey, regions, min_score, max_overlap, max_faces)
+        image = check_search(image, regions, min_score, max_overlap, max_faces)
         found: list[Float64[np.ndarray, "faces 16"]] = [np.empty((0, 16))] * len(regions)
         for size in {(region.rows, region.columns) for region in regions}:  # those of one size are one batch
             alike = [i for i, region in enumerate(regions) if (region.rows, region.columns) == size]
-            images = np.stack([resize(grey, regions[i]) for i in alike])[..., None]
+            images = np.stack([resize(image, regions[i]) for i in alike])
             for i, outputs in zip(alike, self._outputs(images), strict=True):
                 found[i] = faces_of(outputs, regions[i], i, min_score)
         faces = np.concatenate([np.empty((0, 16)), *found])
         return faces[best(faces[:, :4], faces[:, 4], max_overlap, max_faces)].astype(np.float32)
 
 
-def evaluate(program: DetectorProgram, images: Float[Array, "batch rows columns 1"]) -> Float[Array, "batch places 15"]:
+def evaluate(program: DetectorProgram, images: Float[Array, "batch rows columns 3"]) -> Float[Array, "batch places 15"]:
     """Computes what the network says of each place, in plain JAX, of whatever type ``images`` has."""
     maps: list[Array] = []
     places: list[Array] = []
@@ -88,18 +88,21 @@ def digest(program: DetectorProgram) -> str:
     return total.hexdigest()
 
 
-def resize(grey: UInt8[np.ndarray, "height width"], region: Region) -> Float32[np.ndarray, "rows columns"]:
+def resize(
+    image: UInt8[np.ndarray, "height width 3"], region: Region
+) -> Float32[np.ndarray, "rows columns 3"]:
     """Resizes a region of an image into the network's input, in [-1, 1]; 0 outside the image.
 
     Example:
-        >>> resize(np.full((64, 48), 255, np.uint8), Region(0, 0, 64, 64, rows=32, columns=32))[0, [0, 23, 24]]
+        >>> resize(np.full((64, 48, 3), 255, np.uint8), Region(0, 0, 64, 64, rows=32, columns=32))[0, [0, 23, 24], 1]
         array([1., 1., 0.], dtype=float32)
     """
-    down = samples(region.top, region.height, region.rows, grey.shape[0])
-    across = samples(region.left, region.width, region.columns, grey.shape[1])
+    down = samples(region.top, region.height, region.rows, image.shape[0])
+    across = samples(region.left, region.width, region.columns, image.shape[1])
     rows, columns = _met(down), _met(across)
-    values = grey[rows, columns] / np.float32(127.5) - 1
-    return down[:, rows].astype(np.float32) @ values @ across[:, columns].T.astype(np.float32)
+    values = np.moveaxis(image[rows, columns] / np.float32(127.5) - 1, 2, 0)
+    resized = down[:, rows].astype(np.float32) @ values @ across[:, columns].T.astype(np.float32)
+    return np.ascontiguousarray(np.moveaxis(resized, 0, 2))
 
 
 def samples(begin: float, length: float, count: int, size: int) -> Float64[np.ndarray, "count size"]:

@@ -18,7 +18,7 @@ from faceflax.models.architectures import DETECTORS, MIN_IMAGE_SIZE
 from faceflax.models.registry import create, list_classifiers, list_models, register
 
 if TYPE_CHECKING:
-    from faceflax.models.variables import init, layer_names, usual_image_size
+    from faceflax.models.variables import init, layer_names, usual_channels, usual_image_size
 
 __all__ = [
     "DETECTORS",
@@ -29,11 +29,12 @@ __all__ = [
     "list_classifiers",
     "list_models",
     "register",
+    "usual_channels",
     "usual_image_size",
 ]
 
 
 def __getattr__(name: str) -> Any:
-    if name in ("init", "layer_names", "usual_image_size"):
+    if name in ("init", "layer_names", "usual_channels", "usual_image_size"):
         return getattr(import_module("faceflax.models.variables"), name)
     raise AttributeError(f"module {__name__!r} has no attribute {name!r}")

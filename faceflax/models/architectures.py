@@ -36,6 +36,9 @@ VGG_STAGES: tuple[tuple[int, int], ...] = ((32, 2), (64, 2), (128, 3), (256, 3))
 DETECTOR_PATCH = 4
 """Side of the patches, in pixels, that face_detector cuts an image into."""
 
+DETECTOR_CHANNELS = 3
+"""Of the images that face_detector takes: blue, green and red, in OpenCV's order."""
+
 DETECTOR_WIDTHS: tuple[int, ...] = (32, 64, 96, 96)
 """Features of face_detector at strides 4, 8, 16 and 32."""
 

@@ -3,12 +3,19 @@
 from __future__ import annotations
 
 from functools import partial
+from typing import ClassVar
 
 import flax.linen as nn
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from faceflax.models.architectures import DETECTOR_OUTPUTS, DETECTOR_PATCH, DETECTOR_UNITS, DETECTOR_WIDTHS
+from faceflax.models.architectures import (
+    DETECTOR_CHANNELS,
+    DETECTOR_OUTPUTS,
+    DETECTOR_PATCH,
+    DETECTOR_UNITS,
+    DETECTOR_WIDTHS,
+)
 from faceflax.models.blocks import Activation, BatchNorm, Conv, Images, SeparableConv, max_pool
 
 
@@ -40,12 +47,13 @@ class FaceDetector(nn.Module):
     Example:
         >>> import jax, jax.numpy as jnp
         >>> model = FaceDetector()
-        >>> shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
-        >>> outputs, features = jax.eval_shape(model.apply, shapes, jnp.zeros((2, 64, 96, 1)))
+        >>> shapes = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 3)))
+        >>> outputs, features = jax.eval_shape(model.apply, shapes, jnp.zeros((2, 64, 96, 3)))
         >>> outputs.shape, features["stride8"].shape
         ((2, 126, 15), (2, 8, 12, 64))
     """
 
+    channels: ClassVar[int] = DETECTOR_CHANNELS
     num_classes: int = 1
     activation: Activation = nn.relu
 
@@ -56,7 +64,7 @@ class FaceDetector(nn.Module):
         """Computes what each place says, and named activations.
 
         Args:
-            images: float32 ``[batch, height, width, 1]`` in [-1, 1]; both sides a multiple of 32.
+            images: float32 ``[batch, height, width, 3]`` in [-1, 1], blue, green and red; both sides a multiple of 32.
             train: normalise by the batch's statistics and update the running ones (``mutable=["batch_stats"]``).
 
         Returns:

@@ -14,7 +14,9 @@ from faceflax.errors import FaceflaxError
 from faceflax.models.architectures import MIN_IMAGE_SIZE
 
 
-def init(model: nn.Module, key: jax.Array, image_size: int | None = None, channels: int = 1) -> dict[str, Any]:
+def init(
+    model: nn.Module, key: jax.Array, image_size: int | None = None, channels: int | None = None
+) -> dict[str, Any]:
     """Makes fresh variables: ``params``, and ``batch_stats``, which is empty for a network without BatchNorm.
 
     Compiles once for all equal networks and sizes.
@@ -23,7 +25,7 @@ def init(model: nn.Module, key: jax.Array, image_size: int | None = None, channe
         model: the network.
         key: of the random numbers.
         image_size: side of the images in pixels; :func:`usual_image_size` if not given.
-        channels: of the images.
+        channels: of the images; :func:`usual_channels` if not given.
 
     Raises:
         FaceflaxError: the network does not take images of that size.
@@ -40,7 +42,7 @@ def init(model: nn.Module, key: jax.Array, image_size: int | None = None, channe
         raise FaceflaxError("image_size", size, "is too small", f"the networks take {MIN_IMAGE_SIZE} pixels or more")
     if size != getattr(model, "image_size", size):
         raise FaceflaxError("image_size", size, f"is not what {type(model).__name__} takes", f"give {model.image_size}")
-    return {"batch_stats": {}, **_init(model, (1, size, size, channels), key)}
+    return {"batch_stats": {}, **_init(model, (1, size, size, channels or usual_channels(model)), key)}
 
 
 # Of the module itself and not of its bound method, which is another function each time and would compile again.
@@ -60,7 +62,18 @@ def usual_image_size(model: nn.Module) -> int:
     return getattr(model, "image_size", 64)
 
 
-def layer_names(model: nn.Module, image_size: int | None = None, channels: int = 1) -> list[str]:
+def usual_channels(model: nn.Module) -> int:
+    """Returns the channels of the images that a network takes: 3 for a detector, 1 for one that labels grey faces.
+
+    Example:
+        >>> from faceflax import models
+        >>> usual_channels(models.create("mini_xception", 7)), usual_channels(models.create("face_detector", 1))
+        (1, 3)
+    """
+    return getattr(model, "channels", 1)
+
+
+def layer_names(model: nn.Module, image_size: int | None = None, channels: int | None = None) -> list[str]:
     """Returns the names in a model's ``features``, from input to output.
 
     Example:
@@ -75,5 +88,5 @@ def layer_names(model: nn.Module, image_size: int | None = None, channels: int =
         (_, features), _ = model.init_with_output(jax.random.key(0), images)
         names.extend(features)  # a traced dict comes back sorted; here it still has the network's order
 
-    jax.eval_shape(trace, jax.ShapeDtypeStruct((1, size, size, channels), jnp.float32))
+    jax.eval_shape(trace, jax.ShapeDtypeStruct((1, size, size, channels or usual_channels(model)), jnp.float32))
     return names

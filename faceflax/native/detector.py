@@ -1,4 +1,4 @@
-"""A face detector on the CPU: a grey image and the parts of it to search in, faces out, without XLA and without JAX.
+"""A face detector on the CPU: an image and the parts of it to search in, faces out, without XLA and without JAX.
 
 Everything between is one call of C++ (``src/detector.h``): parts of the image are resized into the network's input, its
 layers are computed, scores and boxes are made of what it says, and of faces that overlap the best stays. A single image
@@ -25,6 +25,9 @@ DetectorKind = Literal["patches", "separable", "pointwise", "max_pool", "doubled
 
 MULTIPLE = 32
 """Of which both sides of the network's input are multiples."""
+
+CHANNELS = 3
+"""Of an image: blue, green and red."""
 
 NUMBERS = 15
 """What the network says of a place: a score, four numbers of the box, and x and y of five landmarks."""
@@ -56,7 +59,7 @@ _CODES = {kind: code for code, kind in enumerate(_WEIGHTS)}
 class DetectorLayer:
     """One layer, which reads others by their place in the list; ``weights`` by ``kind``, float32.
 
-    * ``patches``: kernel ``[16, outputs]`` and bias, of patches of 4x4 pixels of the image.
+    * ``patches``: kernel ``[48, outputs]`` and bias, of patches of 4x4 pixels of the image.
     * ``separable``: depthwise kernel ``[3, 3, 1, inputs]``, SAME, pointwise ``[inputs, outputs]`` and bias.
     * ``pointwise``: kernel ``[inputs, outputs]`` and bias.
     * ``max_pool``: none; 3x3, stride 2, SAME.
@@ -141,11 +144,11 @@ class DetectorNetwork:
 
     Example:
         >>> from faceflax import native
-        >>> patches = DetectorLayer("patches", 8, weights=(np.zeros((16, 8), np.float32), np.zeros(8, np.float32)))
+        >>> patches = DetectorLayer("patches", 8, weights=(np.zeros((48, 8), np.float32), np.zeros(8, np.float32)))
         >>> says = (np.zeros((8, 15), np.float32), np.arange(15, dtype=np.float32))
         >>> if native.available():
         ...     network = DetectorNetwork([patches, DetectorLayer("places", 15, 0, weights=says)])
-        ...     assert network.outputs(np.zeros((1, 32, 64, 1), np.float32)).shape == (1, 128, 15)
+        ...     assert network.outputs(np.zeros((1, 32, 64, 3), np.float32)).shape == (1, 128, 15)
     """
 
     def __init__(self, layers: Sequence[DetectorLayer]) -> None:
@@ -161,19 +164,19 @@ class DetectorNetwork:
         self._handle = handle
         weakref.finalize(self, self._library.faceflax_detector_destroy, handle).atexit = False
 
-    def outputs(self, images: Float32[np.ndarray, "batch rows columns 1"]) -> Float32[np.ndarray, "batch places 15"]:
+    def outputs(self, images: Float32[np.ndarray, "batch rows columns 3"]) -> Float32[np.ndarray, "batch places 15"]:
         """Computes what the network says of each place, as :class:`faceflax.models.face_detector.FaceDetector` does.
 
         Args:
-            images: float32 ``[batch, rows, columns, 1]`` in [-1, 1]; both sides a multiple of 32.
+            images: float32 ``[batch, rows, columns, 3]`` in [-1, 1]; both sides a multiple of 32.
 
         Raises:
             FaceflaxError: images of another shape or type.
         """
         images = np.asarray(images)
-        if images.ndim != 4 or images.dtype != np.float32 or images.shape[3] != 1:
+        if images.ndim != 4 or images.dtype != np.float32 or images.shape[3] != CHANNELS:
             raise FaceflaxError(
-                "images", images.shape, f"{images.dtype} of shape {{}} is not float32 [batch, rows, columns, 1]"
+                "images", images.shape, f"{images.dtype} of shape {{}} is not float32 [batch, rows, columns, 3]"
             )
         images = np.ascontiguousarray(images)
         count, rows, columns = (ctypes.c_int64(size) for size in images.shape[:3])
@@ -188,7 +191,7 @@ class DetectorNetwork:
 
     def detect(
         self,
-        grey: UInt8[np.ndarray, "height width"],
+        image: UInt8[np.ndarray, "height width 3"],
         regions: Sequence[Region],
         *,
         min_score: float,
@@ -201,7 +204,7 @@ class DetectorNetwork:
         where it grows, into floats that are not rounded.
 
         Args:
-            grey: uint8 ``[height, width]``; its rows may lie apart.
+            image: uint8 ``[height, width, 3]``, blue, green and red; its rows may lie apart.
             regions: the parts of it to search in, all of them alike; give both directions the same scale.
             min_score: faces of a lower score are left out; from 0 to 1.
             max_overlap: of two faces whose intersection is more than this share of their union, only that with the
@@ -215,21 +218,21 @@ class DetectorNetwork:
         Raises:
             FaceflaxError: an image or a region that cannot be searched, or a limit out of its range.
         """
-        grey = check_search(grey, regions, min_score, max_overlap, max_faces)
-        if grey.strides[1] != 1 or grey.strides[0] < grey.shape[1]:
-            grey = np.ascontiguousarray(grey)
+        image = check_search(image, regions, min_score, max_overlap, max_faces)
+        height, width, channels = image.shape
+        if image.strides[1:] != (channels, 1) or image.strides[0] < width * channels:
+            image = np.ascontiguousarray(image)
         array = (_Region * len(regions))(
             *(_Region(r.left, r.top, r.width, r.height, int(r.rows), int(r.columns)) for r in regions)
         )
         faces, found = np.empty((max_faces, 16), np.float32), ctypes.c_int64()
-        height, width = grey.shape
         self._check(
             self._library.faceflax_detect(
                 self._handle,
-                _pointer(grey),
+                _pointer(image),
                 ctypes.c_int64(height),
                 ctypes.c_int64(width),
-                ctypes.c_int64(max(grey.strides[0], width)),
+                ctypes.c_int64(max(image.strides[0], width * channels)),
                 array,
                 ctypes.c_int64(len(array)),
                 ctypes.c_double(min_score),
@@ -247,24 +250,25 @@ class DetectorNetwork:
 
 
 def check_search(
-    grey: UInt8[np.ndarray, "height width"],
+    image: UInt8[np.ndarray, "height width 3"],
     regions: Sequence[Region],
     min_score: float,
     max_overlap: float,
     max_faces: int,
-) -> UInt8[np.ndarray, "height width"]:
+) -> UInt8[np.ndarray, "height width 3"]:
     """Returns the image, if all that :meth:`DetectorNetwork.detect` is given can be used.
 
     Raises:
         FaceflaxError: it cannot.
     """
-    grey = np.asarray(grey)
-    if grey.ndim != 2 or grey.dtype != np.uint8 or not all(0 < side <= MOST_PIXELS for side in grey.shape):
+    image = np.asarray(image)
+    is_image = image.ndim == 3 and image.dtype == np.uint8 and image.shape[2] == CHANNELS
+    if not is_image or not all(0 < side <= MOST_PIXELS for side in image.shape[:2]):
         raise FaceflaxError(
-            "grey",
-            grey.shape,
-            f"{grey.dtype} of shape {{}} is not uint8 [height, width] of 1 to {MOST_PIXELS} pixels a side",
-            "convert the image to grey",
+            "image",
+            image.shape,
+            f"{image.dtype} of shape {{}} is not uint8 [height, width, 3] of 1 to {MOST_PIXELS} pixels a side",
+            "convert it",
         )
     for index, region in enumerate(regions):
         where = f"regions[{index}]"
@@ -291,7 +295,7 @@ def check_search(
             raise FaceflaxError(name, share, "is not between 0 and 1", "give a number from 0 to 1")
     if not 0 <= max_faces <= MOST_FACES:
         raise FaceflaxError("max_faces", max_faces, "is no number of faces", f"give 0 to {MOST_FACES}")
-    return grey
+    return image
 
 
 def _pointer(array: np.ndarray) -> ctypes.c_void_p:
@@ -324,7 +328,7 @@ def _describe(index: int, layers: Sequence[DetectorLayer]) -> tuple[_Layer, list
         setattr(description, name, arrays[-1].ctypes.data)
         setattr(description, f"{name}_count", arrays[-1].size)
     description.outputs = layer.channels + padded
-    description.inputs = 16 if layer.kind == "patches" else 0
+    description.inputs = 16 * CHANNELS if layer.kind == "patches" else 0
     if layer.kind != "patches" and 0 <= layer.source < index:
         description.inputs = layers[layer.source].channels
     return description, arrays

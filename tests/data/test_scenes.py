@@ -22,7 +22,7 @@ def marked(shape=(300, 400), box=(150.0, 90.0, 80.0, 100.0), landmark=0):
     x, y = landmarks[0, landmark]
     ys, xs = np.mgrid[: shape[0], : shape[1]] + 0.5
     image[:] = np.rint(255 * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / 50))
-    return Scene(image, box, landmarks, np.zeros(1, bool))
+    return Scene(np.dstack([image] * 3), box, landmarks, np.zeros(1, bool))
 
 
 @pytest.mark.parametrize("landmark", range(5))

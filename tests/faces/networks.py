@@ -16,9 +16,9 @@ class Seer:
         self.cut = cut
         self.calls = []
 
-    def detect(self, grey, regions, *, min_score):
-        assert grey.dtype == np.uint8
-        assert grey.ndim == 2
+    def detect(self, image, regions, *, min_score):
+        assert image.dtype == np.uint8
+        assert image.ndim == 3
         assert regions
         self.calls.append(regions)
         rows = []

@@ -29,17 +29,17 @@ spec.loader.exec_module(detectors)
 
 @pytest.mark.parametrize("factor", [1, 2, 3, 5])
 def test_shrinking_by_whole_factors_is_opencv_s_area_mean(factor):
-    grey = detectors.image(64 * factor, 96 * factor)
-    found = detector_in_jax.resize(grey, Region(0, 0, 96 * factor, 64 * factor, 64, 96))
-    mean = cv2.resize(grey.astype(np.float32), (96, 64), interpolation=cv2.INTER_AREA)
+    frame = detectors.image(64 * factor, 96 * factor)
+    found = detector_in_jax.resize(frame, Region(0, 0, 96 * factor, 64 * factor, 64, 96))
+    mean = cv2.resize(frame.astype(np.float32), (96, 64), interpolation=cv2.INTER_AREA)
     np.testing.assert_allclose(found, mean / 127.5 - 1, rtol=0, atol=2e-6)
 
 
 @pytest.mark.parametrize("factor", [2, 3])
 def test_enlarging_is_opencv_s_bilinear_inside(factor):
-    grey = detectors.image(32, 64)
-    found = detector_in_jax.resize(grey, Region(0, 0, 64, 32, 32 * factor, 64 * factor))
-    other = cv2.resize(grey.astype(np.float32), (64 * factor, 32 * factor), interpolation=cv2.INTER_LINEAR)
+    frame = detectors.image(32, 64)
+    found = detector_in_jax.resize(frame, Region(0, 0, 64, 32, 32 * factor, 64 * factor))
+    other = cv2.resize(frame.astype(np.float32), (64 * factor, 32 * factor), interpolation=cv2.INTER_LINEAR)
     inside = np.s_[factor:-factor, factor:-factor]
     np.testing.assert_allclose(found[inside], (other / 127.5 - 1)[inside], rtol=0, atol=2e-6)
 
@@ -125,30 +125,30 @@ def weights(tmp_path):
 
 
 def test_a_detector_of_weights_on_disk(weights):
-    grey = detectors.image(168, 320)
-    found = load_detector(weights).detect(grey, detectors.REGIONS, min_score=0.4)
-    expected = Detector(detectors.program()).detect(grey, detectors.REGIONS, min_score=0.4)
+    frame = detectors.image(168, 320)
+    found = load_detector(weights).detect(frame, detectors.REGIONS, min_score=0.4)
+    expected = Detector(detectors.program()).detect(frame, detectors.REGIONS, min_score=0.4)
     np.testing.assert_allclose(found, expected, rtol=0, atol=1e-3)
     assert len(found) > 10
 
 
 def test_a_detector_without_kernels(weights, tmp_path):
-    grey = detectors.image(168, 320)
-    np.save(tmp_path / "grey.npy", grey)
+    frame = detectors.image(168, 320)
+    np.save(tmp_path / "frame.npy", frame)
     code = (
         "import sys, numpy as np\n"
         "from faceflax import models\n"
         "from faceflax.inference import load_detector\n"
         "from faceflax.native import Region\n"
         "models.register('face_detector', 'faceflax.models.face_detector:FaceDetector')\n"
-        "grey, region = np.load(sys.argv[2]), Region(0, -12, 320, 192, 96, 160)\n"
-        "np.save(sys.argv[3], load_detector(sys.argv[1]).detect(grey, [region], min_score=0.4))\n"
+        "frame, region = np.load(sys.argv[2]), Region(0, -12, 320, 192, 96, 160)\n"
+        "np.save(sys.argv[3], load_detector(sys.argv[1]).detect(frame, [region], min_score=0.4))\n"
     )
-    arguments = [str(weights), str(tmp_path / "grey.npy"), str(tmp_path / "faces.npy")]
+    arguments = [str(weights), str(tmp_path / "frame.npy"), str(tmp_path / "faces.npy")]
     environment = {**os.environ, "FACEFLAX_NATIVE": "0", "JAX_PLATFORMS": "cpu"}
     subprocess.run([sys.executable, "-c", code, *arguments], cwd=ROOT, env=environment, check=True, timeout=300)
     if native.available():
-        expected = load_detector(weights).detect(grey, detectors.REGIONS[:1], min_score=0.4)
+        expected = load_detector(weights).detect(frame, detectors.REGIONS[:1], min_score=0.4)
         np.testing.assert_allclose(np.load(tmp_path / "faces.npy"), expected, rtol=0, atol=1e-3)
         assert len(expected) > 3
 

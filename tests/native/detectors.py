@@ -41,11 +41,11 @@ def program(seed=0):
 
 
 def image(height, width, seed=0):
-    """Grey blobs of several sizes."""
+    """Blobs of several sizes and colours."""
     rng = np.random.default_rng(seed)
-    total = np.zeros((height, width))
+    total = np.zeros((height, width, 3))
     for size in (1, 4, 16):
-        part = rng.normal(0, 40, (height // size + 1, width // size + 1)).repeat(size, 0).repeat(size, 1)
+        part = rng.normal(0, 40, (height // size + 1, width // size + 1, 3)).repeat(size, 0).repeat(size, 1)
         total += part[:height, :width]
     return np.clip(total + 128, 0, 255).astype(np.uint8)
 

@@ -37,7 +37,7 @@ def network():
 
 @pytest.mark.parametrize(("batch", "rows", "columns"), [(0, 32, 32), (3, 32, 32), (2, 96, 64), (1, 64, 160)])
 def test_outputs_are_those_of_the_linen_module(network, batch, rows, columns):
-    images = np.random.default_rng(1).uniform(-1, 1, (batch, rows, columns, 1)).astype(np.float32)
+    images = np.random.default_rng(1).uniform(-1, 1, (batch, rows, columns, 3)).astype(np.float32)
     found = network.outputs(images)
     assert found.shape == (batch, rows * columns // 64 * 21 // 16, 15)
     if not batch:
@@ -65,45 +65,45 @@ def same_faces(found, expected, within=1e-3):
 
 @pytest.mark.parametrize("number", range(len(detectors.REGIONS)))
 def test_one_region_gives_the_faces_of_the_form_in_jax(network, number):
-    grey, regions = detectors.image(168, 320), detectors.REGIONS[number : number + 1]
+    image, regions = detectors.image(168, 320), detectors.REGIONS[number : number + 1]
     for limits in ({"min_score": 0.4}, {"min_score": 0.2, "max_overlap": 0.7}):
-        found = network.detect(grey, regions, **limits)
-        same_faces(found, InJax(detectors.program()).detect(grey, regions, **limits))
+        found = network.detect(image, regions, **limits)
+        same_faces(found, InJax(detectors.program()).detect(image, regions, **limits))
     assert len(found) > 0
 
 
 def test_faces_of_all_regions_together(network):
-    grey = detectors.image(168, 320)
-    found = network.detect(grey, detectors.REGIONS, min_score=0.4, max_overlap=0.3)
-    same_faces(found, InJax(detectors.program()).detect(grey, detectors.REGIONS, min_score=0.4, max_overlap=0.3))
+    image = detectors.image(168, 320)
+    found = network.detect(image, detectors.REGIONS, min_score=0.4, max_overlap=0.3)
+    same_faces(found, InJax(detectors.program()).detect(image, detectors.REGIONS, min_score=0.4, max_overlap=0.3))
     assert len(set(found[:, 15])) > 3
-    few = network.detect(grey, detectors.REGIONS, min_score=0.4, max_overlap=0.3, max_faces=5)
+    few = network.detect(image, detectors.REGIONS, min_score=0.4, max_overlap=0.3, max_faces=5)
     np.testing.assert_array_equal(few, found[:5])
-    assert network.detect(grey, [], min_score=0.4).shape == (0, 16)
-    assert network.detect(grey, detectors.REGIONS, min_score=0.4, max_faces=0).shape == (0, 16)
+    assert network.detect(image, [], min_score=0.4).shape == (0, 16)
+    assert network.detect(image, detectors.REGIONS, min_score=0.4, max_faces=0).shape == (0, 16)
 
 
 def test_equal_regions_give_each_face_once_and_the_first_of_them(network):
-    grey = detectors.image(168, 320)
-    once = network.detect(grey, detectors.REGIONS[:1], min_score=0.4)
-    np.testing.assert_array_equal(network.detect(grey, detectors.REGIONS[:1] * 9, min_score=0.4), once)
+    image = detectors.image(168, 320)
+    once = network.detect(image, detectors.REGIONS[:1], min_score=0.4)
+    np.testing.assert_array_equal(network.detect(image, detectors.REGIONS[:1] * 9, min_score=0.4), once)
 
 
 def test_regions_of_more_pixels_than_are_computed_side_by_side(network):
-    grey = detectors.image(168, 320)
+    image = detectors.image(168, 320)
     regions = [Region(left, 0, 224, 224, 224, 224) for left in range(0, 120, 10)]
     limits = {"min_score": 0.5, "max_overlap": 1, "max_faces": 1 << 20}
-    every = network.detect(grey, regions, **limits)
+    every = network.detect(image, regions, **limits)
     assert len(every) > 1024
     for number, region in enumerate(regions):
-        alone = network.detect(grey, [region], **limits)
+        alone = network.detect(image, [region], **limits)
         alone[:, 15] = number
         np.testing.assert_array_equal(every[every[:, 15] == number], alone)
 
 
 @pytest.mark.parametrize("shape", [(1, 1), (1, 20000), (3000, 1), (2, 3)])
 def test_images_of_any_shape(network, shape):
-    grey = detectors.image(*shape)
+    image = detectors.image(*shape)
     regions = [
         Region(-3, -5, 40, 40, 64, 64),
         Region(0, 0, shape[1], shape[0], 32, 64),
@@ -111,23 +111,23 @@ def test_images_of_any_shape(network, shape):
     ]
     for region in regions:
         limits = {"min_score": 0.3, "max_overlap": 0.6}
-        found = network.detect(grey, [region], **limits)
-        expected = InJax(detectors.program()).detect(grey, [region], **limits)
+        found = network.detect(image, [region], **limits)
+        expected = InJax(detectors.program()).detect(image, [region], **limits)
         same_faces(found, expected, 1e-3 * max(1, region.width / region.columns))
 
 
 def test_rows_that_lie_apart(network):
     wide = detectors.image(168, 640)
-    for grey in (wide[:, 100:420], wide[::-1, :320], wide[:, ::2], wide.T[:168]):
+    for image in (wide[:, 100:420], wide[::-1, :320], wide[:, ::2], wide.swapaxes(0, 1)[:168], wide[..., ::-1]):
         np.testing.assert_array_equal(
-            network.detect(grey, detectors.REGIONS, min_score=0.4),
-            network.detect(np.ascontiguousarray(grey), detectors.REGIONS, min_score=0.4),
+            network.detect(image, detectors.REGIONS, min_score=0.4),
+            network.detect(np.ascontiguousarray(image), detectors.REGIONS, min_score=0.4),
         )
 
 
 def test_many_threads_use_one_network(network):
     images = [detectors.image(100 + 7 * i, 150 + 11 * i, i) for i in range(8)]
-    expected = [network.detect(grey, detectors.REGIONS, min_score=0.3) for grey in images]
+    expected = [network.detect(image, detectors.REGIONS, min_score=0.3) for image in images]
 
     def calls(i):
         for _ in range(50):
@@ -143,14 +143,14 @@ import numpy as np
 from faceflax.native import DetectorLayer, DetectorNetwork, Region
 rng = np.random.default_rng(0)
 draw = lambda *shape: rng.normal(0, 0.2, shape).astype(np.float32)
-layers = [DetectorLayer("patches", 32, weights=(draw(16, 32), draw(32)), relu=True)]
+layers = [DetectorLayer("patches", 32, weights=(draw(48, 32), draw(32)), relu=True)]
 for i in range(3):
     weights = draw(3, 3, 1, 32), draw(32, 32), draw(32)
     layers.append(DetectorLayer("separable", 32, i, i if i else -1, weights, True))
 layers += [DetectorLayer("max_pool", 32, 3), DetectorLayer("places", 15, 4, weights=(draw(32, 15), draw(15)))]
 network = DetectorNetwork(layers)
-grey = rng.integers(0, 256, (300, 500), dtype=np.uint8)
-faces = network.detect(grey, [Region(0, 0, 500, 300, 192, 320), Region(9, 9, 70, 70, 64, 64)], min_score=0.5)
+image = rng.integers(0, 256, (300, 500, 3), dtype=np.uint8)
+faces = network.detect(image, [Region(0, 0, 500, 300, 192, 320), Region(9, 9, 70, 70, 64, 64)], min_score=0.5)
 assert not {"jax", "jaxlib", "flax"} & set(sys.modules)
 print(faces.tobytes().hex())
 """
@@ -173,7 +173,7 @@ def test_the_number_of_threads_does_not_change_the_faces():
     assert len(answers.pop()) > 1000
 
 
-GREY = np.zeros((20, 30), np.uint8)
+IMAGE = np.zeros((20, 30, 3), np.uint8)
 WHOLE = Region(0, 0, 30, 20, 32, 32)
 
 
@@ -197,12 +197,12 @@ def test_regions_that_cannot_be_searched_are_named(network, changes, message):
     region = replace(WHOLE, **changes)
     for search in (network, InJax(detectors.program())):
         with pytest.raises(FaceflaxError, match=message):
-            search.detect(GREY, [region], min_score=0.5)
+            search.detect(IMAGE, [region], min_score=0.5)
     handle, faces, found = network._handle, np.empty((4, 16), np.float32), ctypes.c_int64()
     made = detector._Region(region.left, region.top, region.width, region.height, region.rows, region.columns)
     library = network._library
-    pixels, room = ctypes.c_void_p(GREY.ctypes.data), ctypes.c_void_p(faces.ctypes.data)
-    sizes = [ctypes.c_int64(n) for n in (20, 30, 30)]
+    pixels, room = ctypes.c_void_p(IMAGE.ctypes.data), ctypes.c_void_p(faces.ctypes.data)
+    sizes = [ctypes.c_int64(n) for n in (20, 30, 90)]
     shares = [ctypes.c_double(share) for share in (0.5, 0.5)]
     ends = [ctypes.c_int64(1), *shares, ctypes.c_int64(4), room, ctypes.byref(found)]
     assert library.faceflax_detect(handle, pixels, *sizes, ctypes.byref(made), *ends) == 1
@@ -210,32 +210,33 @@ def test_regions_that_cannot_be_searched_are_named(network, changes, message):
 
 
 @pytest.mark.parametrize(
-    ("grey", "limits", "message"),
+    ("image", "limits", "message"),
     [
-        (GREY[0], {}, r"grey: uint8 of shape \(30,\) is not uint8 \[height, width\]"),
-        (GREY.astype(np.float32), {}, "grey: float32 of shape"),
-        (GREY[:0], {}, r"grey: uint8 of shape \(0, 30\)"),
-        (GREY, {"min_score": np.nan}, "min_score: nan is not between 0 and 1"),
-        (GREY, {"min_score": -0.1}, "min_score: -0.1"),
-        (GREY, {"max_overlap": 1.5}, "max_overlap: 1.5 is not between 0 and 1"),
-        (GREY, {"max_faces": -1}, "max_faces: -1 is no number of faces; give 0 to 1048576"),
-        (GREY, {"max_faces": 2**40}, "max_faces: 1099511627776"),
+        (IMAGE[..., 0], {}, r"image: uint8 of shape \(20, 30\) is not uint8 \[height, width, 3\]"),
+        (IMAGE[..., :2], {}, r"image: uint8 of shape \(20, 30, 2\)"),
+        (IMAGE.astype(np.float32), {}, "image: float32 of shape"),
+        (IMAGE[:0], {}, r"image: uint8 of shape \(0, 30, 3\)"),
+        (IMAGE, {"min_score": np.nan}, "min_score: nan is not between 0 and 1"),
+        (IMAGE, {"min_score": -0.1}, "min_score: -0.1"),
+        (IMAGE, {"max_overlap": 1.5}, "max_overlap: 1.5 is not between 0 and 1"),
+        (IMAGE, {"max_faces": -1}, "max_faces: -1 is no number of faces; give 0 to 1048576"),
+        (IMAGE, {"max_faces": 2**40}, "max_faces: 1099511627776"),
     ],
 )
-def test_what_cannot_be_searched_is_named(network, grey, limits, message):
+def test_what_cannot_be_searched_is_named(network, image, limits, message):
     for search in (network, InJax(detectors.program())):
         with pytest.raises(FaceflaxError, match=message):
-            search.detect(grey, [WHOLE], **{"min_score": 0.5, **limits})
+            search.detect(image, [WHOLE], **{"min_score": 0.5, **limits})
 
 
 @pytest.mark.parametrize(
     ("images", "message"),
     [
-        (np.zeros((1, 32, 32, 3), np.float32), r"images: float32 of shape \(1, 32, 32, 3\) is not"),
-        (np.zeros((1, 32, 32, 1)), "images: float64"),
-        (np.zeros((0, 32, 48, 1), np.float32), "images: 32x48 pixels cannot be the network's input; give multiples"),
-        (np.zeros((0, 0, 32, 1), np.float32), "images: 0x32 pixels"),
-        (np.zeros((0, 32, 2**30, 1), np.float32), "images: 32x1073741824 pixels"),
+        (np.zeros((1, 32, 32, 1), np.float32), r"images: float32 of shape \(1, 32, 32, 1\) is not"),
+        (np.zeros((1, 32, 32, 3)), "images: float64"),
+        (np.zeros((0, 32, 48, 3), np.float32), "images: 32x48 pixels cannot be the network's input; give multiples"),
+        (np.zeros((0, 0, 32, 3), np.float32), "images: 0x32 pixels"),
+        (np.zeros((0, 32, 2**30, 3), np.float32), "images: 32x1073741824 pixels"),
     ],
 )
 def test_wrong_images_are_named(network, images, message):
@@ -245,9 +246,10 @@ def test_wrong_images_are_named(network, images, message):
 
 def test_null_pointers_and_counts_are_refused(network):
     library, null = network._library, ctypes.c_void_p()
-    zero, one, half = ctypes.c_int64(0), ctypes.c_int64(1), ctypes.c_double(0.5)
+    zero, one, row = (ctypes.c_int64(n) for n in (0, 1, 3))
+    half = ctypes.c_double(0.5)
     size = ctypes.c_int64(32)
-    pixels = ctypes.c_void_p(GREY.ctypes.data)
+    pixels = ctypes.c_void_p(IMAGE.ctypes.data)
     found = ctypes.byref(ctypes.c_int64())
     layer = detector._Layer()
     for call, message in (
@@ -267,14 +269,14 @@ def test_null_pointers_and_counts_are_refused(network):
         *(
             (lambda arguments=arguments: library.faceflax_detect(network._handle, *arguments), message)
             for arguments, message in (
-                ((null, one, one, one, null, zero, half, half, zero, null, found), "grey: null"),
-                ((pixels, zero, one, one, null, zero, half, half, zero, null, found), "grey: 0x1"),
-                ((pixels, one, size, one, null, zero, half, half, zero, null, found), "grey: rows 1 bytes apart"),
-                ((pixels, one, one, one, null, one, half, half, zero, null, found), "regions: null"),
-                ((pixels, one, one, one, null, zero, half, half, one, null, found), "max_faces: 1 faces, or no room"),
-                ((pixels, one, one, one, null, zero, half, half, zero, null, null), "max_faces: 0 faces, or no room"),
-                ((pixels, one, one, one, null, zero, ctypes.c_double(7), half, zero, null, found), "min_score: 7"),
-                ((pixels, one, one, one, null, zero, half, ctypes.c_double(-1), zero, null, found), "max_overlap: -1"),
+                ((null, one, one, one, null, zero, half, half, zero, null, found), "image: null"),
+                ((pixels, zero, one, row, null, zero, half, half, zero, null, found), "image: 0x1"),
+                ((pixels, one, size, one, null, zero, half, half, zero, null, found), "image: rows 1 bytes apart"),
+                ((pixels, one, one, row, null, one, half, half, zero, null, found), "regions: null"),
+                ((pixels, one, one, row, null, zero, half, half, one, null, found), "max_faces: 1 faces, or no room"),
+                ((pixels, one, one, row, null, zero, half, half, zero, null, null), "max_faces: 0 faces, or no room"),
+                ((pixels, one, one, row, null, zero, ctypes.c_double(7), half, zero, null, found), "min_score: 7"),
+                ((pixels, one, one, row, null, zero, half, ctypes.c_double(-1), zero, null, found), "max_overlap: -1"),
             )
         ),
     ):

@@ -22,7 +22,7 @@ namespace faceflax {
 
 namespace {
 
-constexpr Index kPatch = 4, kNumbers = 15, kPacked = 16;
+constexpr Index kPatch = 4, kColours = 3, kNumbers = 15, kPacked = 16;
 constexpr Index kMultiple = 32, kMostSide = 8192, kMostPixels = Index(1) << 24;  // of an input
 constexpr Index kTogether = Index(1) << 18;  // pixels of the inputs whose layers are computed side by side
 constexpr Index kWork = 700000;              // multiplications of a block, about: some 20 microseconds
@@ -98,11 +98,22 @@ struct Samples {
   }
 };
 
+// The weights of a row's pixels for each colour of each of the input's, [taps, count, colours].
 std::vector<T> TapsFirst(const Samples& samples) {
   const Index count = samples.starts.size();
-  std::vector<T> result(samples.weights.size());
-  for (Index i = 0; i < count; ++i) {
-    for (Index t = 0; t < samples.taps; ++t) result[t * count + i] = samples.weights[i * samples.taps + t] * T(127.5);
+  std::vector<T> result;
+  result.reserve(samples.weights.size() * kColours);
+  for (Index t = 0; t < samples.taps; ++t) {
+    for (Index i = 0; i < count; ++i) result.insert(result.end(), kColours, samples.weights[i * samples.taps + t] * T(127.5));
+  }
+  return result;
+}
+
+// Where each colour of each of the input's pixels starts.
+std::vector<int32_t> Starts(const Samples& samples) {
+  std::vector<int32_t> result;
+  for (const int32_t start : samples.starts) {
+    for (int32_t c = 0; c < kColours; ++c) result.push_back(start * kColours + c);
   }
   return result;
 }
@@ -110,30 +121,34 @@ std::vector<T> TapsFirst(const Samples& samples) {
 // Resizes a region of an image into the network's input, a row at a time. Outside the image it is mid-grey, 0.
 class Source {
  public:
-  Source(const uint8_t* grey, Index height, Index width, Index stride, const FaceflaxRegion& region)
-      : grey_(grey),
+  Source(const uint8_t* image, Index height, Index width, Index stride, const FaceflaxRegion& region)
+      : image_(image),
         stride_(stride),
         down_(region.top, region.height, region.rows, height),
         across_(region.left, region.width, region.columns, width),
-        columns_(TapsFirst(across_)) {}
+        starts_(Starts(across_)),
+        columns_(TapsFirst(across_)),
+        as_it_is_(region.left == 0 && region.width == region.columns && region.columns == width) {}
 
   void Row(const Kernels& kernels, Index row, T* y) const {
-    const Index count = across_.starts.size(), met = across_.last - across_.first;
+    const Index count = starts_.size(), met = (across_.last - across_.first) * kColours;
     if (down_.taps == 0 || across_.taps == 0) {
       std::fill_n(y, count, T(0));
       return;
     }
-    T* line = Scratch(kNarrow, met);
-    kernels.weigh_rows(grey_ + (down_.first + down_.starts[row]) * stride_ + across_.first, stride_, met,
+    T* line = as_it_is_ ? y : Scratch(kNarrow, met);
+    kernels.weigh_rows(image_ + (down_.first + down_.starts[row]) * stride_ + across_.first * kColours, stride_, met,
                        down_.weights.data() + row * down_.taps, down_.taps, -down_.totals[row], line);
-    kernels.weigh_columns(line, across_.starts.data(), columns_.data(), across_.taps, count, y);
+    if (!as_it_is_) kernels.weigh_columns(line, starts_.data(), columns_.data(), across_.taps, kColours, count, y);
   }
 
  private:
-  const uint8_t* grey_;
+  const uint8_t* image_;
   Index stride_;
   Samples down_, across_;
+  std::vector<int32_t> starts_;
   std::vector<T> columns_;
+  bool as_it_is_;  // its columns need no weights
 };
 
 // A layer's output in one input.
@@ -229,7 +244,7 @@ std::string Check(const FaceflaxDetectorLayer& layer, Index index, const std::ve
   std::string wrong = earlier("from", layer.from, !patches);
   if (wrong.empty()) wrong = earlier("add", layer.add, sum || (unit && layer.add != -1));
   if (!wrong.empty()) return wrong;
-  const Index channels = patches ? kPatch * kPatch : before[layer.from].outputs;
+  const Index channels = patches ? kPatch * kPatch * kColours : before[layer.from].outputs;
   const Index stride = patches ? kPatch : before[layer.from].stride;
   if (layer.inputs != channels) {
     return "inputs: " + std::to_string(layer.inputs) + " channels where there are " + std::to_string(channels) +
@@ -281,7 +296,7 @@ DetectorLayer Packed(const FaceflaxDetectorLayer& from, const std::vector<Detect
   layer.bias = Values(from.bias, from.outputs);
   switch (layer.kind) {
     case kDetectorPatches:
-      layer.panels = Panels(from.kernel, kPatch, kPatch, 1, from.outputs);
+      layer.panels = Panels(from.kernel, kPatch, kPatch, kColours, from.outputs);
       break;
     case kDetectorSeparable:
       layer.kernel = Values(from.kernel, 9 * from.inputs);
@@ -391,15 +406,13 @@ void FaceflaxDetector::Compute(const faceflax::Block& block) const {
   };
   switch (layer.kind) {
     case kDetectorPatches: {
-      const Index columns = block.input->columns;
-      const Geometry g{kPatch, columns, 1, kPatch, kPatch, kPatch, kPatch, 0, 1, map.width, layer.outputs};
+      const Index columns = block.input->columns, row = columns * kColours;
+      const Geometry g{kPatch, columns, kColours, kPatch, kPatch, kPatch, kPatch, 0, 1, map.width, layer.outputs};
       for (Index h = block.from; h < block.to; ++h, y += size) {
-        const T* x = block.input->image + h * kPatch * columns;
+        const T* x = block.input->image + h * kPatch * row;
         if (!block.input->image) {
-          T* strip = Scratch(kPart, kPatch * columns);
-          for (Index i = 0; i < kPatch; ++i) {
-            block.input->source->Row(*kernels, h * kPatch + i, strip + i * columns);
-          }
+          T* strip = Scratch(kPart, kPatch * row);
+          for (Index i = 0; i < kPatch; ++i) block.input->source->Row(*kernels, h * kPatch + i, strip + i * row);
           x = strip;
         }
         kernels->convolve(g, x, layer.panels.of(1), layer.bias.data(), nullptr, layer.relu, y);
@@ -528,7 +541,7 @@ int faceflax_detector_outputs(const FaceflaxDetector* detector, const float* ima
     ThreadPool* pool = ThreadPool::Get(&wrong);
     if (!pool) return Refuse(wrong);
     for (Index i = 0; i < count; ++i) {
-      std::vector<Input> input{{rows, columns, images + i * rows * columns, nullptr, {}}};
+      std::vector<Input> input{{rows, columns, images + i * rows * columns * kColours, nullptr, {}}};
       if (!detector->Run(*pool, input)) throw std::bad_alloc();
       for (size_t l = 0; l < detector->layers.size(); ++l) {
         if (detector->layers[l].kind != kDetectorPlaces) continue;
@@ -542,17 +555,17 @@ int faceflax_detector_outputs(const FaceflaxDetector* detector, const float* ima
   });
 }
 
-int faceflax_detect(const FaceflaxDetector* detector, const uint8_t* grey, int64_t height, int64_t width,
+int faceflax_detect(const FaceflaxDetector* detector, const uint8_t* image, int64_t height, int64_t width,
                     int64_t stride, const FaceflaxRegion* regions, int64_t count, double min_score, double max_overlap,
                     int64_t max_faces, float* faces, int64_t* found) {
   return Guarded([&] {
     if (!detector) return Refuse("detector: null; create it first");
-    if (!grey) return Refuse("grey: null; give an image");
+    if (!image) return Refuse("image: null; give one");
     if (height < 1 || width < 1 || height > 1 << 20 || width > 1 << 20) {
-      return Refuse("grey: " + std::to_string(height) + "x" + std::to_string(width) +
+      return Refuse("image: " + std::to_string(height) + "x" + std::to_string(width) +
                     " pixels is no size; give 1 to 1048576 rows and columns");
     }
-    if (stride < width) return Refuse("grey: rows " + std::to_string(stride) + " bytes apart overlap; copy the image");
+    if (stride < width * kColours) return Refuse("image: rows " + std::to_string(stride) + " bytes apart overlap; copy the image");
     if (count < 0 || (count > 0 && !regions)) return Refuse("regions: null; give an array of them");
     for (Index i = 0; i < count; ++i) {
       const FaceflaxRegion& region = regions[i];
@@ -587,7 +600,7 @@ int faceflax_detect(const FaceflaxDetector* detector, const uint8_t* grey, int64
         const Index more = regions[next].rows * regions[next].columns;
         if (next > first && pixels + more > kTogether) break;
         pixels += more;
-        sources.emplace_back(grey, height, width, stride, regions[next]);
+        sources.emplace_back(image, height, width, stride, regions[next]);
       }
       std::vector<Input> inputs;
       for (Index i = first; i < next; ++i) {

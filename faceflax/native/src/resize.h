@@ -26,11 +26,11 @@ void WeighRows(const uint8_t* __restrict x, Index row, Index width, const T* wei
   }
 }
 
-// y[c] = the sum of weights[t][c] * x[starts[c] + t] over `taps` pixels.
-void WeighColumns(const T* x, const int32_t* starts, const T* weights, Index taps, Index columns, T* y) {
-  Zero(y, columns);
-  for (Index t = 0; t < taps; ++t, weights += columns) {
-    for (Index c = 0; c < columns; ++c) y[c] += weights[c] * x[starts[c] + t];
+// y[i] = the sum of weights[t][i] * x[starts[i] + t * step] over `taps` pixels.
+void WeighColumns(const T* x, const int32_t* starts, const T* weights, Index taps, Index step, Index width, T* y) {
+  Zero(y, width);
+  for (Index t = 0; t < taps; ++t, x += step, weights += width) {
+    for (Index i = 0; i < width; ++i) y[i] += weights[i] * x[starts[i]];
   }
 }
 
