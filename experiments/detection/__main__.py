@@ -107,7 +107,7 @@ def _frame(image: Any) -> Any:
     """A picture as a frame of 640x360 pixels."""
     from faceflax.opencv import cv2
 
-    return cv2.cvtColor(cv2.resize(image, (640, 360), interpolation=cv2.INTER_AREA), cv2.COLOR_GRAY2BGR)
+    return cv2.resize(image, (640, 360), interpolation=cv2.INTER_AREA)
 
 
 def _lines(results: Mapping[str, Results], times: Mapping[str, Sequence[float]]) -> list[str]:

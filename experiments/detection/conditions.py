@@ -58,7 +58,7 @@ def conditions(portraits: Sequence[Scene], seed: int = 0) -> Iterator[Condition]
 
 def _with_room(scene: Scene) -> Scene:
     """A scene in the middle of a picture half as large again, which repeats its edge, so that tilting cuts nothing."""
-    height, width = scene.image.shape
+    height, width = scene.image.shape[:2]
     y, x = height // 4, width // 4
     image = np.asarray(cv2.copyMakeBorder(scene.image, y, y, x, x, cv2.BORDER_REPLICATE))
     offset = np.array([x, y], np.float32)
@@ -69,7 +69,7 @@ def _with_room(scene: Scene) -> Scene:
 
 def tilted(scene: Scene, degrees: float) -> Scene:
     """Rotates a scene about its middle, clockwise as seen; a box becomes that of the turned ellipse inside it."""
-    height, width = scene.image.shape
+    height, width = scene.image.shape[:2]
     turn = cv2.getRotationMatrix2D((width / 2 - 0.5, height / 2 - 0.5), -degrees, 1.0)
     image = np.asarray(cv2.warpAffine(scene.image, turn, (width, height), borderMode=cv2.BORDER_REPLICATE))
     middle = np.array([width / 2, height / 2])

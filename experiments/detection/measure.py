@@ -13,7 +13,6 @@ from tqdm import tqdm
 from experiments.detection.conditions import SIZES, Condition
 from faceflax.data import Scene
 from faceflax.evaluation import detection
-from faceflax.opencv import cv2
 
 SMALLEST = 20
 """Faces whose sides have a geometric mean of fewer pixels are neither asked for nor held against a detector."""
@@ -41,7 +40,7 @@ def search(detect: Detect, scenes: Sequence[Scene], smallest: float = SMALLEST, 
     """Runs a detector over scenes; faces of other sizes count neither way."""
     matches, errors = [], []
     for scene in scenes:
-        found = detect(cv2.cvtColor(scene.image, cv2.COLOR_GRAY2BGR))
+        found = detect(scene.image)
         boxes = np.array([face.box for face in found], np.float64).reshape(-1, 4)
         side = np.sqrt(scene.boxes[:, 2:].prod(1))
         counted = ~scene.ignored & (side >= smallest) & (side < largest)

@@ -21,7 +21,7 @@ def sheet(scenes: Sequence[Scene], detect: Any, columns: int = 10) -> np.ndarray
     """Returns scenes side by side with the boxes (green), scores and landmarks of what is found in them."""
     tiles = []
     for scene in scenes:
-        frame = cv2.cvtColor(scene.image, cv2.COLOR_GRAY2BGR)
+        frame = scene.image.copy()
         faces = detect(frame)
         scale = TILE / max(frame.shape[:2])
         tile = np.zeros((TILE, TILE, 3), np.uint8)
@@ -53,7 +53,7 @@ def missed(scenes: Sequence[Scene], matches: Sequence[Matches], min_score: float
     tiles = [
         crop_face(scene.image, np.rint(box).astype(int).clip(1), 0.5, TILE // 2) for _, scene, box in faces[:count]
     ]
-    return _grid([cv2.cvtColor(tile, cv2.COLOR_GRAY2BGR) for tile in tiles], 10)
+    return _grid(tiles, 10)
 
 
 def _grid(tiles: Sequence[np.ndarray], columns: int) -> np.ndarray:

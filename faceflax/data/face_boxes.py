@@ -244,4 +244,6 @@ def read_scene(example: Mapping[str, Any]) -> Scene:
     """Makes a scene of what TFDS reads."""
     landmarks: Float32[np.ndarray, "faces 5 2"] = example["landmarks"].reshape(-1, 5, 2)
     complete = GROUPS[example["group"]] not in INCOMPLETE
-    return Scene(np.ascontiguousarray(example["image"][:, :, ::-1]), example["boxes"], landmarks, example["ignored"], complete)
+    return Scene(
+        np.ascontiguousarray(example["image"][:, :, ::-1]), example["boxes"], landmarks, example["ignored"], complete
+    )

@@ -88,9 +88,7 @@ def digest(program: DetectorProgram) -> str:
     return total.hexdigest()
 
 
-def resize(
-    image: UInt8[np.ndarray, "height width 3"], region: Region
-) -> Float32[np.ndarray, "rows columns 3"]:
+def resize(image: UInt8[np.ndarray, "height width 3"], region: Region) -> Float32[np.ndarray, "rows columns 3"]:
     """Resizes a region of an image into the network's input, in [-1, 1]; 0 outside the image.
 
     Example:

@@ -10,7 +10,7 @@ from faceflax.data.scene_augmentation import SceneAugmentation
 from faceflax.data.scenes import MAX_FACES, MIRRORED, SMALLEST, Scene, Scenes
 from faceflax.errors import FaceflaxError
 
-PLAIN = SceneAugmentation(sheets=0, cover=0, decoys=0, blur=0, darken=0, noise=0, jpeg=0)
+PLAIN = SceneAugmentation(sheets=0, cover=0, decoys=0, blur=0, darken=0, grey=0, tint=0, noise=0, jpeg=0)
 POINTS = np.array([[0.3, 0.4], [0.7, 0.4], [0.5, 0.6], [0.35, 0.8], [0.65, 0.8]], np.float32)
 
 
@@ -18,21 +18,21 @@ def marked(shape=(300, 400), box=(150.0, 90.0, 80.0, 100.0), landmark=0):
     """A black scene with one face, of which one landmark is a bright spot."""
     box = np.array([box], np.float32)
     landmarks = box[:, None, :2] + POINTS * box[:, None, 2:]
-    image = np.zeros(shape, np.uint8)
+    image = np.zeros((*shape, 3), np.uint8)
     x, y = landmarks[0, landmark]
     ys, xs = np.mgrid[: shape[0], : shape[1]] + 0.5
-    image[:] = np.rint(255 * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / 50))
-    return Scene(np.dstack([image] * 3), box, landmarks, np.zeros(1, bool))
+    image[:] = np.rint(255 * np.exp(-((xs - x) ** 2 + (ys - y) ** 2) / 50))[..., None]
+    return Scene(image, box, landmarks, np.zeros(1, bool))
 
 
 @pytest.mark.parametrize("landmark", range(5))
 def test_landmarks_stay_on_their_pixels(landmark):
-    scenes = Scenes({"a": [marked(landmark=landmark)]}, {"a": 1}, 128, PLAIN)
+    scenes = Scenes({"a": [marked((1200, 1600), (760, 550, 80, 100), landmark)]}, {"a": 1}, 128, PLAIN)
     seen = 0
     for number in range(12):
         crop = scenes.crop(number)
         (point,) = (crop.landmarks[:, landmark],)
-        values = crop.image.astype(np.float64) - np.median(crop.image)
+        values = crop.image[..., 0].astype(np.float64) - np.median(crop.image)
         if len(point) == 0 or not ((point > 12) & (point < 116)).all() or values.max() < 100:
             continue
         ys, xs = np.mgrid[:128, :128] + 0.5
@@ -50,12 +50,12 @@ def unmarked(boxes, shape=(300, 400), shade=0):
     """A scene of one shade whose faces have no landmarks."""
     boxes = np.array(boxes, np.float32).reshape(-1, 4)
     points = np.full((len(boxes), 5, 2), np.nan, np.float32)
-    return Scene(np.full(shape, shade, np.uint8), boxes, points, np.zeros(len(boxes), bool))
+    return Scene(np.full((*shape, 3), shade, np.uint8), boxes, points, np.zeros(len(boxes), bool))
 
 
 def test_boxes_hold_the_turned_ellipse_of_the_face():
     face = unmarked([150, 90, 80, 100])
-    cv2.ellipse(face.image, ((190.0 - 0.5, 140.0 - 0.5), (80.0, 100.0), 0.0), 255, cv2.FILLED)
+    cv2.ellipse(face.image, ((190.0 - 0.5, 140.0 - 0.5), (80.0, 100.0), 0.0), (255, 255, 255), cv2.FILLED)
     scenes = Scenes({"a": [face]}, {"a": 1}, 256, PLAIN)
     seen = 0
     for number in range(16):
@@ -63,7 +63,7 @@ def test_boxes_hold_the_turned_ellipse_of_the_face():
         if len(crop.boxes) == 0 or crop.boxes[0, :2].min() < 1 or (crop.boxes[0, :2] + crop.boxes[0, 2:]).max() > 255:
             continue
         x, y = (int(v) for v in crop.boxes[0, :2] + crop.boxes[0, 2:] / 2)
-        _, regions = cv2.connectedComponents((crop.image > 127).astype(np.uint8))
+        _, regions = cv2.connectedComponents((crop.image[..., 0] > 127).astype(np.uint8))
         ys, xs = np.nonzero(regions == regions[y, x])
         if crop.boxes[0, 2] < 20 or len(xs) == 0 or min(xs.min(), ys.min()) == 0 or max(xs.max(), ys.max()) == 255:
             continue
@@ -102,12 +102,12 @@ def test_small_and_cut_off_faces_do_not_count():
 def test_a_batch_pads_and_marks_its_faces():
     scenes = Scenes({"a": [marked()]}, {"a": 1}, 64)
     batch = scenes.batch(3, 4)
-    assert batch["images"].shape == (4, 64, 64, 1)
+    assert batch["images"].shape == (4, 64, 64, 3)
     assert batch["images"].dtype == np.uint8
     assert batch["boxes"].shape == (4, MAX_FACES, 4)
     for i in range(4):
         crop = scenes.crop(12 + i)
-        np.testing.assert_array_equal(batch["images"][i, :, :, 0], crop.image)
+        np.testing.assert_array_equal(batch["images"][i], crop.image)
         assert (batch["kinds"][i] != 0).sum() == len(crop.boxes)
         assert (batch["kinds"][i] == 1).sum() == (~crop.ignored).sum()
 

@@ -26,13 +26,13 @@ def scene():
     points = box[:, None, :2] + np.array([[8, 15], [22, 15], [15, 24], [9, 32], [21, 32]], np.float32)
     image = np.full((120, 150), 100, np.uint8)
     cv2.ellipse(image, ((74.5, 59.5), (30.0, 40.0), 0.0), 255, cv2.FILLED)
-    return Scene(image, box, points, np.zeros(1, bool))
+    return Scene(np.dstack([image] * 3), box, points, np.zeros(1, bool))
 
 
 @pytest.mark.parametrize("degrees", [-60, -15, 30, 90])
 def test_tilted_boxes_hold_the_turned_outline(scene, degrees):
     turned = tilted(scene, degrees)
-    ys, xs = np.nonzero(turned.image > 180)
+    ys, xs = np.nonzero(turned.image[..., 0] > 180)
     x, y, width, height = turned.boxes[0]
     np.testing.assert_allclose(
         [xs.min(), ys.min(), xs.max() + 1, ys.max() + 1], [x, y, x + width, y + height], atol=1.5

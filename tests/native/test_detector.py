@@ -290,7 +290,7 @@ def array(*shape):
     return np.zeros(shape, np.float32)
 
 
-PATCHES = DetectorLayer("patches", 8, weights=(array(16, 8), array(8)), relu=True)
+PATCHES = DetectorLayer("patches", 8, weights=(array(48, 8), array(8)), relu=True)
 POOL = DetectorLayer("max_pool", 8, 0)
 UNIT = DetectorLayer("separable", 8, 0, weights=(array(3, 3, 1, 8), array(8, 8), array(8)))
 PLACES = DetectorLayer("places", 15, 0, weights=(array(8, 15), array(15)))
@@ -303,8 +303,8 @@ PLACES = DetectorLayer("places", 15, 0, weights=(array(8, 15), array(15)))
         ([PATCHES], "layers: none gives places; add one"),
         ([replace(PATCHES, kind="dense")], r"layers\[0\].kind: unknown 'dense'; choose one of: patches, separable"),
         ([replace(PATCHES, weights=PATCHES.weights[:1])], "weights: 1 arrays; give 2: kernel, bias"),
-        ([replace(PATCHES, weights=(array(16, 8).astype(np.float64), array(8)))], "kernel: float64 of shape"),
-        ([replace(PATCHES, weights=(array(16, 9), array(8)))], "kernel: 144 numbers where .* ask for 128"),
+        ([replace(PATCHES, weights=(array(48, 8).astype(np.float64), array(8)))], "kernel: float64 of shape"),
+        ([replace(PATCHES, weights=(array(48, 9), array(8)))], "kernel: 432 numbers where .* ask for 384"),
         ([replace(PATCHES, channels=24)], r"layers\[0\] \(patches\).outputs: 24 channels cannot be computed"),
         ([replace(PATCHES, source=0)], r"from: 0 where this layer needs none, which is -1; make them agree"),
         ([PATCHES, replace(UNIT, source=1)], r"layers\[1\] \(separable\).from: 1 where this layer needs an earlier"),
@@ -338,16 +338,16 @@ def test_the_c_functions_check_layers_for_themselves(network):
         ({"kind": 6}, r"layers[0].kind: 6 is unknown; give one of 0 to 5"),
         ({"kind": -1}, "kind: -1 is unknown"),
         ({"relu": 2}, "relu: 2 is not possible"),
-        ({"inputs": 15}, "inputs: 15 channels where there are 16"),
+        ({"inputs": 15}, "inputs: 15 channels where there are 48"),
         ({"outputs": 0}, "outputs: 0 channels"),
         ({"outputs": 2**40}, "outputs: 1099511627776 channels"),
-        ({"kernel": None}, "kernel: null where the layer's sizes ask for 128"),
+        ({"kernel": None}, "kernel: null where the layer's sizes ask for 384"),
         ({"bias_count": 7}, "bias: 7 numbers"),
         ({"pointwise_count": 1}, "pointwise: null"),
     ):
         kernel, bias = (array.ctypes.data for array in PATCHES.weights)
-        values = {"kind": 0, "relu": 1, "source": -1, "add": -1, "inputs": 16, "outputs": 8}
-        values |= {"kernel": kernel, "bias": bias, "kernel_count": 128, "bias_count": 8, **changes}
+        values = {"kind": 0, "relu": 1, "source": -1, "add": -1, "inputs": 48, "outputs": 8}
+        values |= {"kernel": kernel, "bias": bias, "kernel_count": 384, "bias_count": 8, **changes}
         made = detector._Layer(**values)
         library = network._library
         assert library.faceflax_detector_create(ctypes.byref(made), ctypes.c_int64(1), ctypes.byref(handle)) == 1
