@@ -4,17 +4,18 @@ Commands::
 
     python -m experiments.crop_margin --dataset fer2013
     python -m experiments.crop_margin --dataset fairface --weights mini_xception-fairface
-    python -m experiments.crop_margin --dataset fer2013 --weights mini_xception-fer2013
+    python -m experiments.crop_margin --dataset fer2013 --weights mini_xception-fer2013 --detector faceflax
     python -m experiments.crop_margin --dataset fer2013 --landmarks FILE.onnx
     python -m experiments.crop_margin --dataset fer2013 --landmarks FILE.onnx --weights mini_xception-fer2013
 
-The first measures, on the training split, how far the images reach beyond a Haar box and where in them the box lies;
-the median margin stands in the dataset's builder as ``CROP_MARGIN``, and the spread is what random shifts and zooms in
-training have to cover. The others cut the faces that are found out with other margins and further down, and say how
-often the weights label these crops right, on the validation split. The fourth compares Haar's square with the landmarks
-and boxes that another detector finds in the same images, a YuNet file or ``faceflax``: the medians stand in
-``faceflax.faces.square``, by which faces with landmarks are cut as Haar's are. The last turns the images and says how
-often the faces are found and labelled right, cut at Haar's boxes and at the other detector's landmarks.
+The first measures, on the training split, how far the images reach beyond a Haar box, or with ``--detector faceflax``
+beyond the square that its landmarks give, and where in them it lies; the median margin stands in the dataset's builder
+as ``CROP_MARGIN``, and the spread is what random shifts and zooms in training have to cover. The others cut the faces
+that are found out with other margins and further down, and say how often the weights label these crops right, on the
+validation split. The fourth compares Haar's square with the landmarks and boxes that another detector finds in the same
+images, a YuNet file or ``faceflax``: the medians stand in ``faceflax.faces.square``, by which faces with landmarks are
+cut as Haar's are. The last turns the images and says how often the faces are found and labelled right, cut at Haar's
+boxes and at the other detector's landmarks.
 
 Results, in shares of the box's side:
 
@@ -40,7 +41,7 @@ Results, in shares of the box's side:
 from __future__ import annotations
 
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -53,6 +54,7 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Int32, UInt8
 
+    from faceflax.evaluation.detected import View
     from faceflax.faces.detection import Detection, Detector
 
 MARGINS = (0.0, 0.02, 0.05, 0.1, 0.2)
@@ -64,7 +66,7 @@ TILTS = (-60, -45, -30, -15, 0, 15, 30, 45, 60)
 
 @dataclass(frozen=True)
 class Options:
-    """Measure margins on images in which Haar finds one face, or how often crops of them are labelled right."""
+    """Measure margins on images in which one face is found, or how often crops of them are labelled right."""
 
     dataset: str = "fer2013"
     """A prepared dataset."""
@@ -72,6 +74,8 @@ class Options:
     """Where prepared datasets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
     weights: str | None = None
     """Weights of that dataset: measure accuracy over margins and shifts on its validation split instead."""
+    detector: Annotated[str, tyro.conf.arg(metavar="NAME|FILE")] = "haar"
+    """What finds the faces: haar, faceflax or a YuNet file."""
     landmarks: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE")] = None
     """A detector with landmarks: compare with them where Haar finds the same face of the training split."""
     count: int = 2000
@@ -81,32 +85,30 @@ class Options:
 def main(options: Options) -> None:
     """Finds the faces and prints what was asked for."""
     from faceflax import data
-    from faceflax.evaluation.detected import SIDE, find_faces
-    from faceflax.faces.haar import HaarDetector
+    from faceflax.evaluation.detected import SIDE, View, frame_of, search_frames
+    from faceflax.faces import make_detector
 
     split = "validation" if options.weights else "train"
     examples = data.load(options.dataset, split, image_size=SIDE, data_dir=options.data_dir)
     images = examples.images[: options.count]
-    everything = find_faces(images, HaarDetector(min_size=SIDE // 3))
+    everything = search_frames(images, make_detector(options.detector, min_face=SIDE // 3))
     found = [i for i, faces in enumerate(everything) if len(faces) == 1]
     print(f"{options.dataset}: one face found in {len(found)} of {len(images)} images")
     if not found:
         raise FaceflaxError("dataset", options.dataset, "no face is found in {}", "give another, or a higher count")
-    faces = [everything[i][0] for i in found]
+    views = [View(frame_of(images[i, :, :, 0])[:, :, 0], everything[i][0]) for i in found]
     if options.landmarks:
-        from faceflax.faces import make_detector
-
         with renaming(detector="landmarks"):
             detector = make_detector(options.landmarks)
         if options.weights:
             print(*tilts(options, images[found], examples.labels[found], detector), sep="\n")
             return
-        others = [each[0] if len(each) == 1 else None for each in find_faces(images[found], detector)]
-        print(*squares(faces, others), sep="\n")
+        others = [each[0] if len(each) == 1 else None for each in search_frames(images[found], detector)]
+        print(*squares([view.face for view in views], others), sep="\n")
     elif options.weights:
-        print(*accuracies(options, images[found], faces, examples.labels[found]), sep="\n")
+        print(*accuracies(options, images[found], views, examples.labels[found]), sep="\n")
     else:
-        print(*margins(faces), sep="\n")
+        print(*margins(views), sep="\n")
 
 
 def squares(faces: list[Detection], others: list[Detection | None]) -> Iterator[str]:
@@ -151,25 +153,21 @@ def squares(faces: list[Detection], others: list[Detection | None]) -> Iterator[
         yield f"{name}: {median:.3f} ({low:.3f} to {high:.3f})"
 
 
-def margins(faces: list[Detection]) -> Iterator[str]:
-    """Yields how far images reach beyond the boxes found in them, and where the boxes lie, a line each.
-
-    Args:
-        faces: one in each image's frame (:func:`faceflax.evaluation.detected.frame_of`).
-    """
+def margins(views: list[View]) -> Iterator[str]:
+    """Yields how far images reach beyond the squares found in them, and where these lie, a line each."""
     import numpy as np
 
     from faceflax.evaluation.detected import BORDER, SIDE
-    from faceflax.faces.detection import boxes_of
 
-    x, y, width, height = boxes_of(faces).T
-    beyond = (SIDE / width - 1) / 2
+    x, y, side, roll = np.array([view.square for view in views]).T
+    beyond = (SIDE / side - 1) / 2
     low, median, high = np.percentile(beyond, [25, 50, 75])
     yield f"margin {median:.3f} (quartiles {low:.3f} to {high:.3f})"
-    for name, centre in (("right", x + width / 2), ("down", y + height / 2)):
-        offset = ((centre - BORDER) / SIDE - 0.5) * SIDE / width
-        yield f"box centre {offset.mean():+.3f} {name} of the image's, standard deviation {offset.std():.3f}"
-    yield f"box side: standard deviation {(width / width.mean()).std():.3f} of the mean"
+    for name, centre in (("right", x), ("down", y)):
+        offset = ((centre - BORDER) / SIDE - 0.5) * SIDE / side
+        yield f"its centre {offset.mean():+.3f} {name} of the image's, standard deviation {offset.std():.3f}"
+    yield f"its side: standard deviation {(side / side.mean()).std():.3f} of the mean"
+    yield f"its tilt: standard deviation {roll.std():.1f} degrees"
 
 
 def tilts(
@@ -215,7 +213,7 @@ def tilts(
 def accuracies(
     options: Options,
     images: UInt8[np.ndarray, "n side side 1"],
-    faces: list[Detection],
+    views: list[View],
     labels: Int32[np.ndarray, " n"],
 ) -> Iterator[str]:
     """Yields the lines of a table of accuracy over margins and shifts, after that on the dataset's own crops."""
@@ -223,7 +221,7 @@ def accuracies(
 
     from faceflax import data, pretrained
     from faceflax.evaluation import Share, predict_logits
-    from faceflax.evaluation.detected import crop_faces
+    from faceflax.faces.crop import crop_square
     from faceflax.preprocessing import resize
 
     assert options.weights is not None
@@ -243,8 +241,10 @@ def accuracies(
     for margin in MARGINS:
         cells = []
         for shift in SHIFTS:
-            moved = [replace(face, box=face.box + np.array([0, round(shift * face.box[3]), 0, 0])) for face in faces]
-            cells.append(f"{share(crop_faces(images, moved, margin, info.image_size)).value:>10.2%}")
+            squares = [v.square._replace(y=v.square.y + shift * v.square.side) for v in views]
+            pairs = zip(views, squares, strict=True)
+            crops = np.stack([crop_square(view.image, square, margin, info.image_size) for view, square in pairs])
+            cells.append(f"{share(crops[..., None]).value:>10.2%}")
         yield f"{margin:<6} {' '.join(cells)}"
 
 

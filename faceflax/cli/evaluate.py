@@ -5,8 +5,11 @@ from __future__ import annotations
 import json
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from faceflax import files
 from faceflax.cli.metavars import Weights
@@ -16,6 +19,7 @@ if TYPE_CHECKING:
     import numpy as np
 
     from faceflax.data import Examples
+    from faceflax.evaluation.detected import FoundFaces
     from faceflax.evaluation.shares import Share
     from faceflax.pretrained import WeightsInfo
 
@@ -47,8 +51,14 @@ class Options:
     """Where prepared datasets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
     flip: bool = False
     """Average the logits of each image and of its mirror image; accuracy is always printed for both ways."""
-    detector: bool = False
-    """Also find and cut out each face as the live path does, and print accuracy there."""
+    detector: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE")] = None
+    """Also find and cut out each face as the analyzers do, and print accuracy there: by faceflax (our network), haar
+    (OpenCV's cascade), or the .onnx file of OpenCV's YuNet."""
+    robustness: bool = False
+    """Also corrupt the pictures of the faces that the detector finds (faceflax if not given), and print accuracy there:
+    small, blurred, pale, noisy, compressed, turned, dark or covered faces; and how often mirroring changes a label."""
+    corruptions: tuple[str, ...] = ()
+    """The corruptions to measure with --robustness, by name; all of them if not given."""
     without: Path | None = None
     """Also print accuracy without these rows: a JSON list of ids, as experiments/near_duplicates.py writes it."""
     report: Path | None = None
@@ -71,6 +81,17 @@ def main(options: Options) -> None:
 
     from faceflax import data, evaluation, pretrained
     from faceflax.evaluation import report
+    from faceflax.evaluation.corruptions import chosen
+    from faceflax.evaluation.detected import SIDE, find_faces
+    from faceflax.evaluation.robustness import measure
+    from faceflax.faces import make_detector
+
+    corruptions = chosen(options.corruptions)
+    if options.corruptions and not options.robustness:
+        problem = "is of no use without --robustness"
+        raise FaceflaxError("corruptions", options.corruptions[0], problem, "add it, or leave them out")
+    finder = options.detector or ("faceflax" if options.robustness else None)
+    detector = make_detector(finder) if finder else None
 
     loaded = pretrained.load(options.weights)
     (model, variables), info = loaded, loaded.info
@@ -90,13 +111,29 @@ def main(options: Options) -> None:
         keep = _keep(options, examples, removed)
         rest = f"without {(~keep).sum():,} rows"
         accuracy |= {f"{WAYS[flip]}, {rest}": evaluation.Share.of(right[flip][keep]) for flip in views}
-    if options.detector:
-        accuracy |= _through_detector(options, info, examples, right[options.flip], predict)
+    if detector:
+        images = data.load(options.dataset, options.split, image_size=SIDE, data_dir=options.data_dir).images
+        faces = find_faces(images, detector)
+        see = partial(predict, flip=options.flip)
+        accuracy |= _through_detector(info, examples.labels, faces, right[options.flip], see)
 
     logits = views[options.flip]
     result = evaluation.evaluate(logits, examples.labels, info.labels)
     members = {examples.label: (examples.names, examples.labels), **examples.attributes}
     groups = {kind: evaluation.group_shares(right[options.flip], *of) for kind, of in members.items()}
+    robustness = None
+    if options.robustness and detector:
+        robustness = measure(
+            see,
+            faces,
+            examples.labels,
+            members,
+            detector,
+            margin=info.crop_margin,
+            size=info.image_size,
+            temperature=info.temperature,
+            corruptions=corruptions,
+        )
     calibration = {
         name: evaluation.calibrate(logits, examples.labels, temperature)
         for name, temperature in (("softmax", 1.0), (f"with temperature {info.temperature:.3f}", info.temperature))
@@ -113,6 +150,8 @@ def main(options: Options) -> None:
         print(f"worst: {name}, {100 * gap:.1f} percentage points below all images together")
     for name, bins in calibration.items():
         print(f"\nexpected calibration error, {name}: {bins.error:.2%}", end="")
+    if robustness:
+        print(f"\n\n{robustness}", end="")
     title = f"{what}\naccuracy {result.accuracy:.2%}, n = {len(logits):,}"
     report.confusion_figure(result, title).savefig(options.output, dpi=150, bbox_inches="tight")
     print(f"\n\nconfusion matrix: {options.output}")
@@ -128,10 +167,11 @@ def main(options: Options) -> None:
             "skipped": examples.skipped,
             "flip": options.flip,
             "temperature": info.temperature,
+            "detector": finder,
         }
         file = report.write(
             options.report,
-            report.Report(what, remarks, accuracy, result, groups, calibration, mistakes, facts),
+            report.Report(what, remarks, accuracy, result, groups, calibration, mistakes, facts, robustness),
         )
         print(f"report: {file}")
 
@@ -159,30 +199,21 @@ def _keep(options: Options, examples: Examples, removed: frozenset[str]) -> np.n
 
 
 def _through_detector(
-    options: Options,
     info: WeightsInfo,
-    examples: Examples,
+    labels: np.ndarray,
+    faces: FoundFaces,
     right: np.ndarray,
-    predict: Callable[[np.ndarray, bool], np.ndarray],
+    predict: Callable[[np.ndarray], np.ndarray],
 ) -> dict[str, Share]:
-    """Accuracy where the detector finds and cuts out the faces, the one of highest confidence in each image."""
-    import numpy as np
-
-    from faceflax import data
-    from faceflax.evaluation.detected import SIDE, crop_faces, find_faces
+    """Accuracy where the detector finds and cuts out the faces, the one of highest score in each image."""
     from faceflax.evaluation.shares import Share
-    from faceflax.faces.haar import HaarDetector
 
-    images = data.load(options.dataset, options.split, image_size=SIDE, data_dir=options.data_dir).images
-    boxes = find_faces(images, HaarDetector())
-    found = np.array([len(faces) > 0 for faces in boxes])
-    shares = {"detector: face found": Share.of(found)}
-    if found.any():
-        crops = crop_faces(images[found], [b[0] for b in boxes if len(b)], info.crop_margin, info.image_size)
-        right_there = predict(crops, options.flip).argmax(-1) == examples.labels[found]
+    shares = {"detector: face found": Share(len(faces.index), faces.count)}
+    if faces.views:
+        right_there = predict(faces.cut(info.crop_margin, info.image_size)).argmax(-1) == labels[faces.index]
         shares["detector: cut-out of the faces found"] = Share.of(right_there)
-        shares["the same faces as the dataset has them"] = Share.of(right[found])
-        shares["detector: a face not found counted as wrong"] = Share(int(right_there.sum()), len(found))
+        shares["the same faces as the dataset has them"] = Share.of(right[faces.index])
+        shares["detector: a face not found counted as wrong"] = Share(int(right_there.sum()), faces.count)
     return shares
 
 
@@ -204,11 +235,17 @@ def _remarks(options: Options, info: WeightsInfo, examples: Examples) -> Iterato
         yield f"{examples.skipped:,} damaged rows of the split were left out when it was prepared (--skip-corrupt)."
     if options.without:
         yield f"Where it says so, the split's rows that {options.without.name} lists are left out."
-    if options.detector:
+    if options.detector or options.robustness:
         yield (
             "Through the detector: each image is resized to 192x192 pixels in the middle of a 384x384 frame that "
-            "repeats its border pixels; of the Haar boxes found there, the highest-confidence one is cut out as in "
-            "live use."
+            f"repeats its border pixels; of the faces that {options.detector or 'faceflax'} finds there, the one of "
+            "the highest score is cut out as the analyzers do it."
+        )
+    if options.robustness:
+        yield (
+            "Corrupted: strengths are in pixels of a face of 64 pixels. The detector looks again where the face was; "
+            "where it does not find it again, the place it had is taken. The mean corruption accuracy (mCA) is of the "
+            "corruptions marked with a star."
         )
 
 

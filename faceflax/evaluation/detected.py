@@ -7,14 +7,17 @@ outwards, then the frame is searched and the face found is cut out as :class:`fa
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
-from jaxtyping import UInt8
+from jaxtyping import Int, UInt8
 from tqdm import tqdm
 
 from faceflax.faces.crop import crop_face
 from faceflax.faces.detection import Detection, Detector, search
+from faceflax.faces.square import Square, square_of
 from faceflax.opencv import cv2
 
 SIDE = 192
@@ -23,16 +26,60 @@ BORDER = 96
 """Pixels around it on each side: the face may fill the image, and a box may reach beyond it."""
 
 
+class View(NamedTuple):
+    """A face in its frame.
+
+    Attributes:
+        image: grey, uint8 ``[height, width]``.
+        face: where it is.
+    """
+
+    image: UInt8[np.ndarray, "height width"]
+    face: Detection
+
+    @property
+    def square(self) -> Square:
+        """What is cut out of the frame, without the margin."""
+        return square_of(self.face.box, self.face.landmarks)
+
+    def cut(self, margin: float, size: int) -> UInt8[np.ndarray, "size size"]:
+        """Cuts the face out; see :func:`faceflax.faces.crop.crop_face`."""
+        return crop_face(self.image, np.rint(self.face.box).astype(int), margin, size, self.face.landmarks)
+
+
+@dataclass(frozen=True)
+class FoundFaces:
+    """The images of a dataset in which a detector found a face.
+
+    Attributes:
+        index: which images they are.
+        views: the face of the highest score in each.
+        count: of all images.
+    """
+
+    index: Int[np.ndarray, " faces"]
+    views: Sequence[View]
+    count: int
+
+    def cut(self, margin: float, size: int) -> UInt8[np.ndarray, "faces size size 1"]:
+        """Cuts all faces out."""
+        return np.stack([view.cut(margin, size) for view in self.views])[..., None]
+
+
 def frame_of(image: UInt8[np.ndarray, "side side"]) -> UInt8[np.ndarray, "frame frame 3"]:
     """Puts a grey image of :data:`SIDE` pixels into a frame as a camera gives it."""
     frame = cv2.copyMakeBorder(image, BORDER, BORDER, BORDER, BORDER, cv2.BORDER_REPLICATE)
     return cv2.cvtColor(frame, cv2.COLOR_GRAY2BGR)
 
 
-def find_faces(images: UInt8[np.ndarray, "n side side 1"], detector: Detector) -> list[list[Detection]]:
-    """Returns the faces found in the frame of each image, the highest score first.
+def search_frames(images: UInt8[np.ndarray, "n side side 1"], detector: Detector) -> list[list[Detection]]:
+    """Returns all faces found in the frame of each image, the highest score first.
 
     On one OpenCV thread, as the frames are small.
+
+    Args:
+        images: grey, of :data:`SIDE` pixels.
+        detector: finds faces.
     """
     threads = cv2.getNumThreads()
     cv2.setNumThreads(1)
@@ -45,19 +92,9 @@ def find_faces(images: UInt8[np.ndarray, "n side side 1"], detector: Detector) -
         cv2.setNumThreads(threads)
 
 
-def crop_faces(
-    images: UInt8[np.ndarray, "n side side 1"], faces: Iterable[Detection], margin: float, size: int
-) -> UInt8[np.ndarray, "n size size 1"]:
-    """Cuts one face out of the frame of each image.
-
-    Args:
-        images: of :data:`SIDE` pixels.
-        faces: one for each image, in its frame.
-        margin: as for :func:`faceflax.faces.crop.crop_face`.
-        size: as for :func:`faceflax.faces.crop.crop_face`.
-    """
-    frames = (cv2.cvtColor(frame_of(image[:, :, 0]), cv2.COLOR_BGR2GRAY) for image in images)
-    cut = zip(frames, faces, strict=True)
-    return np.stack(
-        [crop_face(frame, np.rint(face.box).astype(int), margin, size, face.landmarks) for frame, face in cut]
-    )[..., None]
+def find_faces(images: UInt8[np.ndarray, "n side side 1"], detector: Detector) -> FoundFaces:
+    """Finds the face of the highest score in the frame of each image; arguments as for :func:`search_frames`."""
+    found = search_frames(images, detector)
+    index = np.flatnonzero([len(faces) > 0 for faces in found])
+    views = [View(cv2.cvtColor(frame_of(images[i, :, :, 0]), cv2.COLOR_BGR2GRAY), found[i][0]) for i in index]
+    return FoundFaces(index, views, len(images))

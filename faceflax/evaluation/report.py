@@ -15,8 +15,13 @@ from matplotlib.figure import Figure
 from faceflax import files, html
 from faceflax.data.loading import Examples
 from faceflax.evaluation.calibration import Calibration
+from faceflax.evaluation.corruptions import CORRUPTIONS, SIDE, scaled
+from faceflax.evaluation.detected import View
 from faceflax.evaluation.metrics import Evaluation
+from faceflax.evaluation.robustness import Robustness
 from faceflax.evaluation.shares import Share, worst
+from faceflax.faces.network import NetworkDetector
+from faceflax.media.demo import photograph
 from faceflax.opencv import cv2
 
 BLUE, GREY = "#2166ac", "#888888"
@@ -54,6 +59,7 @@ class Report:
         calibration: by the confidence of the predictions, for each way of computing probabilities.
         mistakes: the most confident ones, the highest probability first.
         facts: what else the numbers for programs should hold, such as the weights' name.
+        robustness: of corrupted pictures, where it was measured.
     """
 
     title: str
@@ -64,6 +70,7 @@ class Report:
     calibration: Mapping[str, Calibration]
     mistakes: Sequence[Mistake]
     facts: Mapping[str, Any]
+    robustness: Robustness | None = None
 
 
 def most_confident_mistakes(
@@ -107,6 +114,34 @@ def metrics(report: Report) -> dict[str, Any]:
             kind: {name: _numbers(share) for name, share in groups.items()} for kind, groups in report.groups.items()
         },
         "expected_calibration_error": {name: bins.error for name, bins in report.calibration.items()},
+        **({} if report.robustness is None else {"robustness": _robustness(report.robustness)}),
+    }
+
+
+def _robustness(found: Robustness) -> dict[str, Any]:
+    clean, corrupted = found.calibration_error
+    return {
+        "found": _numbers(found.found),
+        "clean": _numbers(found.clean),
+        "mean_corruption_accuracy": found.mean,
+        "score": found.score,
+        "corruptions": {
+            row.corruption.name: {
+                "common": row.corruption.common,
+                "right": _numbers(row.right),
+                "found_again": _numbers(row.again),
+                "label_changes": _numbers(row.change),
+            }
+            for row in found.rows
+        },
+        "label_changes": {name: _numbers(share) for name, share in found.changes.items()},
+        "expected_calibration_error": {"clean": clean, "corrupted": corrupted},
+        "groups": {
+            kind: {
+                name: {"clean": _numbers(plain), "corrupted": _numbers(hurt)} for name, (plain, hurt) in groups.items()
+            }
+            for kind, groups in found.groups.items()
+        },
     }
 
 
@@ -133,7 +168,16 @@ BODY = """{% for remark in report.remarks %}<p>{{ remark }}</p>
 The expected calibration error is the mean distance from it.</p>
 {{- figure(reliability_figure(report.calibration), "Accuracy against predicted probability, with the diagonal") }}
 {{- table(("probabilities", "expected calibration error"), calibration_rows(report.calibration)) }}
-<h2>Most confident mistakes</h2>
+{% if report.robustness %}<h2>Robustness</h2>
+<p>Faces that the detector finds, of which something happens to the picture: the mean corruption accuracy (mCA, of the \
+corruptions with a star) is {{ "%.1f%%" % (100 * report.robustness.mean) }}.</p>
+{{- figure(corruptions_figure(), "A face, and what each corruption makes of it") }}
+{{- table(("", "what it is", "right", "95% interval", "found again", "label changes"), \
+corruption_rows(report.robustness)) }}
+{{ table(("", "label changes", "95% interval", "images"), share_rows(report.robustness.changes)) }}
+{% for kind, groups in report.robustness.groups.items() -%}
+{{ table((kind, "clean", "95% interval", "corrupted", "95% interval"), hurt_rows(groups)) }}
+{% endfor %}{% endif %}<h2>Most confident mistakes</h2>
 {% if report.mistakes %}<p>The images whose wrong label got the highest probability. Some are the network's mistakes, \
 some the annotators'.</p>
 <div class="faces small">
@@ -162,6 +206,9 @@ def page(report: Report) -> str:
         groups_figure=groups_figure,
         reliability_figure=reliability_figure,
         mistake_image=_mistake_image,
+        corruptions_figure=corruptions_figure,
+        corruption_rows=_corruption_rows,
+        hurt_rows=_hurt_rows,
     )
     return html.page(report.title, body)
 
@@ -193,6 +240,24 @@ def _confusions(found: Evaluation, count: int = 6) -> Iterable[tuple[str, ...]]:
             yield name, f"{images[label, predicted]:,}", f"{shares[label, predicted]:.0%}"
 
 
+def _corruption_rows(found: Robustness) -> Iterable[tuple[str, ...]]:
+    yield "none", "", *_value_and_interval(found.clean), "", ""
+    for row in found.rows:
+        name = row.corruption.name + "*" * row.corruption.common
+        others = f"{row.again.value:.1%}", f"{row.change.value:.1%}"
+        yield name, row.corruption.says, *_value_and_interval(row.right), *others
+
+
+def _hurt_rows(groups: Mapping[str, tuple[Share, Share]]) -> Iterable[tuple[str, ...]]:
+    for name, (clean, hurt) in groups.items():
+        yield name, *_value_and_interval(clean), *_value_and_interval(hurt)
+
+
+def _value_and_interval(share: Share) -> tuple[str, str]:
+    low, high = share.interval
+    return f"{share.value:.1%}", f"{low:.1%} to {high:.1%}"
+
+
 def _mistake_image(mistake: Mistake) -> str:
     alt = f"{mistake.identity}, labelled {mistake.label}, predicted {mistake.predicted}"
     return html.image(cv2.imencode(".png", mistake.image)[1].tobytes(), "png", alt)
@@ -217,6 +282,21 @@ def confusion_figure(evaluation: Evaluation, title: str) -> Figure:
     figure.colorbar(
         shown, ax=axes, shrink=0.8, format="{x:.0f}%", label="share of the label's images"
     ).outline.set_visible(False)
+    return figure
+
+
+def corruptions_figure() -> Figure:
+    """Draws what each corruption makes of a face: the photograph that Matplotlib ships."""
+    frame = photograph()
+    view = scaled(View(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), NetworkDetector()(frame)[0]), SIDE)
+    shown = {"none": view} | {each.name: each(view, np.random.default_rng(1)) for each in CORRUPTIONS}
+    figure = Figure(figsize=(9, 3.6 * -(-len(shown) // 7) / 2), layout="constrained")
+    panels = figure.subplots(-(-len(shown) // 7), 7, squeeze=False).flat
+    for panel in panels:
+        panel.set_axis_off()
+    for panel, (name, each) in zip(panels, shown.items(), strict=False):
+        panel.imshow(each.cut(0.2, 96), cmap="gray", vmin=0, vmax=255)
+        panel.set_title(name, fontsize="small")
     return figure
 
 

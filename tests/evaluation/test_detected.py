@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from faceflax import FaceAnalyzer, preprocessing, pretrained
-from faceflax.evaluation.detected import BORDER, SIDE, crop_faces, find_faces, frame_of
+from faceflax.evaluation.detected import BORDER, SIDE, find_faces, frame_of, search_frames
 from faceflax.evaluation.metrics import predict_logits
 from faceflax.faces.crop import crop_face
 from faceflax.faces.haar import HaarDetector
@@ -29,7 +29,7 @@ def test_the_frame_repeats_the_border_around_the_image(images):
 
 
 def test_a_face_is_found_where_it_was_cut(images):
-    found, none = find_faces(images, HaarDetector())
+    found, none = search_frames(images, HaarDetector())
     assert none == []
     assert len(found) == 1
     np.testing.assert_allclose(found[0].box, [BORDER, BORDER, SIDE, SIDE], atol=0.06 * SIDE)
@@ -38,8 +38,7 @@ def test_a_face_is_found_where_it_was_cut(images):
 def test_the_prediction_is_the_analyzers_on_the_same_frame(images):
     detector = HaarDetector()
     info = pretrained.weights_info("mini_xception-fer2013")
-    boxes = find_faces(images[:1], detector)
-    crops = crop_faces(images[:1], [boxes[0][0]], info.crop_margin, info.image_size)
+    crops = find_faces(images, detector).cut(info.crop_margin, info.image_size)
     logits = predict_logits(*pretrained.load("mini_xception-fer2013"), crops)[0] / info.temperature
     (face,) = FaceAnalyzer(detector=detector, preset="fast")(frame_of(images[0, :, :, 0]))
     probabilities = np.exp(logits) / np.exp(logits).sum()
