@@ -80,6 +80,14 @@ class TrainConfig:
     """How a detector's training crops are changed at random."""
     mixup: float = 0.0
     """Blend pairs of training images: alpha of the share's Beta distribution, such as 0.2. 0 is off."""
+    corrupt: float = 0.0
+    """Share of the training images that are then corrupted: covered, blurred, pale, dark, noisy, compressed. Teachers
+    see them as they were."""
+    detector: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE")] = None
+    """Train also on the faces as this detector finds them and the analyzers cut them out (faceflax, haar or a YuNet
+    file), and choose the epoch by the mean of the accuracies on such faces, clean and corrupted."""
+    found: float = 0.5
+    """Share of the training images that are taken as the detector finds them, where it finds them."""
     init_weights: str | None = None
     """Start from these weights (shipped name or .safetensors); layers whose shapes differ start afresh."""
     seed: int = 0
@@ -97,7 +105,7 @@ class TrainConfig:
         for name in ("dropout", "average", "label_smoothing"):
             if not 0 <= (getattr(self, name) or 0) < 1:
                 raise FaceflaxError(name, getattr(self, name), "is not usable", "give a number in [0, 1)")
-        for name in ("soft_weight", "teacher_weight"):
+        for name in ("soft_weight", "teacher_weight", "corrupt", "found"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FaceflaxError(name, getattr(self, name), "is not usable", "give a number in [0, 1]")
 

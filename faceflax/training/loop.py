@@ -16,11 +16,15 @@ from jaxtyping import Array
 from tqdm import tqdm
 
 from faceflax import data, files, models, native, pretrained
+from faceflax.data.corrupt import corrupt
 from faceflax.data.transforms import mixup
 from faceflax.errors import FaceflaxError, unknown
+from faceflax.faces import make_detector
+from faceflax.preprocessing import normalize
 from faceflax.training import logs
 from faceflax.training.checkpoints import Checkpoints
 from faceflax.training.config import TrainConfig
+from faceflax.training.detected import training_crops, validation_crops
 from faceflax.training.detection.run import Detection
 from faceflax.training.distillation import Teacher, teacher
 from faceflax.training.fitting import Trainer, cosine, take_matching, unmixed
@@ -114,6 +118,8 @@ class _Classification:
         if config.dropout is not None and not hasattr(models.create(config.arch, 1), "dropout_rate"):
             problem = f"{{}} is of no use: {config.arch} has no dropout"
             raise FaceflaxError("dropout", config.dropout, problem, "leave it out")
+        if config.detector is not None:
+            make_detector(config.detector)  # complains before the data is read
         read = partial(data.load, config.dataset, image_size=config.image_size, data_dir=config.data_dir)
         validation = read("validation")  # the short one first: it names the classes
         self.names = validation.names
@@ -132,14 +138,26 @@ class _Classification:
         self.model = models.create(config.arch, classes, **dropout)
         self.key = jax.random.key(config.seed)
         self.train = jnp.asarray(train.images), jnp.asarray(targets)
-        self.validation = jnp.asarray(validation.images), jnp.asarray(validation.labels)
-        self.steps = len(train.images) // config.batch_size
+        self.count = len(train.images)
+        self.found = np.full(self.count, -1)  # where each image's face is as the detector finds it
+        self.validation = [jnp.asarray(validation.images)]
+        self.labels = jnp.asarray(validation.labels)
+        if config.detector is not None:
+            where = config.detector, config.dataset, config.image_size, config.data_dir
+            clean, hurt = validation_crops(*where)
+            self.validation = [jnp.asarray(images) for images in (clean.images, *hurt)]
+            self.labels = self.labels[clean.index]
+            crops = training_crops(*where)
+            self.found[crops.index] = self.count + np.arange(len(crops.index))
+            both = np.concatenate([train.images, crops.images]), np.concatenate([targets, targets[crops.index]])
+            self.train = jnp.asarray(both[0]), jnp.asarray(both[1])
+        self.steps = self.count // config.batch_size
         mix = partial(mixup, alpha=config.mixup) if config.mixup else unmixed
         self.trainer = Trainer(
             self.model,
             key=jax.random.fold_in(self.key, 1),
             augment=config.augmentation,
-            mix=mix if teach is None else partial(_mix_and_teach, mix, teach, config.teacher_weight),
+            mix=partial(_prepare, mix, teach, config),
             weight_decay=config.weight_decay,
             average=config.average,
             precision=config.precision,
@@ -157,13 +175,27 @@ class _Classification:
         """What is validated and saved: the averaged weights with statistics of their own, or else the last weights."""
         if not self.config.average:
             return state.variables
-        return self.trainer.variables(state, self.train[0][:STATISTICS_IMAGES])
+        return self.trainer.variables(state, self._sample())
+
+    def _sample(self) -> Array:
+        """The images that BatchNorm's statistics are measured from: such as the network is trained on."""
+        rows = np.arange(min(STATISTICS_IMAGES, self.count))
+        found = self.found[rows]
+        images = self.train[0][jnp.asarray(np.where((rows % 2 == 1) & (found >= 0), found, rows))]
+        if not self.config.corrupt:
+            return images
+        changed = jax.jit(corrupt, static_argnums=2)(self.key, normalize(images), self.config.corrupt)
+        return jnp.rint((changed + 1) * 127.5).astype(jnp.uint8)
 
     def epoch(self, state: TrainState, number: int) -> tuple[TrainState, logs.Epoch]:
         """The epoch of this number, from 1: all training images in an order of its own, then validation."""
         config = self.config
         size = config.batch_size
-        order = np.random.default_rng([config.seed, number]).permutation(len(self.train[0]))
+        random = np.random.default_rng([config.seed, number])
+        order = random.permutation(self.count)
+        if config.detector is not None:
+            found = self.found[order]
+            order = np.where((found >= 0) & (random.random(self.count) < config.found), found, order)
         batches = order[: self.steps * size].reshape(self.steps, size)
         rates = cosine(
             config.epochs * self.steps,
@@ -182,7 +214,7 @@ class _Classification:
 
             state, loss, correct = self.trainer.steps(state, *self.train, batches, rates, show)
         seconds = time.perf_counter() - start
-        validation_loss, validation_accuracy = self.evaluate(self.variables(state), *self.validation)
+        validation_loss, validation_accuracy = self._validate(self.variables(state))
         check_finite(validation_loss, number, config)
         return state, {
             "epoch": number,
@@ -194,13 +226,25 @@ class _Classification:
             "images_per_second": self.steps * config.batch_size / seconds,
         }
 
+    def _validate(self, variables: dict[str, Any]) -> tuple[float, float]:
+        """Cross-entropy and accuracy; of found faces, the mean of clean ones' and the mean over the corruptions."""
+        clean, *hurt = (self.evaluate(variables, images, self.labels) for images in self.validation)
+        if not hurt:
+            return clean
+        loss, accuracy = (float(np.mean([clean[i], np.mean([each[i] for each in hurt])])) for i in (0, 1))
+        return loss, accuracy
 
-def _mix_and_teach(
-    mix: Any, teach: Teacher, share: float, key: Array, images: Array, targets: Array
+
+def _prepare(
+    mix: Any, teach: Teacher | None, config: TrainConfig, key: Array, images: Array, targets: Array
 ) -> tuple[Array, Array]:
-    """The mixed images, and their targets with the teachers' share."""
+    """The mixed images, their targets with the teachers' share, and then the images corrupted."""
     images, targets = mix(key, images, targets)
-    return images, (1 - share) * targets + share * teach(images)
+    if teach is not None:
+        targets = (1 - config.teacher_weight) * targets + config.teacher_weight * teach(images)
+    if config.corrupt:
+        images = corrupt(jax.random.fold_in(key, 1), images, config.corrupt)
+    return images, targets
 
 
 def _stands_still(history: list[logs.Epoch], patience: int) -> bool:
