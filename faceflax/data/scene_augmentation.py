@@ -11,11 +11,11 @@ class SceneAugmentation:
 
     size_from: float = 14.0
     """Smallest face in the middle of a crop, in pixels."""
-    size_to: float = 220.0
+    size_to: float = 200.0
     """Largest face in the middle of a crop, in pixels."""
     roll: float = 45.0
     """Largest rotation, in degrees, of the half of the crops that is rotated evenly up to it."""
-    sheets: float = 0.12
+    sheets: float = 0.1
     """Share of crops that are sheets of shrunk portraits on a photograph without faces."""
     cover: float = 0.2
     """Share of faces that something covers in part: a rectangle, or a mask below the nose."""

@@ -30,6 +30,9 @@ SMALLEST = 11.0
 """Faces whose sides have a geometric mean of fewer pixels than this are neither taught nor held against the network."""
 
 
+SMALL_FIRST = 1.3
+"""Sizes of faces are drawn evenly in their logarithm, to this power: the more, the more small ones."""
+
 LEAST_FILLED = 0.4
 """A scene is not made smaller than this share of a crop's side: the rest would teach nothing."""
 
@@ -156,7 +159,8 @@ class Scenes:
         centre: np.ndarray
         if len(known):
             x, y, w, h = scene.boxes[random.choice(known)]
-            wanted = np.exp(random.uniform(np.log(change.size_from), np.log(change.size_to)))
+            share = random.random() ** SMALL_FIRST
+            wanted = change.size_from * (change.size_to / change.size_from) ** share
             least = max(0.2, LEAST_FILLED * size / max(height, width))
             scale = float(np.clip(wanted / np.sqrt(w * h), least, 2.5))
             centre = np.array([x + w / 2, y + h / 2])

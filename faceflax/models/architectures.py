@@ -42,7 +42,7 @@ DETECTOR_CHANNELS = 3
 DETECTOR_WIDTHS: tuple[int, ...] = (32, 64, 96, 96)
 """Features of face_detector at strides 4, 8, 16 and 32."""
 
-DETECTOR_UNITS: tuple[int, ...] = (1, 1, 2, 1)
+DETECTOR_UNITS: tuple[int, ...] = (1, 2, 2, 1)
 """Residual units of face_detector at these strides."""
 
 DETECTOR_STRIDES: tuple[int, ...] = (8, 16, 32)
