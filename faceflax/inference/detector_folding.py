@@ -42,7 +42,7 @@ def fold_detector(tensors: Mapping[str, Any]) -> DetectorProgram:
         >>> variables = models.init(FaceDetector(), jax.random.key(0), image_size=32)
         >>> program = fold_detector(flatten_dict(variables, sep="/"))
         >>> [layer.kind for layer in program][:4], len(program)
-        (['patches', 'separable', 'separable', 'max_pool'], 28)
+        (['patches', 'separable', 'separable', 'max_pool'], 30)
     """
     patch = DETECTOR_PATCH**2 * DETECTOR_CHANNELS
     variables = Variables("face_detector", tensors, None, patch)
