@@ -3,7 +3,7 @@
 Commands, for weights of FER-2013 or FER+ (for FairFace leave ``--without`` out)::
 
     python scripts/evaluate.py --weights NAME --dataset fer2013 --split validation --report out/validation
-    python scripts/evaluate.py --weights NAME --dataset fer2013 --split test --detector \\
+    python scripts/evaluate.py --weights NAME --dataset fer2013 --split test --detector faceflax --robustness \\
         --without experiments/near_duplicates_fer2013.json --report out/test
     python -m experiments.tools.cards NAME --validation out/validation/metrics.json --test out/test/metrics.json
 """
@@ -185,7 +185,9 @@ def card(
     yield f"\nReproduce, with {info.dataset} prepared:"
     without = " --without experiments/near_duplicates_fer2013.json" if removed else ""
     command = f"python scripts/evaluate.py --weights {info.name} --dataset {info.dataset} --split test"
-    yield f"`{command} --detector{without}`\n"
+    detector = test.get("detector") or "haar"
+    robust = " --robustness" if "robustness" in test else ""
+    yield f"`{command} --detector {detector}{robust}{without}`\n"
     if removed:
         yield "The rows left out have a near-duplicate in Training, found by `experiments/near_duplicates.py`.\n"
     yield REMARKS[info.dataset] + " By class:\n"
@@ -205,10 +207,12 @@ def card(
         yield f"\nWorst: {worst}, {100 * gap:.1f} percentage points below all faces together."
     found = {name: share for name, share in test["accuracy"].items() if _of_detector(name)}
     if found:
-        yield "\n| through the detector (`--detector`), test | 95% interval |"
+        yield f"\n| through the detector (`--detector {detector}`), test | 95% interval |"
         yield "|---|---|"
         for name, share in found.items():
             yield f"| {name.removeprefix('detector: ')} | {_share(share)} |"
+    if "robustness" in test:
+        yield from _robustness(test["robustness"])
     before, after = test["expected_calibration_error"].values()
     yield (
         f"\nProbabilities are `softmax(logits / {info.temperature:.3f})`, the temperature fitted on the validation "
@@ -216,6 +220,28 @@ def card(
     )
     yield "## What it is not for\n"
     yield NOT_FOR["emotion" if emotion else "gender"]
+
+
+def _robustness(found: Mapping[str, Any]) -> Iterator[str]:
+    """Tables of what corruptions do to the faces that the detector finds."""
+    yield "\n| faces that the detector finds, test | right, 95% interval | label changes |"
+    yield "|---|---|---|"
+    yield f"| as they are | {_share(found['clean'])} | |"
+    for name, row in found["corruptions"].items():
+        star = "*" * row["common"]
+        yield f"| {name}{star} | {_share(row['right'])} | {row['label_changes']['share']:.1%} |"
+    for name, share in found["label_changes"].items():
+        yield f"| {name} | | {share['share']:.1%} |"
+    errors = found["expected_calibration_error"]
+    yield (
+        f"\nMean corruption accuracy (of those with a star): {found['mean_corruption_accuracy']:.2%}. Expected "
+        f"calibration error on these faces as they are {errors['clean']:.2%}, corrupted {errors['corrupted']:.2%}."
+    )
+    for kind, groups in found["groups"].items():
+        yield f"\n| {kind} | as they are, 95% interval | corrupted, 95% interval |"
+        yield "|---|---|---|"
+        for name, pair in groups.items():
+            yield f"| {name} | {_share(pair['clean'])} | {_share(pair['corrupted'])} |"
 
 
 def _teacher(name: str) -> str:

@@ -11,6 +11,7 @@ import tyro
 from faceflax.data.augment import Augmentation
 from faceflax.data.scene_augmentation import SceneAugmentation
 from faceflax.errors import FaceflaxError
+from faceflax.models.architectures import DETECTORS
 
 Precision = Literal["float32", "bfloat16", "bfloat16_products"]
 
@@ -47,8 +48,8 @@ class TrainConfig:
     """Epochs after which to stop, before the end of the schedule, to continue with other settings (init_weights)."""
     batch_size: int = 64
     """Images a step."""
-    image_size: int = 48
-    """Pixels a side, 32 or more."""
+    image_size: int | None = None
+    """Pixels a side, 32 or more; 48 if not given, 256 for a detector, of which it must be a multiple of 32."""
     learning_rate: float = 4e-3
     """Adam's peak learning rate; a cosine takes it to zero."""
     warmup_epochs: float = 1.0
@@ -95,7 +96,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, low in {"epochs": 1, "batch_size": 2, "image_size": 32, "stop_patience": 1}.items():
-            if getattr(self, name) < low:
+            if (getattr(self, name) or low) < low:
                 raise FaceflaxError(name, getattr(self, name), "is too small", f"give {low} or more")
         if self.stop_after is not None and not 1 <= self.stop_after <= self.epochs:
             raise FaceflaxError("stop_after", self.stop_after, f"is not from 1 to epochs, which is {self.epochs}")
@@ -108,6 +109,11 @@ class TrainConfig:
         for name in ("soft_weight", "teacher_weight", "corrupt", "found"):
             if not 0 <= getattr(self, name) <= 1:
                 raise FaceflaxError(name, getattr(self, name), "is not usable", "give a number in [0, 1]")
+
+    @property
+    def size(self) -> int:
+        """Pixels a side: ``image_size``, or what is usual for the network."""
+        return self.image_size or (256 if self.arch in DETECTORS else 48)
 
     @property
     def folder(self) -> Path:

@@ -104,7 +104,7 @@ def train(config: TrainConfig) -> Path:
         arch=config.arch,
         dataset=config.dataset,
         labels=run.names,
-        image_size=config.image_size,
+        image_size=config.size,
         crop_margin=data.crop_margin(config.dataset),
         accuracy={"validation": history[best - 1]["validation_accuracy"]},
     )
@@ -120,7 +120,7 @@ class _Classification:
             raise FaceflaxError("dropout", config.dropout, problem, "leave it out")
         if config.detector is not None:
             make_detector(config.detector)  # complains before the data is read
-        read = partial(data.load, config.dataset, image_size=config.image_size, data_dir=config.data_dir)
+        read = partial(data.load, config.dataset, image_size=config.size, data_dir=config.data_dir)
         validation = read("validation")  # the short one first: it names the classes
         self.names = validation.names
         teach = teacher(config.teachers, self.names, config.precision) if config.teachers else None
@@ -143,7 +143,7 @@ class _Classification:
         self.validation = [jnp.asarray(validation.images)]
         self.labels = jnp.asarray(validation.labels)
         if config.detector is not None:
-            where = config.detector, config.dataset, config.image_size, config.data_dir
+            where = config.detector, config.dataset, config.size, config.data_dir
             clean, hurt = validation_crops(*where)
             self.validation = [jnp.asarray(images) for images in (clean.images, *hurt)]
             self.labels = self.labels[clean.index]
@@ -166,7 +166,7 @@ class _Classification:
 
     def initial_state(self, given: pretrained.Variables | None) -> TrainState:
         """Fresh variables, or those of ``given`` where the shapes agree."""
-        variables = models.init(self.model, self.key, self.config.image_size, self.train[0].shape[-1])
+        variables = models.init(self.model, self.key, self.config.size, self.train[0].shape[-1])
         if given is not None:
             variables = take_matching(variables, given)
         return self.trainer.start(variables)

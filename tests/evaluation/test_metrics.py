@@ -211,7 +211,11 @@ def test_the_report_and_what_is_printed_agree(tmp_path, network, data_dir, run, 
     examples = data.load("folder", "test", image_size=32, data_dir=data_dir)
     (tmp_path / "without.json").write_text(json.dumps([examples.ids[0], examples.ids[3], "elsewhere.png"]))
     run(
-        ("a", "b", "c"), flip=True, detector=True, without=tmp_path / "without.json", report=tmp_path / "out" / "report"
+        ("a", "b", "c"),
+        flip=True,
+        detector="haar",
+        without=tmp_path / "without.json",
+        report=tmp_path / "out" / "report",
     )
     printed = [line.split() for line in capsys.readouterr().out.splitlines()]
     found = json.loads((tmp_path / "out" / "report" / "metrics.json").read_text())
@@ -265,6 +269,20 @@ def test_a_list_of_rows_that_does_not_fit_is_refused(content, message, tmp_path,
         file.write_text(content)
     with pytest.raises(FaceflaxError, match=f"^without: .*{message}"):
         run(("a", "b", "c"), without=file)
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        ({"robustness": True}, "dataset: has no face that the detector finds, in 6 images"),
+        ({"robustness": True, "corruptions": ("blurr",)}, "corruptions: unknown 'blurr'; choose one of: small-24"),
+        ({"corruptions": ("blur",)}, "corruptions: 'blur' is of no use without --robustness; add it"),
+        ({"detector": "hare"}, "detector: unknown 'hare'"),
+    ],
+)
+def test_what_cannot_be_measured_through_a_detector_is_said(options, message, run):
+    with pytest.raises(FaceflaxError, match=f"^{message}"):
+        run(("a", "b", "c"), **options)
 
 
 def test_a_report_that_cannot_be_written_is_refused_before_the_work(tmp_path):

@@ -13,6 +13,7 @@ import pytest
 
 from faceflax.data import Examples
 from faceflax.evaluation import Share, calibrate, evaluate, group_shares
+from faceflax.evaluation.corruptions import chosen
 from faceflax.evaluation.report import (
     Report,
     confusion_figure,
@@ -23,6 +24,7 @@ from faceflax.evaluation.report import (
     reliability_figure,
     write,
 )
+from faceflax.evaluation.robustness import Robustness, Row
 
 NAMES = ("angry", "happy", "sad")
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2, 2], np.int32)
@@ -55,6 +57,14 @@ def report(found, examples):
         mistakes=most_confident_mistakes(np.exp(logits) / np.exp(logits).sum(1, keepdims=True), examples),
         facts={"weights": "mine", "images": 8},
     )
+
+
+@pytest.fixture
+def robustness():
+    blur, mask = chosen(["blur", "mask"])
+    rows = Row(blur, Share(2, 4), Share(4, 4), Share(1, 4)), Row(mask, Share(1, 4), Share(3, 4), Share(2, 4))
+    groups = {"emotion": {"angry": (Share(2, 2), Share(1, 2)), "sad": (Share(1, 2), Share(1, 2))}}
+    return Robustness(Share(4, 8), Share(3, 4), rows, {"mirrored": Share(1, 4)}, (0.125, 0.25), groups)
 
 
 class Page(HTMLParser):
@@ -167,3 +177,21 @@ def test_the_figure_has_every_share_name_and_number_of_images(found):
     assert [label.get_text() for label in axes.get_yticklabels()] == ["angry (4)", "happy (2)", "sad (2)"]
     assert figure.get_suptitle() == "mine on folder test"
     np.testing.assert_allclose(axes.images[0].get_array(), 100 * found.confusion)
+
+
+def test_robustness_is_in_the_page_and_the_numbers(report, robustness):
+    with_it = dataclasses.replace(report, robustness=robustness)
+    assert "Robustness" not in Page(page(report)).text
+    shown = Page(page(with_it))
+    assert len(shown.images) == len(Page(page(report)).images) + 1  # what the corruptions look like
+    for text in ("blur*", "blurred: a Gaussian of 2 pixels", "mask", "mirrored", "(mCA", "50.0%"):
+        assert text in shown.text
+    numbers = json.loads(json.dumps(metrics(with_it)))["robustness"]
+    assert numbers["mean_corruption_accuracy"] == 0.5  # of the blur alone, as the mask is no common one
+    assert numbers["score"] == (0.75 + 0.5) / 2
+    assert numbers["corruptions"]["mask"]["found_again"]["share"] == 0.75
+    assert numbers["groups"]["emotion"]["angry"]["corrupted"]["share"] == 0.5
+    assert "robustness" not in metrics(report)
+    lines = [line.split() for line in str(robustness).splitlines()]
+    assert ["blur*", "50.0%", "100.0%", "25.0%"] in lines
+    assert ["mask", "25.0%", "75.0%", "50.0%"] in lines

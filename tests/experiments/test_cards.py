@@ -53,6 +53,24 @@ def test_a_card_states_what_was_measured():
     assert "they are not a person's gender" in text
     assert "distilled from" not in text
 
+    share = {"share": 0.5, "interval": (0.4, 0.6)}
+    pair = {"clean": share, "corrupted": share}
+    row = {"common": True, "right": share, "found_again": share, "label_changes": share}
+    found = {
+        "clean": share,
+        "mean_corruption_accuracy": 0.625,
+        "corruptions": {"blur": row},
+        "label_changes": {"mirrored": share},
+        "expected_calibration_error": {"clean": 0.01, "corrupted": 0.02},
+        "groups": {"race": {"Black": pair}},
+    }
+    numbers |= {"detector": "faceflax", "robustness": found}
+    text = "\n".join(cards.card(info, "1", measured(GENDERS), numbers, "experiments/some.py", TrainConfig()))
+    assert "--detector faceflax --robustness`" in text
+    assert "| blur* | 50.00% [40.00, 60.00] | 50.0% |" in text
+    assert "Mean corruption accuracy (of those with a star): 62.50%." in text
+    assert "| Black | 50.00% [40.00, 60.00] | 50.00% [40.00, 60.00] |" in text
+
     without = {"single crop, without 100 rows": Share(150, 300)}.items()
     distilled = TrainConfig(teachers=("vgg-fer2013", "runs/mine/weights.safetensors"), teacher_weight=0.75)
     lines = cards.card(

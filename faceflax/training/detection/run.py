@@ -52,13 +52,13 @@ class Detection:
             problem = f"is more than the {images} training images of {config.dataset}"
             raise FaceflaxError("batch_size", config.batch_size, problem, "give a smaller one")
         shares = {name: share for name, share in SHARES.items() if name in train}
-        self.scenes = Scenes(train, shares, config.image_size, config.scenes, config.seed)
+        self.scenes = Scenes(train, shares, config.size, config.scenes, config.seed)
         self._optimizer = adam(config.weight_decay)
         self._step = _make_step(self.model, self._optimizer, config)
 
     def initial_state(self, given: pretrained.Variables | None) -> TrainState:
         """Fresh variables, or those of ``given`` where the shapes agree."""
-        variables = models.init(self.model, self.key, self.config.image_size)
+        variables = models.init(self.model, self.key, self.config.size)
         if given is not None:
             variables = take_matching(variables, given)
         return create_state(jax.tree.map(jnp.array, variables), self._optimizer)
@@ -122,7 +122,7 @@ def _make_step(
     model: nn.Module, optimizer: optax.GradientTransformation, config: TrainConfig
 ) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
     """Builds ``step(state, batch, learning_rate) -> (state, metrics)``; the state's buffers are donated."""
-    centres, strides = (jnp.asarray(a) for a in places(config.image_size, config.image_size))
+    centres, strides = (jnp.asarray(a) for a in places(config.size, config.size))
     clip = optax.clip_by_global_norm(GRADIENT)
 
     def step(state: TrainState, batch: dict[str, Array], rate: Array) -> tuple[TrainState, dict[str, Array]]:
@@ -159,7 +159,7 @@ def _check(config: TrainConfig) -> None:
         if getattr(config, name) != getattr(usual, name):
             problem = f"{{}} is of no use: {config.arch} finds faces and labels none"
             raise FaceflaxError(name, getattr(config, name), problem, "leave it out")
-    if config.image_size % 32:
-        raise FaceflaxError("image_size", config.image_size, "is not a multiple of 32", "256 is usual for a detector")
+    if config.size % 32:
+        raise FaceflaxError("image_size", config.size, "is not a multiple of 32", "256 is usual for a detector")
     if config.precision == "bfloat16":
         raise FaceflaxError("precision", config.precision, "is not possible for a detector", "give float32")
