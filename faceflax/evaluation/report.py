@@ -291,7 +291,7 @@ def corruptions_figure() -> Figure:
     view = scaled(View(cv2.cvtColor(frame, cv2.COLOR_BGR2GRAY), NetworkDetector()(frame)[0]), SIDE)
     shown = {"none": view} | {each.name: each(view, np.random.default_rng(1)) for each in CORRUPTIONS}
     figure = Figure(figsize=(9, 3.6 * -(-len(shown) // 7) / 2), layout="constrained")
-    panels = figure.subplots(-(-len(shown) // 7), 7, squeeze=False).flat
+    panels = list(figure.subplots(-(-len(shown) // 7), 7, squeeze=False).flat)
     for panel in panels:
         panel.set_axis_off()
     for panel, (name, each) in zip(panels, shown.items(), strict=False):

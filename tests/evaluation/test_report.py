@@ -13,10 +13,11 @@ import pytest
 
 from faceflax.data import Examples
 from faceflax.evaluation import Share, calibrate, evaluate, group_shares
-from faceflax.evaluation.corruptions import chosen
+from faceflax.evaluation.corruptions import CORRUPTIONS, chosen
 from faceflax.evaluation.report import (
     Report,
     confusion_figure,
+    corruptions_figure,
     groups_figure,
     metrics,
     most_confident_mistakes,
@@ -195,3 +196,10 @@ def test_robustness_is_in_the_page_and_the_numbers(report, robustness):
     lines = [line.split() for line in str(robustness).splitlines()]
     assert ["blur*", "50.0%", "100.0%", "25.0%"] in lines
     assert ["mask", "25.0%", "75.0%", "50.0%"] in lines
+
+
+def test_each_corruption_is_drawn():
+    panels = [panel for panel in corruptions_figure().axes if panel.images]
+    assert [panel.get_title() for panel in panels] == ["none", *(each.name for each in CORRUPTIONS)]
+    images = [panel.images[0].get_array() for panel in panels]
+    assert min(np.abs(image.astype(int) - images[0]).max() for image in images[1:]) > 5
