@@ -21,7 +21,7 @@ class SceneAugmentation:
     """Share of faces that something covers in part: a rectangle, or a mask below the nose."""
     decoys: float = 0.3
     """Share of crops with round things that are no faces drawn beside them: letters, rings, wheels, spirals."""
-    blur: float = 0.15
+    blur: float = 0.22
     """Share of crops that are blurred, or enlarged from fewer pixels."""
     darken: float = 0.15
     """Share of crops that are darkened."""

@@ -186,7 +186,7 @@ class Scenes:
         shift = at - turn @ centre
         matrix = np.column_stack([turn / before, shift + 0.5 * (turn / before).sum(1) - 0.5])  # pixel centres
         crop = self._ground(random)
-        border = cv2.BORDER_REPLICATE if random.random() < 0.2 else cv2.BORDER_TRANSPARENT
+        border = cv2.BORDER_REPLICATE if random.random() < 0.35 else cv2.BORDER_TRANSPARENT
         cv2.warpAffine(image, matrix, (size, size), dst=crop, flags=cv2.INTER_LINEAR, borderMode=border)
         centres = (scene.boxes[:, :2] + scene.boxes[:, 2:] / 2) @ turn.T + shift
         half = scene.boxes[:, 2:] * scale / 2  # of an ellipse, whose turned bounding box this is
@@ -343,7 +343,7 @@ def _blurred(image: np.ndarray, random: np.random.Generator) -> np.ndarray:
     if kind == 0:
         return cv2.GaussianBlur(image, (0, 0), random.uniform(0.4, 2.0))
     if kind == 1:
-        factor = random.uniform(0.35, 0.9)
+        factor = random.uniform(0.2, 0.8)
         small = cv2.resize(image, None, fx=factor, fy=factor, interpolation=cv2.INTER_AREA)
         return cv2.resize(small, image.shape[1::-1], interpolation=cv2.INTER_LINEAR)
     length = int(random.integers(3, 8))

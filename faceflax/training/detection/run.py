@@ -26,7 +26,7 @@ from faceflax.training.logs import Epoch
 from faceflax.training.run import check_finite
 from faceflax.training.step import TrainState, adam, create_state, products
 
-SHARES = {"wider": 0.69, "mask": 0.10, "portrait": 0.05, "closeup": 0.05, "noface": 0.11}
+SHARES = {"wider": 0.66, "mask": 0.10, "portrait": 0.06, "closeup": 0.07, "noface": 0.11}
 """How often a crop is of each kind of picture, of the kinds that the dataset has."""
 GRADIENT = 5.0
 """Longest gradient: a crop of a crowd gives one many times as long as a portrait's."""
