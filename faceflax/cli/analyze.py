@@ -59,9 +59,9 @@ def main(options: Options) -> None:
     from faceflax.faces import VideoAnalyzer
 
     chosen = networks(options.preset, options.emotion_weights, options.gender_weights)
-    still, moving = options.detection.for_images(), options.detection.for_videos()
+    still, moving = options.detection.for_images(options.preset), options.detection.for_videos()
     weights = [faceflax.weights_info(name).sha256 for name in (chosen.emotion, chosen.gender)]
-    settings = {"weights": weights, "mirrored": chosen.mirrored} | options.detection.record()
+    settings = {"weights": weights, "mirrored": chosen.mirrored, "detail": chosen.detail} | options.detection.record()
     with batch.open_table(options.csv, settings) as table:
         analyzer = make_analyzer(options.preset, options.emotion_weights, options.gender_weights, still)
 

@@ -49,13 +49,15 @@ class DetectionOptions:
             problem = "is for the detector haar"
             raise FaceflaxError("equalization", self.equalization, problem, "leave it out or add --detector haar")
 
-    def for_images(self) -> Detector:
-        """Makes what finds the faces of single images.
+    def for_images(self, preset: PresetName) -> Detector:
+        """Makes what finds the faces of single images, as finely as the preset says.
 
         Raises:
             FaceflaxError: there is no such detector, or the file is none.
         """
-        return self._make(video=False)
+        from faceflax.faces.analyzer import PRESETS
+
+        return self._make(video=False, detail=PRESETS[preset].detail)
 
     def for_videos(self) -> Detector:
         """Makes what finds and follows the faces of videos.
@@ -65,7 +67,7 @@ class DetectionOptions:
         """
         return self._make(video=True)
 
-    def _make(self, *, video: bool) -> Detector:
+    def _make(self, *, video: bool, detail: float = 1.0) -> Detector:
         from faceflax.faces import make_detector
 
         return make_detector(
@@ -74,6 +76,7 @@ class DetectionOptions:
             min_face=self.min_face,
             min_score=self.min_score,
             equalization=self.equalization,
+            detail=detail,
         )
 
     def record(self) -> dict[str, Any]:

@@ -85,7 +85,7 @@ def main(options: Options) -> None:
     from faceflax.faces import VideoAnalyzer
 
     still = source.kind in ("image", "folder")
-    detector = options.detection.for_images() if still else options.detection.for_videos()
+    detector = options.detection.for_images(options.preset) if still else options.detection.for_videos()
     images = make_analyzer(options.preset, options.emotion_weights, options.gender_weights, detector)
     every = options.detection.search_every
     overlay = _overlay(options)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Literal, NamedTuple
 import numpy as np
 
 from faceflax.errors import FaceflaxError, unknown
-from faceflax.faces.choosing import make_detector
+from faceflax.faces.choosing import DEFAULT, make_detector
 from faceflax.faces.crop import crop_face
 from faceflax.faces.detection import Detection, Detections, Detector, as_detections, search
 from faceflax.faces.face import Crops, Face
@@ -30,16 +30,18 @@ class Preset(NamedTuple):
         emotion: weights for perceived emotion.
         gender: weights for perceived gender.
         mirrored: each face is read as it is and mirrored, and the probabilities are averaged.
+        detail: how many times finer than usual an image is searched for faces.
     """
 
     emotion: str
     gender: str
     mirrored: bool
+    detail: float
 
 
 PRESETS: dict[str, Preset] = {
-    "fast": Preset("mini_xception-fer2013", "mini_xception-fairface", mirrored=False),
-    "accurate": Preset("vgg-fer2013", "sequential_cnn-fairface", mirrored=True),
+    "fast": Preset("mini_xception-fer2013", "mini_xception-fairface", mirrored=False, detail=1.0),
+    "accurate": Preset("vgg-fer2013", "sequential_cnn-fairface", mirrored=True, detail=1.4),
 }
 """``fast`` is for video; ``accurate`` takes many times as long for a face and is right more often."""
 
@@ -59,8 +61,8 @@ class FaceAnalyzer:
         detector: finds the faces: a name or file that :func:`~faceflax.faces.make_detector` knows, or any callable that
             takes a uint8 ``[height, width, 3]`` BGR image and returns detections, or integer boxes ``[faces, 4]``: x,
             y, width, height in pixels.
-        preset: ``accurate``, for single images, or ``fast``: the networks, and whether mirrored copies are averaged
-            (:data:`~faceflax.faces.analyzer.PRESETS`).
+        preset: ``accurate``, for single images, or ``fast``: the networks, whether mirrored copies are averaged, and
+            how finely a detector that is named searches (:data:`~faceflax.faces.analyzer.PRESETS`).
 
     Raises:
         FaceflaxError: an unknown preset or detector, or weights that cannot be loaded or predict something else.
@@ -87,7 +89,7 @@ class FaceAnalyzer:
             _load("emotion", chosen.emotion if emotion is None else emotion, EMOTIONS),
             _load("gender", chosen.gender if gender is None else gender, GENDERS),
         )
-        self.detector: Detector = make_detector() if detector is None else make_detector(detector)
+        self.detector: Detector = make_detector(DEFAULT if detector is None else detector, detail=chosen.detail)
         self._process = Process("this FaceAnalyzer")
         self._mirrored = chosen.mirrored
         infos = [info for _, info in networks]

@@ -24,6 +24,7 @@ def make_detector(
     min_face: int | None = None,
     min_score: float | None = None,
     equalization: Literal["histogram", "clahe"] = "histogram",
+    detail: float = 1.0,
 ) -> Detector:
     """Makes a detector of a name, of a file or of what is one already.
 
@@ -36,6 +37,7 @@ def make_detector(
         min_face: side of the smallest face to find, in pixels of the frame; the detector's own default if None.
         min_score: the least score of a face; the detector's own default if None.
         equalization: for ``haar``, as :class:`~faceflax.faces.HaarDetector` says.
+        detail: how many times finer than usual this library's network searches; the others search as they always do.
 
     Raises:
         FaceflaxError: no such detector, a file that is none, or an argument out of its range or for another detector.
@@ -70,7 +72,8 @@ weights of a face detector (.safetensors)
             from faceflax.faces.network import NetworkDetector
 
             named = {} if detector == "faceflax" else {"weights": Path(detector)}
-            return NetworkDetector(max_side=_VIDEO_SIDE if video else None, **named, **sizes, **scores)  # type: ignore[arg-type]
+            side = _VIDEO_SIDE if video else None
+            return NetworkDetector(max_side=side, detail=detail, **named, **sizes, **scores)  # type: ignore[arg-type]
         if suffix == ".onnx":
             from faceflax.faces.yunet import YuNetDetector
 

@@ -24,6 +24,8 @@ WEIGHTS = "face_detector-faces"
 
 _SMALLEST = 20.0
 """Height of the smallest face that the network finds well, in pixels of its input."""
+_MOST_DETAIL = 4.0
+"""More shows nothing more."""
 _LEAST_SIZE = 6
 """Enlarging a smaller face shows nothing that is not there."""
 _CLOSE, _CLOSE_FACE = 128, 64
@@ -62,6 +64,8 @@ class NetworkDetector:
             (:class:`Searcher`).
         min_score: the least score of a face, in (0, 1]; a higher one gives fewer false faces and misses blurred ones.
         min_size: height of the smallest face to find, in pixels of the frame; smaller ones are left out.
+        detail: how many times finer than that the frame is searched, at its square's cost: small faces are then found
+            more often.
         max_side: a frame whose longer side has more pixels is reduced to this before the search, and the smallest face
             grows as much; ``None`` never reduces.
 
@@ -75,6 +79,7 @@ class NetworkDetector:
         min_score: float = 0.6,
         min_size: int = 20,
         max_side: int | None = None,
+        detail: float = 1.0,
     ) -> None:
         if not 0 < min_score <= 1:
             raise FaceflaxError("min_score", min_score, "is not a score", "give a number above 0 and up to 1")
@@ -83,6 +88,10 @@ class NetworkDetector:
             raise FaceflaxError("min_size", min_size, problem, f"give {_LEAST_SIZE} pixels or more")
         if max_side is not None and max_side < 1:
             raise FaceflaxError("max_side", max_side, "is not a number of pixels", "give 1 or more, or None")
+        if not 0 < detail <= _MOST_DETAIL:
+            raise FaceflaxError(
+                "detail", detail, "is not a factor", f"give a number above 0 and up to {_MOST_DETAIL:g}"
+            )
         if isinstance(weights, str | Path):
             from faceflax.inference import load_detector
 
@@ -92,6 +101,7 @@ class NetworkDetector:
         self.min_score = min_score
         self.min_size = min_size
         self.max_side = max_side
+        self.detail = detail
         self._process = Process("this NetworkDetector")
 
     def __call__(self, frame: Image) -> list[Detection]:
@@ -106,7 +116,7 @@ class NetworkDetector:
         self._process.check()
         image = as_frame(frame)
         height, width = image.shape[:2]
-        scale = min(_SMALLEST / self.min_size, (self.max_side or np.inf) / max(height, width))
+        scale = min(self.detail * _SMALLEST / self.min_size, (self.max_side or np.inf) / max(height, width))
         parts = []
         for group in tiles(height, width, scale):
             rows = self._network.detect(image, [tile.region for tile in group], min_score=self.min_score)

@@ -4,8 +4,10 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from faceflax import FaceAnalyzer
 from faceflax.cli.detection import DetectionOptions, make_analyzer, networks
 from faceflax.errors import FaceflaxError
+from faceflax.faces.analyzer import PRESETS
 from faceflax.faces.choosing import DEFAULT
 from faceflax.faces.detection import boxes_of
 from faceflax.faces.finding import FaceFinder
@@ -27,7 +29,7 @@ def test_equalization_reaches_both_detectors():
     for equalization in ("histogram", "clahe"):
         options = DetectionOptions("haar", equalization=equalization)
         for made, own in (
-            (options.for_images(), HaarDetector(equalization=equalization)),
+            (options.for_images("fast"), HaarDetector(equalization=equalization)),
             (options.for_videos(), HaarDetector(1.25, max_side=480, equalization=equalization)),
         ):
             np.testing.assert_array_equal(boxes_of(made(frame)), boxes_of(own(frame)))
@@ -40,10 +42,17 @@ def test_the_commands_default_is_the_librarys():
 
 def test_sizes_and_scores_reach_the_detector():
     options = DetectionOptions("haar", min_face=77, min_score=0.6)
-    for detector in (options.for_images(), options.for_videos()):
+    for detector in (options.for_images("fast"), options.for_videos()):
         assert (detector.min_size, detector.min_score) == (77, 0.6)
-    plain = DetectionOptions("haar").for_images()
+    plain = DetectionOptions("haar").for_images("fast")
     assert (plain.min_size, plain.min_score) == (48, 0.5)
+
+
+def test_single_images_are_searched_as_finely_as_the_preset_says():
+    for preset, chosen in PRESETS.items():
+        assert DetectionOptions().for_images(preset).detail == chosen.detail
+        assert FaceAnalyzer(preset=preset).detector.detail == chosen.detail
+    assert DetectionOptions().for_videos().detail == 1
 
 
 def test_a_video_is_followed_with_clahe():
@@ -96,8 +105,8 @@ def test_a_preset_gives_way_to_the_weights_named():
         chosen = networks(preset, None, None)
         assert {chosen.emotion, chosen.gender} <= set(list_weights())
         assert chosen.mirrored == mirrored
-        assert networks(preset, "mine", None) == ("mine", chosen.gender, mirrored)
-        assert networks(preset, None, "mine") == (chosen.emotion, "mine", mirrored)
+        assert networks(preset, "mine", None) == chosen._replace(emotion="mine")
+        assert networks(preset, None, "mine") == chosen._replace(gender="mine")
 
 
 def test_bad_weights_are_named_as_the_option():

@@ -57,6 +57,16 @@ def test_every_face_is_found_once_whatever_the_frames_shape(height, width, seed)
         assert face.score == pytest.approx(0.7, abs=1e-3)
 
 
+@pytest.mark.parametrize("detail", [0.5, 1.4, 3])
+def test_detail_is_the_scale_of_the_search(detail):
+    boxes = faces_in(np.random.default_rng(2), 700, 900, 30, least=40)
+    seer = Seer(boxes)
+    found = NetworkDetector(seer, detail=detail)(np.zeros((700, 900, 3), np.uint8))
+    assert len(found) == len(boxes)
+    finest = max(region.rows / region.height for call in seer.calls for region in call)
+    assert detail <= finest < 1.2 * detail  # a frame is enlarged to fill its input
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 20_000), (20_000, 1), (7, 5)])
 def test_frames_without_room_for_a_face(shape):
     assert NetworkDetector(Seer([]))(np.zeros((*shape, 3), np.uint8)) == []
@@ -201,7 +211,15 @@ def test_a_network_that_was_never_trained_gives_detections(untrained):
 
 @pytest.mark.parametrize(
     ("argument", "value"),
-    [("min_score", 0), ("min_score", 1.1), ("min_score", np.nan), ("min_size", 5), ("max_side", 0)],
+    [
+        ("min_score", 0),
+        ("min_score", 1.1),
+        ("min_score", np.nan),
+        ("min_size", 5),
+        ("max_side", 0),
+        ("detail", 0),
+        ("detail", 9),
+    ],
 )
 def test_bad_argument_is_named(argument, value):
     with pytest.raises(FaceflaxError, match=f"{argument}: {value}"):
