@@ -173,7 +173,9 @@ def margins(views: list[View]) -> Iterator[str]:
 def tilts(
     options: Options, images: UInt8[np.ndarray, "n side side 1"], labels: Int32[np.ndarray, " n"], detector: Detector
 ) -> Iterator[str]:
-    """Yields the lines of a table over the head's tilt: faces found, and those labelled right, of all."""
+    """Yields the lines of a table over the head's tilt: faces found, those labelled right of all, and how many of those
+    found are labelled as they are upright.
+    """
     import numpy as np
 
     from faceflax import compile, pretrained
@@ -188,10 +190,12 @@ def tilts(
     assert options.weights is not None
     loaded = pretrained.load(options.weights)
     predict, info = compile(*loaded), loaded.info
-    yield "tilt | Haar finds | labelled right | landmarks: found | labelled right | of those found"
-    for degrees in TILTS:
+    ways = {"Haar": HaarDetector(min_size=images.shape[1] // 3), "landmarks": detector}
+    yield f"tilt{''.join(f' | {name}: found | right | of the found: right | as upright' for name in ways)}"
+    upright: dict[str, np.ndarray] = {}
+    for degrees in sorted(TILTS, key=abs):
         cells = [f"{degrees:+4d}"]
-        for way in (HaarDetector(min_size=images.shape[1] // 3), detector):
+        for name, way in ways.items():
             crops, kept = [], []
             for index, image in enumerate(images):
                 frame = frame_of(image[:, :, 0])
@@ -202,11 +206,15 @@ def tilts(
                     box = np.rint(face.box).astype(int)
                     crops.append(crop_face(frame[:, :, 0], box, info.crop_margin, info.image_size, face.landmarks))
                     kept.append(index)
-            right = np.zeros(len(images), bool)
+            found = np.full(len(images), -1)
             if kept:
-                right[kept] = predict(normalize(np.stack(crops)[..., None])).argmax(-1) == labels[kept]
-            cells += [f"{len(kept) / len(images):.1%}", f"{Share.of(right).value:.1%}"]
-        cells.append(f"{right[kept].mean() if kept else np.nan:.1%}")
+                found[kept] = predict(normalize(np.stack(crops)[..., None])).argmax(-1)
+            known = found >= 0
+            upright.setdefault(name, found)
+            both = known & (upright[name] >= 0)
+            right, same = (found == labels) & known, found == upright[name]
+            shares = Share.of(known), Share.of(right), Share.of(right[known]), Share.of(same[both])
+            cells += [f"{share.value:.1%}" for share in shares]
         yield " | ".join(cells)
 
 
