@@ -51,7 +51,7 @@ def _lines(info: Any, own: Mapping[str, Any], results: Mapping[str, Any]) -> Ite
     yield ""
     yield (
         "Where faces are in a photograph: boxes, scores and five landmarks (eyes, nose, corners of the mouth). A "
-        "single-shot network of separable convolutions, 144,781 parameters, grey images, float16."
+        "single-shot network of separable convolutions, 155,405 parameters, colour images, float16."
     )
     yield ""
     yield "| | |"
@@ -75,8 +75,8 @@ def _lines(info: Any, own: Mapping[str, Any], results: Mapping[str, Any]) -> Ite
     yield f"| validation | {' | '.join(results)} |"
     yield f"|---|{'---|' * len(results)}"
     for group in groups:
-        for key in ("recall at 0", "recall at 0.1", "recall at 1", "landmark error"):
-            cells = [results[name]["groups"][group][key] for name in results]
+        for key in ("recall at 0", "recall at 0.1", "recall at 1", "recall at Haar's", "landmark error"):
+            cells = [results[name]["groups"][group].get(key, float("nan")) for name in results]
             if all(value != value for value in cells):  # NaN
                 continue
             shown = ["-" if v != v else f"{v:.1%}" if "recall" in key else f"{v:.3f}" for v in cells]

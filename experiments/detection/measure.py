@@ -13,6 +13,7 @@ from tqdm import tqdm
 from experiments.detection.conditions import SIZES, Condition
 from faceflax.data import Scene
 from faceflax.evaluation import detection
+from faceflax.faces.detection import Detection
 
 SMALLEST = 20
 """Faces whose sides have a geometric mean of fewer pixels are neither asked for nor held against a detector."""
@@ -36,11 +37,20 @@ class Found:
     landmark_errors: np.ndarray
 
 
-def search(detect: Detect, scenes: Sequence[Scene], smallest: float = SMALLEST, largest: float = np.inf) -> Found:
-    """Runs a detector over scenes; faces of other sizes count neither way."""
+def search(detect: Detect, scenes: Sequence[Scene]) -> list[list[Detection]]:
+    """Runs a detector over scenes."""
+    return [list(detect(scene.image)) for scene in scenes]
+
+
+def compare(
+    detections: Sequence[Sequence[Detection]],
+    scenes: Sequence[Scene],
+    smallest: float = SMALLEST,
+    largest: float = np.inf,
+) -> Found:
+    """Compares what was found with what is there; faces of other sizes count neither way."""
     matches, errors = [], []
-    for scene in scenes:
-        found = detect(scene.image)
+    for found, scene in zip(detections, scenes, strict=True):
         boxes = np.array([face.box for face in found], np.float64).reshape(-1, 4)
         side = np.sqrt(scene.boxes[:, 2:].prod(1))
         counted = ~scene.ignored & (side >= smallest) & (side < largest)
@@ -60,8 +70,8 @@ class Results:
     """All that is measured of one detector.
 
     Attributes:
-        groups: for each kind of picture: recall at each of :data:`ALLOWED` false boxes an image, recall and false
-            boxes at the detector's own threshold, landmark error, and the faces counted.
+        groups: for each kind of picture: recall at each of :data:`ALLOWED` false boxes an image and at as many as Haar
+            has, recall and false boxes at the detector's own threshold, landmark error, and the faces counted.
         thresholds: the scores at which there are so many false boxes an image in all photographs of people and in those
             without a face together.
         sizes: recall by the size of the face, at each threshold.
@@ -82,17 +92,30 @@ def measure(
     min_score: float,
     validation: Mapping[str, Sequence[Scene]],
     changed: Sequence[Condition],
+    like: Mapping[str, float],
 ) -> tuple[Results, Mapping[str, Found]]:
-    """Measures one detector; ``min_score`` is its own threshold, ``detect`` gives lower scores too."""
-    found = {
+    """Measures one detector.
+
+    Args:
+        name: for the progress bar.
+        detect: gives all scores.
+        min_score: the detector's own threshold.
+        validation: the photographs.
+        changed: portraits under conditions.
+        like: another detector's false boxes an image, at which recall is measured too.
+    """
+    detections = {
         group: search(detect, scenes)
         for group, scenes in tqdm(validation.items(), f"{name}: photographs", unit=" groups", leave=False)
     }
+    found = {group: compare(each, validation[group]) for group, each in detections.items()}
     groups = {}
     for group, each in found.items():
         if group == "noface":
             continue
         row = {f"recall at {n:g}": detection.recall_at(each.matches, n) for n in ALLOWED}
+        if group in like:
+            row["recall at Haar's"] = detection.recall_at(each.matches, like[group])
         row["recall"] = detection.share_found(each.matches, min_score)
         row["false boxes"] = detection.false_boxes(each.matches, min_score)
         row["landmark error"] = float(each.landmark_errors.mean()) if each.landmark_errors.size else np.nan
@@ -101,13 +124,13 @@ def measure(
     people = [*found["wider"].matches, *(found["noface"].matches if "noface" in found else [])]
     thresholds = [detection.threshold_at(people, n) for n in ALLOWED]
     sizes = {}
-    for low, high in tqdm(SIZES, f"{name}: sizes", unit=" sizes", leave=False):
-        each = search(detect, validation["wider"], low, high)
+    for low, high in SIZES:
+        each = compare(detections["wider"], validation["wider"], low, high)
         label = f"{low} to {high} px" if high < 10_000 else f"{low} px and more"
         sizes[label] = [detection.share_found(each.matches, score) for score in thresholds]
     by_condition: dict[str, dict[str, list[float]]] = {}
     for condition in tqdm(changed, f"{name}: conditions", unit=" conditions", leave=False):
-        each = search(detect, condition.scenes)
+        each = compare(search(detect, condition.scenes), condition.scenes)
         recalls = [detection.share_found(each.matches, score) for score in thresholds]
         by_condition.setdefault(condition.name, {})[condition.value] = recalls
     alarms = [(match.scores >= min_score).any() for match in found["noface"].matches] if "noface" in found else [np.nan]
