@@ -96,7 +96,7 @@ class TrainConfig:
 
     def __post_init__(self) -> None:
         for name, low in {"epochs": 1, "batch_size": 2, "image_size": 32, "stop_patience": 1}.items():
-            if (getattr(self, name) or low) < low:
+            if getattr(self, name) is not None and getattr(self, name) < low:
                 raise FaceflaxError(name, getattr(self, name), "is too small", f"give {low} or more")
         if self.stop_after is not None and not 1 <= self.stop_after <= self.epochs:
             raise FaceflaxError("stop_after", self.stop_after, f"is not from 1 to epochs, which is {self.epochs}")
