@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import ExitStack, closing, suppress
 from dataclasses import dataclass, field
 from itertools import groupby
+from pathlib import Path
 from typing import Any
 
 from tqdm import tqdm
@@ -17,8 +18,9 @@ from faceflax.errors import FaceflaxError
 from faceflax.faces.face import Face
 from faceflax.faces.frame import Frame, Image
 from faceflax.faces.video import TwoStageAnalyzer
+from faceflax.media.images import read_image
 from faceflax.media.outputs import csv_lines
-from faceflax.media.sources import open_file, read_image
+from faceflax.media.sources import open_file
 from faceflax.pipeline import Ended, interrupts, pipeline
 
 _CHUNK_FRAMES, _CHUNK_BYTES = 16, 2**26  # most frames and bytes that go through together
@@ -156,15 +158,11 @@ def _image_chunks(inputs: Iterable[Input]) -> Iterator[_Chunk]:
 
 def _read(item: Input, archive: zipfile.ZipFile | None) -> Image:
     if archive is None:
-        image = read_image(item.path)
-    else:
-        assert item.member is not None
-        if archive.getinfo(item.member).file_size > _LARGEST_MEMBER:
-            raise FaceflaxError("member", item.member, f"is larger than {_LARGEST_MEMBER / 2**20:.0f} MB when unpacked")
-        image = read_image(archive.read(item.member))
-    if image is None:
-        raise FaceflaxError("path", item.name, "cannot be read as an image", "is it complete?")
-    return image
+        return read_image(item.path).image
+    assert item.member is not None
+    if archive.getinfo(item.member).file_size > _LARGEST_MEMBER:
+        raise FaceflaxError("member", item.member, f"is larger than {_LARGEST_MEMBER / 2**20:.0f} MB when unpacked")
+    return read_image(archive.read(item.member), name=Path(item.member)).image
 
 
 def _why(error: Exception) -> str:

@@ -8,8 +8,9 @@ from faceflax.lazy import attach
 
 if TYPE_CHECKING:
     from faceflax.media.drawing import Overlay, draw_faces
+    from faceflax.media.images import read_image
     from faceflax.media.outputs import CSV_COLUMNS, check_output, check_table, csv_lines, json_lines, write_image
-    from faceflax.media.sources import Source, open_file, open_source, read_image
+    from faceflax.media.sources import Source, open_file, open_source
     from faceflax.media.timeline import FaceHistory, read_histories, write_page
     from faceflax.media.window import check_window
 
@@ -36,8 +37,9 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "drawing": ["Overlay", "draw_faces"],
+        "images": ["read_image"],
         "outputs": ["CSV_COLUMNS", "check_output", "check_table", "csv_lines", "json_lines", "write_image"],
-        "sources": ["Source", "open_file", "open_source", "read_image"],
+        "sources": ["Source", "open_file", "open_source"],
         "timeline": ["FaceHistory", "read_histories", "write_page"],
         "window": ["check_window"],
     },
