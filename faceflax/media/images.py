@@ -181,7 +181,7 @@ def encode(image: Image, suffix: str) -> bytes:
         suffix: of :data:`faceflax.media.kinds.IMAGE_SUFFIXES`.
 
     Raises:
-        FaceflaxError: another suffix, or a size that the format does not have.
+        ValueError: another suffix, or a size that the format does not have.
     """
     formats: dict[str, tuple[str, dict[str, Any]]] = {
         ".bmp": ("BMP", {}),
@@ -193,13 +193,13 @@ def encode(image: Image, suffix: str) -> bytes:
         ".webp": ("WEBP", {"quality": 90}),
     }
     if suffix.lower() not in formats:
-        raise FaceflaxError("output", suffix, "is not a format of images", f"choose one of: {', '.join(formats)}")
+        raise ValueError(f"its suffix is none of {', '.join(formats)}")
     name, options = formats[suffix.lower()]
     file = io.BytesIO()
     try:
         Pillow.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).save(file, name, **options)
-    except (OSError, ValueError) as error:  # WebP ends at 16383 pixels, JPEG at 65535
-        raise FaceflaxError("output", suffix, f"cannot encode the image ({error})", "choose another format") from None
+    except OSError as error:  # WebP ends at 16383 pixels, JPEG at 65535
+        raise ValueError(f"{name} cannot hold it: {error}") from None
     return file.getvalue()
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 import json
-import shutil
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -18,8 +17,10 @@ from faceflax.errors import FaceflaxError
 from faceflax.faces.face import Face
 from faceflax.faces.frame import Frame, Image
 from faceflax.labels import EMOTIONS, GENDERS
-from faceflax.media.sources import IMAGE_SUFFIXES, Source
-from faceflax.opencv import cv2
+from faceflax.media.images import encode
+from faceflax.media.kinds import IMAGE_SUFFIXES
+from faceflax.media.sources import Source
+from faceflax.media.writing import FORMATS, VideoFile
 
 CSV_COLUMNS: tuple[str, ...] = (
     *("name", "frame", "time", "face", "track", "x", "y", "width", "height", "score"),
@@ -30,16 +31,12 @@ CSV_COLUMNS: tuple[str, ...] = (
 of the face in the frame, its track, its box in pixels, the detector's score, labels and probabilities. The track is
 empty where faces are not tracked."""
 
-_CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
-_INDEX_ROOM = 2**20  # bytes kept free on the disk, so that a video can still be finished: its index comes last
-_LONGEST_STILL = 10.0  # seconds; a longer gap between frames, such as a pause, is cut out of the video
-
 
 def check_output(source: str, kind: str, output: Path) -> None:
     """Checks before the work starts that ``output`` fits the source and can be written.
 
-    A camera, a video or ``demo`` gives a video (.mp4 or .avi), an image gives an image, and a folder gives a folder
-    with annotated images under the same names.
+    A camera, a video or ``demo`` gives a video (.mp4, .webm or .avi), an image gives an image, and a folder gives a
+    folder with annotated images under the same names (:func:`copy_name`).
 
     Args:
         source: as :func:`faceflax.media.sources.open_source` takes it.
@@ -56,7 +53,7 @@ def check_output(source: str, kind: str, output: Path) -> None:
             raise FaceflaxError("output", output, "is a file", "for a folder of images name a folder")
         files.writable_folder("output", output)
         return
-    suffixes = IMAGE_SUFFIXES if kind == "image" else tuple(_CODECS)
+    suffixes = IMAGE_SUFFIXES if kind == "image" else tuple(FORMATS)
     if output.suffix.lower() not in suffixes:
         meaning = "an image" if kind == "image" else "a video"
         remedy = f"name a file that ends in {' or '.join(suffixes)}"
@@ -91,92 +88,10 @@ def write_image(output: Path, image: Image) -> None:
         FaceflaxError: it cannot be written.
     """
     try:
-        encoded, content = cv2.imencode(output.suffix, image)
-        if not encoded:
-            raise OSError("OpenCV cannot encode it")
-        files.write(output, content.tobytes())
-    except (OSError, cv2.error) as error:
+        files.write(output, encode(image, output.suffix))
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise FaceflaxError("output", output, f"cannot write {{}} ({reason})") from None
-
-
-class VideoFile:
-    """A video that keeps the frames' own times: each is repeated until the next one is due.
-
-    Args:
-        output: the file; ends in .mp4 (MPEG-4) or .avi (Motion JPEG).
-        fps: frames per second.
-    """
-
-    def __init__(self, output: Path, fps: float) -> None:
-        self._path = output
-        self._fps = fps
-        self._writer: cv2.VideoWriter | None = None
-        self._size = (0, 0)
-        self._written = 0
-        self._cut = 0.0
-
-    def write(self, frame: Frame, image: Image) -> None:
-        """Appends ``image`` as what is seen from ``frame.time`` on.
-
-        The first image gives the size; others are fitted into it with black bars. Gaps of more than ten seconds are cut
-        out.
-
-        Args:
-            frame: gives the time, in seconds.
-            image: uint8 ``[height, width, 3]`` BGR, such as the frame with its overlay.
-
-        Raises:
-            FaceflaxError: OpenCV has no encoder for the file's suffix, or the disk is full.
-        """
-        if self._writer is None:
-            self._size = (max(2, image.shape[1] // 2 * 2), max(2, image.shape[0] // 2 * 2))  # encoders want even
-            codec = cv2.VideoWriter.fourcc(*_CODECS[self._path.suffix.lower()])
-            self._writer = cv2.VideoWriter(str(self._path), codec, self._fps, self._size)
-            if not self._writer.isOpened():
-                others = " or ".join(suffix for suffix in _CODECS if suffix != self._path.suffix.lower())
-                problem = "this OpenCV cannot encode {} videos"
-                raise FaceflaxError("output", self._path.suffix, problem, f"name a file that ends in {others}")
-        gap = frame.time - self._cut - self._written / self._fps
-        if gap > _LONGEST_STILL:
-            self._cut += gap
-        fitted = _fit(image, self._size)
-        while self._written <= round((frame.time - self._cut) * self._fps):
-            free = shutil.disk_usage(self._path.parent).free  # OpenCV does not say when it could not write a frame
-            if free < _INDEX_ROOM + 64 * self._written + fitted.nbytes // 4:
-                remedy = "make room or name a file on another one"
-                raise FaceflaxError("output", self._path.parent, "the disk of {} is full", remedy)
-            self._writer.write(fitted)
-            self._written += 1
-
-    def close(self) -> None:
-        """Finishes the file, which plays from then on.
-
-        Raises:
-            FaceflaxError: it does not, because not all of it could be written.
-        """
-        if self._writer is None or not self._writer.isOpened():
-            return
-        self._writer.release()
-        capture = cv2.VideoCapture(str(self._path))
-        if self._written and not capture.isOpened():
-            problem = "the video {} could not be finished and does not play"
-            raise FaceflaxError("output", self._path, problem, "is the disk full, or is there a limit?")
-        capture.release()
-
-
-def _fit(image: Image, size: tuple[int, int]) -> Image:
-    """The image as large as fits into ``size`` (width, height), in the middle of black."""
-    height, width = image.shape[:2]
-    if (width // 2 * 2, height // 2 * 2) == size:
-        return image[: size[1], : size[0]]
-    scale = min(size[0] / width, size[1] / height)
-    inner = max(1, round(width * scale)), max(1, round(height * scale))
-    left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-    canvas = np.zeros((size[1], size[0], 3), np.uint8)
-    resized = cv2.resize(image, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    canvas[top : top + inner[1], left : left + inner[0]] = resized
-    return canvas
 
 
 @contextmanager
@@ -190,10 +105,23 @@ def annotated(source: Source, output: Path) -> Iterator[Callable[[Frame, Image],
     if source.kind == "image":
         yield lambda frame, image: write_image(output, image)
     elif source.kind == "folder":
-        yield lambda frame, image: write_image(output / frame.name, image)
+        yield lambda frame, image: write_image(output / copy_name(frame.name), image)
     else:
-        with files.recording(output) as temporary, closing(VideoFile(temporary, source.fps or 30.0)) as video:
-            yield video.write
+        live = source.kind == "camera"
+        with files.recording(output) as temporary:
+            video = VideoFile(temporary, source.fps or 30.0, sound=source.file, live=live)
+            with closing(video):
+                yield video.write
+
+
+def copy_name(name: str) -> str:
+    """Returns the name of an image's annotated copy: its own, or with .png behind it where that cannot be written.
+
+    Example:
+        >>> copy_name("a.jpg"), copy_name("b.heic")
+        ('a.jpg', 'b.heic.png')
+    """
+    return name if name.lower().endswith(IMAGE_SUFFIXES) else f"{name}.png"
 
 
 class Lines:

@@ -92,8 +92,8 @@ def open_video(
     """
     shown: Path | str = masked(source) if isinstance(source, str) else name or Path(str(source))
     with ExitStack() as stack:
-        container = _open(source, field, shown, stack)
-        stream = _picture_stream(container)
+        container = open_container(source, field, shown, stack)
+        stream = picture_stream(container)
         if stream is None:
             if isinstance(source, str):
                 raise FaceflaxError(field, shown, "the stream {} holds no video")
@@ -133,7 +133,18 @@ def open_video(
     return Video(started, fps, count, seconds, live)
 
 
-def _open(source: Path | str | BinaryIO, field: str, shown: Path | str, stack: ExitStack) -> InputContainer:
+def open_container(source: Path | str | BinaryIO, field: str, shown: Path | str, stack: ExitStack) -> InputContainer:
+    """Opens what FFmpeg reads, until ``stack`` is closed.
+
+    Args:
+        source: a file's path, an address, or an open file.
+        field: what the caller names it by, for errors.
+        shown: its path or masked address for errors.
+        stack: closes it.
+
+    Raises:
+        FaceflaxError: it cannot be opened.
+    """
     if isinstance(source, str):
         options = {"protocol_whitelist": _STREAM_PROTOCOLS, "format_whitelist": _STREAM_FORMATS}
         if source.startswith("rtsp"):
@@ -156,7 +167,7 @@ def _open(source: Path | str | BinaryIO, field: str, shown: Path | str, stack: E
         raise not_media(field, Path(shown)) from None
 
 
-def _picture_stream(container: InputContainer) -> VideoStream | None:
+def picture_stream(container: InputContainer) -> VideoStream | None:
     """The first stream of moving pictures that can be decoded; a song's cover is none."""
     for stream in container.streams.video:
         if not stream.disposition & av.stream.Disposition.attached_pic and stream.codec_context is not None:
