@@ -29,7 +29,7 @@ class Options:
     source: Annotated[str, tyro.conf.arg(metavar="SOURCE")] = "0"
     """A camera's index or an address (rtsp://, http://), a video, an image, a folder of images, or demo."""
     output: Path | None = None
-    """Annotated copy: a video (.mp4, .webm, .avi) of a camera, a video or demo; an image of an image; a folder of a folder."""
+    """Annotated copy: a video (.mp4, .webm, .avi) of a camera or video; an image of an image; a folder of a folder."""
     csv: Path | None = None
     """Table (.csv) with one row per face and frame: time, track, box, labels and all probabilities."""
     jsonl: Path | None = None

@@ -122,6 +122,25 @@ def is_animated(picture: ImageFile) -> bool:
     return picture.format in _ANIMATED and bool(getattr(picture, "is_animated", False))
 
 
+def may_be_animated(head: bytes) -> bool:
+    """Tells by a file's first bytes whether it is worth to ask :func:`is_animation`."""
+    return (
+        head.startswith(b"GIF8")
+        or (head.startswith(b"\x89PNG") and b"acTL" in head)
+        or (head[8:16] == b"WEBPVP8X" and bool(head[20] & 2))
+        or head[4:12] == b"ftypavis"
+    )
+
+
+def is_animation(file: Path | BinaryIO) -> bool:
+    """Tells whether a file is an image with several images that are shown one after the other."""
+    try:
+        with open_image(file) as picture:
+            return is_animated(picture)
+    except FaceflaxError:
+        return False
+
+
 def decode(
     picture: ImageFile,
     field: str,

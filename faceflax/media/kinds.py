@@ -12,7 +12,7 @@ from faceflax.errors import FaceflaxError
 
 Kind = Literal["image", "video", "zip", "tar"]
 
-HEAD = 1024
+HEAD = 4096
 """Bytes from a file's beginning that :func:`kind_of` needs."""
 
 IMAGE_SUFFIXES: tuple[str, ...] = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")

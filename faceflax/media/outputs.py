@@ -2,34 +2,20 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
-
-import numpy as np
 
 from faceflax import files
 from faceflax.errors import FaceflaxError
 from faceflax.faces.face import Face
 from faceflax.faces.frame import Frame, Image
-from faceflax.labels import EMOTIONS, GENDERS
+from faceflax.media import table
 from faceflax.media.images import encode
 from faceflax.media.kinds import IMAGE_SUFFIXES
 from faceflax.media.sources import Source
 from faceflax.media.writing import FORMATS, VideoFile
-
-CSV_COLUMNS: tuple[str, ...] = (
-    *("name", "frame", "time", "face", "track", "x", "y", "width", "height", "score"),
-    *("emotion", *(f"emotion_{name}" for name in EMOTIONS)),
-    *("gender", *(f"gender_{name}" for name in GENDERS)),
-)
-"""Columns of the table, which has a row for each face: name of the file, index and time (seconds) of the frame, index
-of the face in the frame, its track, its box in pixels, the detector's score, labels and probabilities. The track is
-empty where faces are not tracked."""
 
 
 def check_output(source: str, kind: str, output: Path) -> None:
@@ -147,10 +133,24 @@ class Lines:
         Raises:
             FaceflaxError: not all of it could be written; the file is as it was before.
         """
-        data, start = memoryview(text.encode()), self._file.tell()
+        self._append([text.encode()])
+
+    def copy(self, path: Path) -> None:
+        """Appends a file of whole lines.
+
+        Raises:
+            FaceflaxError: as :meth:`write`.
+        """
+        with path.open("rb") as file:
+            self._append(iter(lambda: file.read(2**20), b""))
+
+    def _append(self, blocks: Iterable[bytes]) -> None:
+        start = self._file.tell()
         try:
-            while data:
-                data = data[self._file.write(data) :]
+            for block in blocks:
+                data = memoryview(block)
+                while data:
+                    data = data[self._file.write(data) :]
         except OSError as error:
             with suppress(OSError):  # a device cannot be cut
                 self._file.truncate(start)
@@ -163,68 +163,26 @@ class Lines:
 
 
 @contextmanager
-def rows(path: Path) -> Iterator[Callable[[Frame, Sequence[Face]], None]]:
+def rows(path: Path, kind: str) -> Iterator[Callable[[Frame, Sequence[Face]], None]]:
     """Yields what writes the faces of a frame to ``path``, as ``write(frame, faces)``; the suffix gives the format.
 
     Args:
-        path: .csv, with :data:`CSV_COLUMNS`; or .jsonl, with the same names, one face per line: see :func:`json_lines`.
+        path: .csv or .jsonl, with :data:`faceflax.media.table.COLUMNS`.
+        kind: of the source.
 
     Raises:
         FaceflaxError: of field ``csv`` or ``jsonl``: not all of it could be written.
     """
-    field = "csv" if path.suffix.lower() == ".csv" else "jsonl"
+    suffix = path.suffix.lower()
+    kind = "image" if kind == "folder" else kind
     with files.recording(path) as temporary, temporary.open("wb", buffering=0) as file:
-        lines = Lines(field, file)
-        encode = csv_lines if field == "csv" else json_lines
-        header = ",".join(CSV_COLUMNS) + "\n" if field == "csv" else ""
+        lines = Lines(suffix[1:], file)
+        encode = table.encoder(suffix)
+        header = table.COLUMNS.header() if suffix == ".csv" else ""
 
         def write(frame: Frame, faces: Sequence[Face]) -> None:
             nonlocal header  # goes with the first frame: without frames nothing is kept
-            lines.write(header + encode(frame, faces))
+            lines.write(header + encode(table.rows_of(frame, faces, kind)))
             header = ""
 
         yield write
-
-
-def csv_lines(frame: Frame, faces: Sequence[Face]) -> str:
-    """Returns a row of :data:`CSV_COLUMNS` for each face."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for number, face in enumerate(faces):
-        emotions, genders = ([f"{p:.4f}" for p in each] for each in _probabilities(face))
-        place = [frame.name, frame.index, f"{frame.time:.3f}", number, face.track_id, *face.box, f"{face.score:.4f}"]
-        writer.writerow([*place, face.emotion, *emotions, face.gender, *genders])
-    return text.getvalue()
-
-
-def json_lines(frame: Frame, faces: Sequence[Face]) -> str:
-    """Returns a JSON object on a line of its own for each face.
-
-    Example:
-        >>> face = Face((1, 2, 3, 4), "sad", np.eye(7, dtype=np.float32)[4], "man", np.float32([0, 1]), track_id=5)
-        >>> print(json_lines(Frame(np.zeros((9, 9, 3), np.uint8), "clip.mp4", 30, 1.0), [face]), end="")
-        {"name": "clip.mp4", "frame": 30, "time": 1.0, "face": 0, "track": 5, "box": [1, 2, 3, 4], "score": 1.0, \
-"landmarks": null, "emotion": "sad", "emotion_probabilities": {"angry": 0.0, "disgust": 0.0, "fear": 0.0, \
-"happy": 0.0, "sad": 1.0, "surprise": 0.0, "neutral": 0.0}, "gender": "man", "gender_probabilities": \
-{"woman": 0.0, "man": 1.0}}
-    """
-    objects = []
-    for number, face in enumerate(faces):
-        emotions, genders = ([round(float(p), 4) for p in each] for each in _probabilities(face))
-        place = {"name": frame.name, "frame": frame.index, "time": round(frame.time, 3), "face": number}
-        objects.append(
-            place
-            | {"track": face.track_id, "box": face.box, "score": round(face.score, 4), "landmarks": _points(face)}
-            | {"emotion": face.emotion, "emotion_probabilities": dict(zip(EMOTIONS, emotions, strict=True))}
-            | {"gender": face.gender, "gender_probabilities": dict(zip(GENDERS, genders, strict=True))}
-        )
-    return "".join(json.dumps(each) + "\n" for each in objects)
-
-
-def _points(face: Face) -> list[list[float]] | None:
-    """The landmarks, to a tenth of a pixel."""
-    return None if face.landmarks is None else [[round(float(value), 1) for value in each] for each in face.landmarks]
-
-
-def _probabilities(face: Face) -> tuple[np.ndarray, np.ndarray]:
-    return face.emotion_probabilities, face.gender_probabilities

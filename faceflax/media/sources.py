@@ -9,7 +9,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal, Protocol
+from typing import BinaryIO, Literal, Protocol
 
 import numpy as np
 from tqdm import tqdm
@@ -27,6 +27,7 @@ __all__ = [
     "RETRIES",
     "Capture",
     "Source",
+    "animation_source",
     "camera_frames",
     "open_file",
     "open_source",
@@ -134,7 +135,7 @@ def open_file(source: Path, warn: Callable[[str], None] = warn, *, wanted: Wante
         if not images.is_animated(picture):
             image = images.decode(picture, "source", source).image
             return Source("image", (frame for frame in [Frame(image, source.name)]), count=1)
-    return Source("video", _animation_frames(source, warn, wanted))
+    return animation_source(source, source, warn, wanted)
 
 
 def video_source(video: Video, name: str, file: Path | str | None = None) -> Source:
@@ -155,6 +156,31 @@ def video_source(video: Video, name: str, file: Path | str | None = None) -> Sou
     return Source("video", _started(frames()), video.fps, video.count, video.seconds, file)
 
 
+def animation_source(file: Path | BinaryIO, path: Path, warn: Callable[[str], None], wanted: Wanted | None) -> Source:
+    """Returns an animated image as a source.
+
+    Args:
+        file: its path, or open.
+        path: its path, which names its frames.
+        warn: gets a sentence where it is damaged.
+        wanted: which frames are yielded; all if None.
+    """
+
+    def frames() -> Generator[Frame, None, None]:
+        index = -1
+        try:
+            with images.open_image(file, name=path) as picture:
+                for index, (image, time) in enumerate(images.animation(picture, "source", path)):
+                    if wanted is None or wanted(index, time):
+                        yield Frame(image, path.name, index, time)
+        except FaceflaxError as error:
+            if index < 0:
+                raise
+            warn(f"{error.reason}; the {index + 1} images before that were read")
+
+    return Source("video", frames())
+
+
 def _known(value: float) -> float | None:
     """OpenCV says 0, a negative number or NaN for what it does not know."""
     return value if math.isfinite(value) and value > 0 else None
@@ -163,19 +189,6 @@ def _known(value: float) -> float | None:
 def _demo_frames() -> Generator[Frame, None, None]:
     for index, image in enumerate(demo.video()):
         yield Frame(image, "demo", index, index / demo.FPS)
-
-
-def _animation_frames(file: Path, warn: Callable[[str], None], wanted: Wanted | None) -> Generator[Frame, None, None]:
-    index = -1
-    try:
-        with images.open_image(file) as picture:
-            for index, (image, time) in enumerate(images.animation(picture, "source", file)):
-                if wanted is None or wanted(index, time):
-                    yield Frame(image, file.name, index, time)
-    except FaceflaxError as error:
-        if index < 0:
-            raise
-        warn(f"{error.reason}; the {index + 1} images before that were read")
 
 
 def _open_camera(index: int) -> Source:

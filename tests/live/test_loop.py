@@ -19,6 +19,7 @@ from faceflax.faces.frame import Frame
 from faceflax.live import loop
 from faceflax.media import outputs
 from faceflax.media.sources import Source, open_source
+from faceflax.media.table import COLUMNS
 
 
 def analyzer(image):
@@ -73,8 +74,18 @@ def test_video_and_rows(tmp_path):
     np.testing.assert_allclose([image.mean() for image in read_video(output)], 20 * np.arange(10), atol=4)
     rows = read_rows(table)
     assert [row["frame"] for row in rows] == ["3", "4", "5", "6", "7", "8", "9"]
-    assert tuple(rows[0]) == outputs.CSV_COLUMNS
-    first = {"name": "clip", "time": "0.300", "face": "0", "x": "1", "y": "2", "width": "30", "height": "40"}
+    assert tuple(rows[0]) == COLUMNS.names
+    first = {
+        "schema": "1",
+        "input": "clip",
+        "kind": "video",
+        "time": "0.300",
+        "face": "0",
+        "x": "1",
+        "y": "2",
+        "width": "30",
+        "height": "40",
+    }
     labels = {"emotion": "happy", "emotion_happy": "0.5000", "gender": "woman", "gender_man": "0.2500"}
     assert rows[0].items() >= (first | labels).items()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["o.csv", "o.mp4"]
@@ -108,21 +119,11 @@ def test_two_stages_give_what_one_gives(tmp_path):
 def test_json_lines_hold_what_the_table_holds(tmp_path):
     loop.run(clip(), analyzer, csv=tmp_path / "o.csv", jsonl=tmp_path / "o.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert len(lines) == 7
     for line, row in zip(lines, read_rows(tmp_path / "o.csv"), strict=True):
-        assert [line[key] for key in ("name", "frame", "face", "emotion", "gender")] == [
-            row["name"],
-            int(row["frame"]),
-            int(row["face"]),
-            row["emotion"],
-            row["gender"],
-        ]
-        assert line["time"] == float(row["time"])
-        assert line["box"] == [int(row[key]) for key in ("x", "y", "width", "height")]
-        assert line["track"] is None
-        assert row["track"] == ""
-        for kind in ("emotion", "gender"):
-            for label, p in line[f"{kind}_probabilities"].items():
-                assert p == float(row[f"{kind}_{label}"])
+        assert list(line) == list(row) == list(COLUMNS.names)
+        for name, kind in COLUMNS.kinds.items():
+            assert line[name] == (kind(row[name]) if row[name] else None)
 
 
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
@@ -251,7 +252,7 @@ def test_folder_gives_a_folder_with_the_same_names(tmp_path):
     assert sorted(file.name for file in output.iterdir()) == ["a.png", "b.bmp"]
     assert (cv2.imread(str(output / "a.png")) == 0).all()
     assert not (cv2.imread(str(output / "b.bmp")) == 200).all()  # a box is drawn
-    assert [row["name"] for row in read_rows(tmp_path / "o.csv")] == ["b.bmp"]
+    assert [row["input"] for row in read_rows(tmp_path / "o.csv")] == ["b.bmp"]
 
 
 def test_frames_of_changing_size_and_kind(tmp_path):
@@ -305,7 +306,7 @@ def test_any_number_of_faces(tmp_path, count):
     assert summary.frames_with_face == (10 if count else 0)
     rows = read_rows(tmp_path / "o.csv")
     assert [int(row["track"]) for row in rows] == list(range(count)) * 10
-    assert (tmp_path / "o.csv").read_text().startswith("name,frame,time,face,track,")
+    assert (tmp_path / "o.csv").read_text().startswith("schema,input,kind,frame,time,face,track,")
 
 
 @pytest.mark.parametrize("suffix", [".avi", ".mp4", ".webm"])
