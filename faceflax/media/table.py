@@ -6,10 +6,10 @@
 from __future__ import annotations
 
 import csv
-import io
 import json
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -62,11 +62,8 @@ class Columns:
 
         Text that a spreadsheet would take for a formula has an apostrophe before it.
         """
-        text = io.StringIO()
-        writer = csv.writer(text, lineterminator="\n")
-        for row in rows:
-            writer.writerow([self._cell(name, row[name]) for name in self.kinds])
-        return text.getvalue()
+        lines = (",".join(self._cell(name, row[name]) for name in self.kinds) for row in rows)
+        return "".join(f"{line}\n" for line in lines)
 
     def json(self, rows: Iterable[Row]) -> str:
         """Returns rows as JSON objects, each on a line of its own."""
@@ -86,7 +83,7 @@ class Columns:
             return ""
         if self.kinds[name] is float:
             return f"{value:.{self.digits(name)}f}"
-        return harmless(readable(value)) if self.kinds[name] is str else str(int(value))
+        return _quoted(harmless(readable(value))) if self.kinds[name] is str else str(int(value))
 
     def parse(self, row: dict[str, str]) -> Row:
         """Returns a row of a CSV file with its values' types."""
@@ -158,6 +155,11 @@ def harmless(text: str) -> str:
     return f"'{text}" if text.startswith(_FORMULA) else text
 
 
+def _quoted(text: str) -> str:
+    """A field of a CSV file; the standard library's writer leaves a carriage return bare where lines end without it."""
+    return '"' + text.replace('"', '""') + '"' if any(each in text for each in ',"\r\n') else text
+
+
 def encoder(suffix: str, columns: Columns = COLUMNS) -> Callable[[Iterable[Row]], str]:
     """Returns what makes lines of rows; those of ``.parquet`` are JSON until it is written as a whole."""
     return columns.csv if suffix == ".csv" else columns.json
@@ -223,7 +225,7 @@ def _write_parquet(path: Path, rows: Iterable[Row], columns: Columns) -> None:
     iterator = iter(rows)
     with pyarrow.parquet.ParquetWriter(path, schema, compression="zstd") as writer:
         while True:
-            some = [row for row, _ in zip(iterator, range(10_000), strict=False)]
+            some = list(islice(iterator, 10_000))
             writer.write_table(pyarrow.Table.from_pylist(some, schema))
             if len(some) < 10_000:
                 return
