@@ -20,7 +20,7 @@ from faceflax.faces.face import Face
 from faceflax.faces.frame import Frame, Image
 from faceflax.faces.video import TwoStageAnalyzer
 from faceflax.media.images import is_animation, read_image
-from faceflax.media.sources import Source, animation_source, open_file, open_source, video_source
+from faceflax.media.sources import Source, animation_source, open_file, video_source
 from faceflax.media.table import Row, rows_of
 from faceflax.media.videos import Wanted, open_video
 from faceflax.pipeline import Ended, pipeline
@@ -360,12 +360,12 @@ def open_input(
         member.seek(0)
         return video_source(open_video(member, warn, name=name, wanted=wanted), name.name)
     if isinstance(item.path, str):
-        source = open_source(item.path)
-        if source.kind == "camera":
-            source.frames.close()
+        video = open_video(item.path, warn, wanted=wanted)
+        if video.live:
+            video.frames.close()
             problem = "has no end, as a camera has none"
             raise FaceflaxError("paths", item.name, problem, "use: faceflax live --source")
-        return source
+        return video_source(video, item.name, item.path)
     return open_file(item.path, warn, wanted=wanted)
 
 

@@ -58,6 +58,7 @@ def analyze(
     with interrupts() as interrupted:
         progress = Progress()
         tasks = tasks_of(plan([item for item in inputs if item.name not in table.records], reading, progress))
+        analyzers = make() if workers == 1 and tasks else None
         with bar(progress, workers) as show:
             if workers > 1:
                 assert parts is not None
@@ -73,7 +74,7 @@ def analyze(
                 )
             else:
                 whole = not interrupted.is_set()
-                results = results_of(tasks, make(), reading, progress) if tasks else iter(())
+                results = iter(()) if analyzers is None else results_of(tasks, analyzers, reading, progress)
                 for rows, ended in results:
                     table.write(encode(rows))
                     finish(ended)

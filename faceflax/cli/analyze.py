@@ -91,6 +91,10 @@ def main(options: Options) -> None:
 
     import faceflax
 
+    make = partial(make_analyzers, options.preset, options.emotion_weights, options.gender_weights, options.detection)
+    ready = make() if options.workers == 1 else None
+    if ready is None:  # what cannot be loaded is said here, not in a worker
+        options.detection.for_images()
     chosen = networks(options.preset, options.emotion_weights, options.gender_weights)
     with renaming(name="emotion_weights"):
         weights = [faceflax.weights_info(name).sha256 for name in (chosen.emotion, chosen.gender)]
@@ -98,11 +102,10 @@ def main(options: Options) -> None:
     with batch.open_table(table_file, settings) as table:
         before = len([item for item in inputs if item.name in table.records])
         try:
-            make = partial(
-                make_analyzers, options.preset, options.emotion_weights, options.gender_weights, options.detection
-            )
             parts = batch.parts_of(table_file)
-            recent = batch.analyze(inputs, table, make, reading, workers=options.workers, parts=parts)
+            recent = batch.analyze(
+                inputs, table, make if ready is None else lambda: ready, reading, workers=options.workers, parts=parts
+            )
         except KeyboardInterrupt:
             print("the same command goes on from here", file=sys.stderr)
             raise
