@@ -78,7 +78,7 @@ class Reading:
             if index % self.every or time < due - 1e-6:
                 return False
             if self.fps is not None:
-                due = max(due + 1 / self.fps, time - 1 / self.fps)
+                due = (math.floor(time * self.fps + 1e-6) + 1) / self.fps
             return True
 
         return wanted

@@ -96,8 +96,10 @@ def main(options: Options) -> None:
     if ready is None:  # what cannot be loaded is said here, not in a worker
         options.detection.for_images()
     chosen = networks(options.preset, options.emotion_weights, options.gender_weights)
-    with renaming(name="emotion_weights"):
-        weights = [faceflax.weights_info(name).sha256 for name in (chosen.emotion, chosen.gender)]
+    weights = []
+    for option, name in (("emotion_weights", chosen.emotion), ("gender_weights", chosen.gender)):
+        with renaming(weights=option):
+            weights.append(faceflax.weights_info(name).sha256)
     settings = {"weights": weights, "mirrored": chosen.mirrored} | vars(reading) | options.detection.record()
     with batch.open_table(table_file, settings) as table:
         before = len([item for item in inputs if item.name in table.records])
