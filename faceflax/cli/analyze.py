@@ -50,7 +50,7 @@ class Options:
     """Analyze at most so many frames of a second of a video; all if not given."""
     every_frame: bool = False
     """Write a row for images and frames without a face too."""
-    max_side: int = 2048
+    max_side: int = 1600
     """Images are read with at most so many pixels on their longer side, which is faster; 0 reads them whole."""
     workers: int = 1
     """How many processes; the rows are the same."""
