@@ -55,9 +55,11 @@ class Format:
 _FRAGMENTED = {"movflags": "frag_keyframe+empty_moov+default_base_moof", "frag_duration": "1000000"}
 _REALTIME = {"deadline": "realtime", "cpu-used": "8", "row-mt": "1", "lag-in-frames": "0", "crf": "30", "g": "120"}
 _CLUSTERS = {"cluster_size_limit": "262144", "cluster_time_limit": "1000"}  # is kept in memory at most
+# Without frames that depend on later ones: in fragments these would make the video begin late.
+_X264 = {"preset": "veryfast", "crf": "20", "g": "60", "bf": "0"}
 FORMATS: dict[str, Format] = {
     ".mp4": Format(
-        *("mp4", "libx264", {"preset": "veryfast", "crf": "20", "g": "60"}, 90_000),
+        *("mp4", "libx264", _X264, 90_000),
         *(frozenset({"aac", "flac", "mp3", "opus"}), "aac", _FRAGMENTED),
     ),
     ".webm": Format("webm", "libvpx-vp9", _REALTIME, 1000, frozenset({"opus", "vorbis"}), "libopus", _CLUSTERS),

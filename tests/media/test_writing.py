@@ -102,6 +102,7 @@ def test_codec_time_and_colours_are_kept(tmp_path, suffix, codec):
         context = container.streams.video[0].codec_context
         assert context.codec.canonical_name == codec
         assert context.pix_fmt in ("yuv420p", "yuvj420p")  # what browsers play
+        assert next(container.decode(video=0)).time == 0  # as the sound does
     read = list(open_source(str(tmp_path / f"o{suffix}")).frames)
     np.testing.assert_allclose([frame.time for frame in read], times, atol=1.1e-3)
     for column in (16, 48, 80):
