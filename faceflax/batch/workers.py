@@ -149,6 +149,9 @@ def analyze_in_workers(
             finally:
                 stopping.set()
                 pool.shutdown(cancel_futures=True)
+    except OSError as error:
+        problem = f"cannot write into {{}} ({error.strerror or error})"
+        raise FaceflaxError(suffix[1:], folder, problem, "make room; the same command goes on from here") from None
     except BrokenProcessPool:
         remedy = "is there enough memory? take fewer; the same command goes on from here"
         raise FaceflaxError("workers", workers, "one of {} processes ended by itself", remedy) from None

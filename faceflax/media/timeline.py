@@ -52,7 +52,8 @@ to judge people.</p>
 <p>{% for status, count in counts %}{{ count }} inputs {{ status }}{{ "." if loop.last else "; " }}{% endfor %}</p>
 {% if images %}{{ images }}{% endif %}{% for section in sections %}{{ section }}{% endfor %}
 {% if left_out %}<h2>Damaged, failed and skipped</h2>
-<div class="wide"><table><tr><th scope="col">input</th><th scope="col">status</th><th scope="col">why</th></tr>
+<div class="wide"><table class="words">
+<tr><th scope="col">input</th><th scope="col">status</th><th scope="col">why</th></tr>
 {%- for cells in left_out %}
 <tr>{% for cell in cells %}<td>{{ cell }}</td>{% endfor %}</tr>
 {%- endfor %}</table></div>{% endif %}"""

@@ -210,6 +210,8 @@ class _Reader:
         self._container = container
         self._stream = stream
         self._step = 1 / (fps or 25.0)
+        self._rotation: float | None = None
+        self._matrix = (1, 0, 0, 1)
 
     def read(self, wanted: Wanted | None) -> Iterator[tuple[Image | None, float]]:
         """Yields each frame's image, or None where it is not wanted, and its time."""
@@ -221,12 +223,24 @@ class _Reader:
             image = None
             if wanted is None or wanted(number, time):
                 try:
-                    image = _picture(frame, self._stream)
+                    image = self._picture(frame)
                 except (av.error.FFmpegError, ValueError, MemoryError):
                     self.damaged += 1
                     continue
             yield image, time
             number += 1
+
+    def _picture(self, frame: av.VideoFrame) -> Image:
+        """A frame as uint8 BGR, with square pixels and upright."""
+        width, height = frame.width, frame.height
+        aspect = self._stream.sample_aspect_ratio
+        if aspect and aspect != 1 and 1 / 8 < aspect < 8:
+            width, height = (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
+        # More threads are slower here.
+        image = frame.to_ndarray(format="bgr24", width=width, height=height, threads=1)
+        if frame.rotation != self._rotation:  # looking at the matrix of each frame would leak memory
+            self._rotation, self._matrix = frame.rotation, _matrix(frame)
+        return _upright(image, self._matrix)
 
     def _decoded(self) -> Iterator[av.VideoFrame]:
         failures = 0
@@ -264,30 +278,25 @@ class _Reader:
         yield None
 
 
-def _picture(frame: av.VideoFrame, stream: VideoStream) -> Image:
-    """A frame as uint8 BGR, with square pixels and upright."""
-    width, height = frame.width, frame.height
-    aspect = stream.sample_aspect_ratio
-    if aspect and aspect != 1 and 1 / 8 < aspect < 8:
-        width, height = (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
-    image = frame.to_ndarray(format="bgr24", width=width, height=height, threads=1)  # more threads are slower here
-    return _upright(image, frame)
-
-
-def _upright(image: Image, frame: av.VideoFrame) -> Image:
-    """Turns and mirrors an image as the display matrix of its frame says, by quarters of a turn."""
+def _matrix(frame: av.VideoFrame) -> tuple[int, int, int, int]:
+    """How x and y of a frame become those that are shown, row by row; the identity if it does not say."""
     side_data: Any = frame.side_data  # a mapping, which its stubs do not know
     matrix = side_data.get("DISPLAYMATRIX")
     if matrix is None or matrix.buffer_size < 36:
-        return image
+        return 1, 0, 0, 1
     a, b, _, c, d = struct.unpack("=5i", bytes(matrix)[:20])
+    return a, b, c, d
+
+
+def _upright(image: Image, matrix: tuple[int, int, int, int]) -> Image:
+    """Turns and mirrors an image as a display matrix says, by quarters of a turn."""
+    a, b, c, d = matrix
     if abs(b) + abs(c) > abs(a) + abs(d):  # x becomes y
         image = cv2.transpose(image)
         a, d = c, b
-    flips = [axis for axis, value in ((1, a), (0, d)) if value < 0]
-    for axis in flips:
-        image = cv2.flip(image, axis)
-    return np.ascontiguousarray(image)
+    if a < 0:
+        image = cv2.flip(image, 1)
+    return cv2.flip(image, 0) if d < 0 else image
 
 
 class Receiver:
