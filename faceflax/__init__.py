@@ -13,10 +13,12 @@ from faceflax.errors import FaceflaxError
 from faceflax.labels import EMOTIONS, GENDERS
 
 if TYPE_CHECKING:
+    from faceflax.batch.frames import analyze, iter_rows
     from faceflax.faces.analyzer import FaceAnalyzer
     from faceflax.faces.face import Face
     from faceflax.faces.video import VideoAnalyzer
     from faceflax.inference import compile
+    from faceflax.media.timeline import plot_emotions
     from faceflax.models import create, layer_names, list_models
     from faceflax.pretrained import LoadedModel, WeightsInfo, list_weights, load, weights_info
 
@@ -30,12 +32,15 @@ __all__ = [
     "VideoAnalyzer",
     "WeightsInfo",
     "__version__",
+    "analyze",
     "compile",
     "create",
+    "iter_rows",
     "layer_names",
     "list_models",
     "list_weights",
     "load",
+    "plot_emotions",
     "weights_info",
 ]
 
@@ -46,6 +51,8 @@ _HOMES = {
     "faceflax.faces.face": ("Face",),
     "faceflax.faces.analyzer": ("FaceAnalyzer",),
     "faceflax.faces.video": ("VideoAnalyzer",),
+    "faceflax.batch.frames": ("analyze", "iter_rows"),
+    "faceflax.media.timeline": ("plot_emotions",),
 }
 
 

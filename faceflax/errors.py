@@ -78,6 +78,7 @@ EXTRAS = {
     "train": (
         *("array_record", "h5py", "importlib_resources", "orbax", "sklearn", "tensorboardX", "tensorflow_datasets"),
     ),
+    "tables": ("pandas", "pyarrow"),
     "benchmark": ("captum", "onnx", "onnxruntime", "torch"),
 }
 """The import names of the packages that come with each extra. The core's packages are not among them."""

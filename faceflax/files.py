@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import logging
 import os
+import sys
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
+from typing import BinaryIO
 
 import platformdirs
 
@@ -58,6 +60,28 @@ def writable_file(field: str, file: Path) -> Path:
     if file.exists() and (file.is_dir() or not os.access(file, os.W_OK)):
         raise FaceflaxError(field, file, "cannot write {}", "name another file")
     return file
+
+
+def lock(file: BinaryIO) -> bool:
+    """Takes an open file for this process, until the file is closed or the process ends; False if another has it."""
+    try:
+        if sys.platform == "win32":
+            import msvcrt
+
+            file.seek(0, os.SEEK_END)
+            end = file.tell()
+            file.seek(2**40)  # a byte that nobody reads
+            try:
+                msvcrt.locking(file.fileno(), msvcrt.LK_NBLCK, 1)
+            finally:
+                file.seek(end)
+        else:
+            import fcntl
+
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+    except (BlockingIOError, PermissionError):
+        return False
+    return True
 
 
 @contextmanager

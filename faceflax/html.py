@@ -15,6 +15,7 @@ if TYPE_CHECKING:
 
 STYLE = """
 body { font: 16px/1.5 system-ui, sans-serif; color: #222; max-width: 60rem; margin: 2rem auto; padding: 0 1rem; }
+h2 { overflow-wrap: anywhere; }
 img { max-width: 100%; height: auto; }
 table { border-collapse: collapse; margin: 1rem 0; }
 th, td { padding: .2rem .8rem; border-bottom: 1px solid #ddd; text-align: right; font-variant-numeric: tabular-nums; }
@@ -22,6 +23,9 @@ th:first-child, td:first-child { text-align: left; }
 .faces { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: .8rem; }
 .faces figure { margin: 0; }
 .faces img { width: 100%; }
+.words th, .words td { text-align: left; }
+.wide { overflow-x: auto; }
+.timeline img { min-width: 40rem; }
 .small img { image-rendering: pixelated; }
 figcaption { font-size: .8rem; line-height: 1.3; }
 """

@@ -179,12 +179,16 @@ def pipeline(
 
 @contextmanager
 def interrupts() -> Iterator[threading.Event]:
-    """Turns Ctrl-C and a request to terminate into an event for the time of the block: nothing is cut off halfway.
+    """Turns Ctrl-C, a request to terminate and the terminal's end into an event for the time of the block.
+
+    So nothing is cut off halfway.
 
     Outside the main thread, and where somebody else handles them already, they stay what they are.
     """
     asked = threading.Event()
     usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
+    if hasattr(signal, "SIGHUP"):  # the terminal has gone; Windows has none
+        usual[signal.SIGHUP] = signal.SIG_DFL
     here = threading.current_thread() is threading.main_thread()
     taken = [number for number, handler in usual.items() if here and signal.getsignal(number) == handler]
     for number in taken:

@@ -2,90 +2,146 @@
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from contextlib import ExitStack, closing, suppress
-from dataclasses import dataclass, field
+import math
+import threading
+import time
+from collections.abc import Callable, Generator, Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, closing, contextmanager, suppress
+from dataclasses import dataclass, field, replace
 from itertools import groupby
-from typing import Any
+from pathlib import Path
+from typing import Any, Literal, NamedTuple
 
-from tqdm import tqdm
-
-from faceflax.batch.inputs import Input
-from faceflax.batch.table import Table
+from faceflax.batch.archives import ERRORS, Archive
+from faceflax.batch.inputs import Input, Record, Status, reason_of
+from faceflax.batch.progress import Progress, counting
 from faceflax.errors import FaceflaxError
 from faceflax.faces.face import Face
 from faceflax.faces.frame import Frame, Image
 from faceflax.faces.video import TwoStageAnalyzer
-from faceflax.media.outputs import csv_lines
-from faceflax.media.sources import open_file, read_image
-from faceflax.pipeline import Ended, interrupts, pipeline
+from faceflax.media.images import is_animation, read_image
+from faceflax.media.sources import Source, animation_source, open_file, video_source
+from faceflax.media.table import Row, rows_of
+from faceflax.media.videos import Wanted, open_video
+from faceflax.pipeline import Ended, pipeline
 
 _CHUNK_FRAMES, _CHUNK_BYTES = 16, 2**26  # most frames and bytes that go through together
-_LARGEST_MEMBER = 2**29  # bytes of a file in an archive, unpacked
 
 
-@dataclass
-class Result:
-    """What became of the inputs.
+class Analyzers(NamedTuple):
+    """What finds and labels faces.
 
     Attributes:
-        images: how many images were analysed.
-        videos: how many videos were.
-        frames: how many images and frames were.
-        faces: how many rows were written.
-        before: how many inputs an earlier run had finished.
-        bad: name and reason of each input that could not be read, or not whole.
+        images: of several images together, such as ``FaceAnalyzer().analyze_batch``.
+        video: makes what does so for the frames of one video, such as ``VideoAnalyzer``.
     """
 
-    images: int = 0
-    videos: int = 0
-    frames: int = 0
-    faces: int = 0
-    before: int = 0
-    bad: list[tuple[str, str]] = field(default_factory=list)
+    images: Callable[[Sequence[Image]], Sequence[Sequence[Face]]]
+    video: Callable[[], TwoStageAnalyzer]
+
+
+@dataclass(frozen=True)
+class Reading:
+    """How inputs are read.
+
+    Attributes:
+        every: one in so many frames of a video is analysed.
+        fps: at most so many frames of a second of a video are; None is all.
+        longest: images are reduced to so many pixels on their longer side; None reads them whole.
+        every_frame: frames without a face have rows too.
+
+    Raises:
+        FaceflaxError: a number out of its range.
+    """
+
+    every: int = 1
+    fps: float | None = None
+    longest: int | None = None
+    every_frame: bool = False
+
+    def __post_init__(self) -> None:
+        if self.every < 1:
+            raise FaceflaxError("every", self.every, "is not a number of frames", "give 1 or more")
+        if self.fps is not None and not 0 < self.fps < math.inf:
+            raise FaceflaxError("fps", self.fps, "is not a number of frames a second", "give a number above 0")
+        if self.longest is not None and self.longest < 1:
+            raise FaceflaxError("longest", self.longest, "is not a number of pixels", "give 1 or more")
+
+    def wanted(self) -> Wanted | None:
+        """Returns what tells which frames of one video are analysed; None for all."""
+        if self.every == 1 and self.fps is None:
+            return None
+        due = 0.0
+
+        def wanted(index: int, time: float) -> bool:
+            nonlocal due
+            if index % self.every or time < due - 1e-6:
+                return False
+            if self.fps is not None:
+                due = (math.floor(time * self.fps + 1e-6) + 1) / self.fps
+            return True
+
+        return wanted
+
+    def expected(self, source: Source) -> int | None:
+        """Returns how many frames of a video will be analysed, as far as is known."""
+        if source.count is None:
+            return None
+        count = math.ceil(source.count / self.every)
+        if self.fps is not None and source.seconds is not None:
+            count = min(count, math.ceil(source.seconds * self.fps))
+        return count
 
 
 @dataclass
 class _Chunk:
     """Frames that go through together: of several images, or successive ones of one video."""
 
-    frames: list[Frame] = field(default_factory=list)
     video: TwoStageAnalyzer | None = None
-    announced: int = 0  # frames of a video that begins in this chunk, less the one that every input counts for
+    frames: list[Frame] = field(default_factory=list)
+    scales: list[tuple[float, float]] = field(default_factory=list)
     located: list[Any] = field(default_factory=list)
     faces: list[Sequence[Face]] = field(default_factory=list)
-    finished: list[str] = field(default_factory=list)
-    bad: list[tuple[str, str]] = field(default_factory=list)
+    ends: list[Record] = field(default_factory=list)  # of the inputs that end here; faces and frames are counted later
 
     @property
     def full(self) -> bool:
         return len(self.frames) >= _CHUNK_FRAMES or sum(frame.nbytes for frame in self.frames) >= _CHUNK_BYTES
 
 
-def analyze(
-    inputs: Sequence[Input],
-    table: Table,
-    images: Callable[[Sequence[Image]], Sequence[Sequence[Face]]],
-    video: Callable[[], TwoStageAnalyzer],
-) -> Result:
-    """Writes a row into ``table`` for each face of each input that is not in it yet.
+def tasks_of(inputs: Sequence[Input]) -> list[list[Input]]:
+    """Divides inputs into what is done as one: some images, or a video."""
+    tasks: list[list[Input]] = []
+    for kind, group in groupby(inputs, key=lambda item: item.kind):
+        items = list(group)
+        step = _CHUNK_FRAMES if kind == "image" else 1
+        tasks += [items[start : start + step] for start in range(0, len(items), step)]
+    return tasks
 
-    Inputs that cannot be read are skipped. Memory use depends neither on the number of inputs nor on a video's length.
+
+def results_of(
+    tasks: Iterable[Sequence[Input]],
+    analyzers: Analyzers,
+    reading: Reading,
+    progress: Progress | None = None,
+    sources: Mapping[str, Callable[[], Source]] | None = None,
+) -> Generator[tuple[list[Row], list[Record]], None, None]:
+    """Analyses inputs one after the other, while the next ones are being read.
+
+    Memory use depends neither on the number of inputs nor on a video's length.
 
     Args:
-        inputs: from :func:`find_inputs`.
-        table: from :func:`open_table`.
-        images: finds the faces of several images together, such as ``FaceAnalyzer().analyze_batch``.
-        video: makes what finds the faces of one video, such as ``VideoAnalyzer``.
+        tasks: from :func:`tasks_of`.
+        analyzers: find and label the faces.
+        reading: how inputs are read.
+        progress: is told how far it is.
+        sources: by an input's name, what opens it, where it is no file.
 
-    Raises:
-        FaceflaxError: the table cannot be written.
-        KeyboardInterrupt: Ctrl-C, once all that was analysed is written; the analysis can be continued later.
+    Yields:
+        Rows, in the order of the inputs, and what became of the inputs that end with them. Both are empty from time to
+        time, so that whoever waits can stop.
     """
-    remaining = [item for item in inputs if item.name not in table.done]
-    result = Result(before=len(inputs) - len(remaining))
-    videos = {item.name for item in remaining if item.kind == "video"}
+    progress = Progress() if progress is None else progress
 
     def locate(chunk: _Chunk) -> _Chunk:
         if chunk.video is not None:
@@ -95,102 +151,239 @@ def analyze(
     def read(chunk: _Chunk) -> _Chunk:
         if chunk.frames:
             video = chunk.video
-            found = images(chunk.frames) if video is None else video.read_batch(chunk.frames, chunk.located)
+            found = analyzers.images(chunk.frames) if video is None else video.read_batch(chunk.frames, chunk.located)
             chunk.faces = list(found)
         return chunk
 
-    def write(chunk: _Chunk) -> _Chunk:
-        table.write("".join(csv_lines(frame, faces) for frame, faces in zip(chunk.frames, chunk.faces, strict=True)))
-        table.finish(chunk.finished)
-        result.frames += len(chunk.frames)
-        result.faces += sum(map(len, chunk.faces))
-        result.videos += sum(name in videos for name in chunk.finished)
-        result.images += sum(name not in videos for name in chunk.finished)
-        result.bad += chunk.bad
-        return chunk
-
-    with (
-        interrupts() as interrupted,
-        tqdm(total=len(remaining), unit="frame") as bar,
-        pipeline(_chunks(remaining, video), [locate, read, write], capacity=1) as through,
-        suppress(Ended),
-    ):
-        total = len(remaining)
-        while not interrupted.is_set():
+    archives = _Archives()
+    reader = _Reader(analyzers, reading, archives, progress, sources or {})
+    counts = [0, 0]  # frames and faces of the video that is under way
+    before = time.monotonic()
+    with closing(archives), pipeline(reader.chunks(tasks), [locate, read], capacity=1) as through, suppress(Ended):
+        while True:
             chunk = through.get(timeout=0.05)
-            if chunk is not None:
-                total += chunk.announced
-                bar.total = total
-                bar.update(len(chunk.frames) + len(chunk.bad))
-    if interrupted.is_set():
-        raise KeyboardInterrupt
-    return result
+            if chunk is None:
+                yield [], []
+                continue
+            kind: Literal["image", "video"] = "image" if chunk.video is None else "video"
+            rows = [
+                row
+                for frame, faces, scale in zip(chunk.frames, chunk.faces, chunk.scales, strict=True)
+                for row in rows_of(frame, faces, kind, scale, every_frame=reading.every_frame)
+            ]
+            records = list(_counted(chunk, counts))
+            if kind == "video":
+                for record in records:
+                    progress.ended(record.input, record.frames)
+            now = time.monotonic()
+            progress.add(kind, len(chunk.frames) if kind == "video" else len(chunk.ends), now - before)
+            before = now
+            yield rows, records
 
 
-def _chunks(inputs: Sequence[Input], video: Callable[[], TwoStageAnalyzer]) -> Iterator[_Chunk]:
-    for path, group in groupby(inputs, key=lambda item: item.path if item.kind == "video" else None):
-        if path is None:
-            yield from _image_chunks(group)
-        else:
-            for item in group:
-                yield from _video_chunks(item, video())
+def plan(inputs: Sequence[Input], reading: Reading, progress: Progress) -> list[Input]:
+    """Counts what there is to do before it is begun; returns the inputs with the number of their frames.
+
+    Args:
+        inputs: from :func:`~faceflax.batch.inputs.find_inputs`.
+        reading: how they will be read.
+        progress: is told how much there is.
+    """
+    planned = []
+    for item in counting(inputs):
+        frames = None
+        if item.kind == "video" and item.member is None and isinstance(item.path, Path):
+            try:
+                source = open_file(item.path, lambda message: None)
+                source.frames.close()
+                frames = reading.expected(source)
+            except (FaceflaxError, OSError):  # said when its turn comes
+                frames = 0
+        planned.append(replace(item, frames=frames))
+        progress.plan(int(item.kind == "image"), frames or 0)
+    return planned
 
 
-def _image_chunks(inputs: Iterable[Input]) -> Iterator[_Chunk]:
-    chunk = _Chunk()
-    for path, group in groupby(inputs, key=lambda item: item.path if item.member is not None else None):
+def _counted(chunk: _Chunk, counts: list[int]) -> Iterator[Record]:
+    """The records of the inputs that end with a chunk, with their frames and faces."""
+    if chunk.video is None:
+        faces = dict(zip((frame.name for frame in chunk.frames), map(len, chunk.faces), strict=True))
+        for end in chunk.ends:
+            yield _ended(end, int(end.input in faces), faces.get(end.input, 0))
+        return
+    counts[0] += len(chunk.frames)
+    counts[1] += sum(map(len, chunk.faces))
+    for end in chunk.ends:
+        yield _ended(end, *counts)
+        counts[:] = 0, 0
+
+
+def _ended(end: Record, frames: int, faces: int) -> Record:
+    status: Status = end.status
+    if end.status == "done" and faces == 0:
+        status = "no face"
+    elif end.status == "damaged" and frames == 0:
+        status = "failed"
+    return Record(end.input, end.kind, status, end.reason, frames, faces, end.seconds)
+
+
+class _Archives:
+    """The archive that was used last stays open, as its files are read one after the other."""
+
+    def __init__(self) -> None:
+        self._open: Archive | None = None
+        self._lock = threading.Lock()
+
+    def get(self, item: Input) -> Archive:
+        assert item.archive is not None
+        with self._lock:
+            if self._open is None or self._open.path != item.path:
+                if self._open is not None:
+                    self._open.close()
+                self._open = None
+                self._open = Archive(Path(item.path), item.archive)
+            return self._open
+
+    def close(self) -> None:
+        with self._lock:
+            if self._open is not None:
+                self._open.close()
+            self._open = None
+
+
+class _Reader:
+    def __init__(
+        self,
+        analyzers: Analyzers,
+        reading: Reading,
+        archives: _Archives,
+        progress: Progress,
+        sources: Mapping[str, Callable[[], Source]],
+    ) -> None:
+        self._analyzers = analyzers
+        self._reading = reading
+        self._archives = archives
+        self._progress = progress
+        self._sources = sources
+
+    def chunks(self, tasks: Iterable[Sequence[Input]]) -> Iterator[_Chunk]:
+        for task in tasks:
+            if task[0].kind == "image":
+                yield from self._images(task)
+            else:
+                for item in task:
+                    yield from self._video(item)
+
+    def _images(self, items: Sequence[Input]) -> Iterator[_Chunk]:
+        chunk = _Chunk()
+        for item in items:
+            status: Status = "done"
+            reason = None
+            try:
+                with ExitStack() as stack:
+                    file = Path(item.path)
+                    if item.member is None:
+                        image, scale = read_image(file, longest=self._reading.longest)
+                    else:
+                        member = stack.enter_context(closing(self._archives.get(item).open(item.member)))
+                        name = Path(item.member)
+                        image, scale = read_image(member, name=name, longest=self._reading.longest)
+                chunk.frames.append(Frame(image, item.name))
+                chunk.scales.append(scale)
+            except (FaceflaxError, *ERRORS) as error:
+                status, reason = "failed", reason_of(error)
+            chunk.ends.append(Record(item.name, "image", status, reason))
+            if chunk.full:
+                yield chunk
+                chunk = _Chunk()
+        if chunk.ends:
+            yield chunk
+
+    def _video(self, item: Input) -> Iterator[_Chunk]:
+        analyzer = self._analyzers.video()
+        chunk = _Chunk(analyzer)
+        remarks: list[str] = []
+        seconds = None
         with ExitStack() as stack:
-            archive = None if path is None else stack.enter_context(zipfile.ZipFile(path))
-            for item in group:
-                try:
-                    chunk.frames.append(Frame(_read(item, archive), item.name))
-                    chunk.finished.append(item.name)
-                except (FaceflaxError, OSError, zipfile.BadZipFile, RuntimeError, NotImplementedError) as error:
-                    # zipfile raises RuntimeError for a password, NotImplementedError for an unknown compression
-                    chunk.bad.append((item.name, _why(error)))
-                if chunk.full:
-                    yield chunk
-                    chunk = _Chunk()
-    yield chunk
+            try:
+                source = self._open(item, remarks, stack)
+                seconds = source.seconds
+                self._progress.opened(item.name, item.frames, self._reading.expected(source))
+                frames = stack.enter_context(closing(source.frames))
+                for frame in frames:
+                    frame.name = item.name
+                    chunk.frames.append(frame)
+                    chunk.scales.append((1.0, 1.0))
+                    if seconds is None or frame.time > seconds:
+                        seconds = frame.time
+                    if chunk.full:
+                        yield chunk
+                        chunk = _Chunk(analyzer)
+            except (FaceflaxError, *ERRORS) as error:
+                remarks.append(reason_of(error))
+        status: Status = "damaged" if remarks else "done"
+        chunk.ends.append(Record(item.name, "video", status, "; ".join(remarks) or None, seconds=seconds))
+        yield chunk
+
+    def _open(self, item: Input, remarks: list[str], stack: ExitStack) -> Source:
+        wanted = self._reading.wanted()
+        if item.name in self._sources:
+            return self._sources[item.name]()
+        return open_input(item, self._archives.get, remarks.append, wanted, stack)
 
 
-def _read(item: Input, archive: zipfile.ZipFile | None) -> Image:
-    if archive is None:
-        image = read_image(item.path)
-    else:
-        assert item.member is not None
-        if archive.getinfo(item.member).file_size > _LARGEST_MEMBER:
-            raise FaceflaxError("member", item.member, f"is larger than {_LARGEST_MEMBER / 2**20:.0f} MB when unpacked")
-        image = read_image(archive.read(item.member))
-    if image is None:
-        raise FaceflaxError("path", item.name, "cannot be read as an image", "is it complete?")
-    return image
+def open_input(
+    item: Input,
+    archive: Callable[[Input], Archive],
+    warn: Callable[[str], None],
+    wanted: Wanted | None,
+    stack: ExitStack,
+) -> Source:
+    """Opens a video among the inputs.
+
+    Args:
+        item: the video.
+        archive: opens the archive that it is in.
+        warn: gets a sentence where parts of it cannot be read.
+        wanted: which frames are yielded; all if None.
+        stack: closes what has to be open for it.
+
+    Raises:
+        FaceflaxError: it cannot be read; or one of :data:`faceflax.batch.archives.ERRORS`.
+    """
+    if item.member is not None:
+        name = Path(item.member)
+        member = stack.enter_context(closing(archive(item).open(item.member)))
+        if is_animation(member):
+            member.seek(0)
+            return animation_source(member, name, warn, wanted)
+        member.seek(0)
+        return video_source(open_video(member, warn, name=name, wanted=wanted), name.name)
+    if isinstance(item.path, str):
+        video = open_video(item.path, warn, wanted=wanted)
+        if video.live:
+            video.frames.close()
+            problem = "has no end, as a camera has none"
+            raise FaceflaxError("paths", item.name, problem, "use: faceflax live --source")
+        return video_source(video, item.name, item.path)
+    return open_file(item.path, warn, wanted=wanted)
 
 
-def _why(error: Exception) -> str:
-    """What is wrong with an input, in a list that has its name already."""
-    if isinstance(error, FaceflaxError):
-        return "; ".join(filter(None, (error.problem, error.remedy)))
-    return str(error)
+@contextmanager
+def opened(item: Input) -> Iterator[Source]:
+    """Opens a video among the inputs once more, for the time of the block.
 
-
-def _video_chunks(item: Input, analyzer: TwoStageAnalyzer) -> Iterator[_Chunk]:
-    chunk = _Chunk(video=analyzer)
-
-    def remark(problem: str) -> None:
-        chunk.bad.append((item.name, problem))
-
-    try:
-        source = open_file(item.path, remark)
-        chunk.announced = (source.count or 1) - 1
-        with closing(source.frames) as frames:
-            for frame in frames:
-                frame.name = item.name
-                chunk.frames.append(frame)
-                if chunk.full:
-                    yield chunk
-                    chunk = _Chunk(video=analyzer)
-        chunk.finished.append(item.name)
-    except (FaceflaxError, OSError) as error:
-        remark(_why(error))
-    yield chunk
+    Raises:
+        FaceflaxError: it cannot be read any more.
+    """
+    archives = _Archives()
+    with ExitStack() as stack:
+        stack.enter_context(closing(archives))
+        try:
+            source = open_input(item, archives.get, lambda message: None, None, stack)
+        except ERRORS as error:
+            if isinstance(error, FaceflaxError):
+                raise
+            raise FaceflaxError("path", item.name, f"cannot be read again ({reason_of(error)})") from None
+        stack.enter_context(closing(source.frames))
+        yield source

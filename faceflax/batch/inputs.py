@@ -1,17 +1,26 @@
-"""What there is to analyse: images and videos in files, folders and archives."""
+"""What there is to analyse: images and videos in files, folders and archives, told by their content."""
 
 from __future__ import annotations
 
-import zipfile
-from collections.abc import Iterable, Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from fnmatch import fnmatch
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from faceflax.batch.archives import ERRORS, Archive, is_tar
 from faceflax.errors import FaceflaxError
-from faceflax.media.sources import IMAGE_SUFFIXES
+from faceflax.media.addresses import is_address, local_path, masked
+from faceflax.media.images import is_animation, may_be_animated
+from faceflax.media.kinds import HEAD, Kind, kind_by_name, kind_of, read_head
+from faceflax.media.table import SCHEMA
 
-VIDEO_SUFFIXES: tuple[str, ...] = (".avi", ".m4v", ".mkv", ".mov", ".mp4", ".mpeg", ".mpg", ".webm", ".wmv")
+Status = Literal["done", "no face", "damaged", "failed", "skipped"]
+"""What became of an input: all of it was analysed; the same, without a face; parts of it could not be read; nothing of
+it could; or it was left out on purpose."""
+
+STATUSES: tuple[Status, ...] = ("done", "no face", "damaged", "failed", "skipped")
 
 
 @dataclass(frozen=True)
@@ -20,66 +29,223 @@ class Input:
 
     Attributes:
         name: its name in the table: its path, beginning as it was given; for a file in an archive, the archive's path
-            and the file's path in it.
-        kind: by its suffix.
-        path: of the file, or of the archive that it is in.
+            and the file's path in it; for a stream its address without passwords.
+        kind: by its content.
+        path: of the file, or of the archive that it is in; or the address of a stream.
         member: its name in the archive.
+        archive: the archive's kind.
+        frames: how many frames a video announces that will be analysed; None where that is unknown.
     """
 
     name: str
     kind: Literal["image", "video"]
-    path: Path
+    path: Path | str
     member: str | None = None
+    archive: Literal["zip", "tar"] | None = None
+    frames: int | None = None
 
 
-def find_inputs(paths: Sequence[Path]) -> tuple[list[Input], list[tuple[str, str]]]:
-    """Lists the images and videos in files, folders (subfolders too) and zip archives (images only), each once.
+@dataclass(frozen=True)
+class Record:
+    """What became of an input: a row of :data:`faceflax.media.table.INPUT_COLUMNS`.
+
+    Attributes:
+        input: its name.
+        kind: image or video; None where that is unknown.
+        status: one of :data:`STATUSES`.
+        reason: why it is damaged, failed or skipped.
+        frames: how many were analysed.
+        faces: how many were found.
+        seconds: how long a video is.
+    """
+
+    input: str
+    kind: str | None
+    status: Status
+    reason: str | None = None
+    frames: int = 0
+    faces: int = 0
+    seconds: float | None = None
+
+    def row(self) -> dict[str, Any]:
+        """Returns the row."""
+        return {"schema": SCHEMA} | vars(self)
+
+
+def find_inputs(
+    paths: Sequence[Path | str], include: Sequence[str] = (), exclude: Sequence[str] = ()
+) -> tuple[list[Input], list[Record]]:
+    """Lists the images and videos in files, folders (subfolders too) and archives, each once.
 
     Args:
-        paths: a file that is neither an image nor an archive by its suffix is taken for a video.
+        paths: files, folders, zip and tar archives, addresses.
+        include: of what is in folders and archives, only what matches one of these patterns, as ``*.jpg`` or
+            ``2024/*``; the path in the folder or the name alone has to match.
+        exclude: of these, not what matches one of these patterns.
 
     Returns:
-        The inputs, those of folders and archives sorted by name; and name and reason of each archive that cannot be
-        read.
+        The inputs, those of folders sorted by name; and a record of each file that is none.
 
     Raises:
         FaceflaxError: a path is not there, or there is nothing to analyse.
     """
-    found: dict[tuple[Path, str | None], Input] = {}
-    bad = []
+    search = _Search(include, exclude)
     for given in paths:
-        if not given.exists():
-            raise FaceflaxError("paths", given, "there is no {}", "give images, videos, folders or zip archives")
-        for path in _media(given) if given.is_dir() else [given]:
+        if isinstance(given, str) and is_address(given):
+            local = local_path("paths", given)
+            if local is None:
+                search.add(Input(masked(given), "video", given), given)
+                continue
+            given = local
+        path = Path(given)
+        try:
+            present = path.exists() or path.is_symlink()
+        except (OSError, ValueError):
+            present = False
+        if not present:
+            raise FaceflaxError("paths", path, "there is no {}", "give images, videos, folders or archives")
+        if path.is_dir():
+            search.folder(path)
+        else:
+            search.file(path, path.name, given=True)
+    if not search.found and not any(record.status == "failed" for record in search.others):
+        shown = ", ".join(map(str, paths))
+        raise FaceflaxError("paths", shown, "no images, videos or archives in {}")
+    return list(search.found.values()), search.others
+
+
+class _Search:
+    def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
+        self.found: dict[tuple[str, str | None], Input] = {}
+        self.others: list[Record] = []
+        self._include, self._exclude = include, exclude
+
+    def add(self, item: Input, place: str) -> None:
+        self.found.setdefault((place, item.member), item)
+
+    def folder(self, folder: Path) -> None:
+        def unreadable(error: OSError) -> None:
+            self._leave(str(error.filename), "failed", f"the folder cannot be read ({error.strerror})")
+
+        files = []
+        for root, folders, names in os.walk(folder, onerror=unreadable):
+            for name in [name for name in folders if name.startswith(".")]:
+                folders.remove(name)
+                self._leave(str(Path(root, name)), "skipped", "is hidden")
+            files += [Path(root, name) for name in names]
+        for path in sorted(files):
+            self.file(path, path.relative_to(folder).as_posix())
+
+    def file(self, path: Path, inner: str, *, given: bool = False) -> None:
+        name = str(path)
+        if not given and not self._chosen(name, inner):
+            return
+        try:
+            head = read_head("paths", path)
+            kind = kind_of(head)
+            if kind in ("zip", "tar"):
+                self._archive(path, kind, given)
+                return
+            if kind is None and not given and kind_by_name(path.name) is None:
+                self._leave(name, "skipped", "is neither an image, nor a video, nor an archive")
+                return
+            if kind is None and kind_by_name(path.name) == "archive":
+                self._leave(name, "failed", "cannot be read as an archive; is it complete?")
+                return
+            by_name = "image" if kind_by_name(path.name) == "image" else "video"
+            image = kind == "image" or (kind is None and by_name == "image")
+            if may_be_animated(head) and is_animation(path):
+                image = False
+            self.add(Input(name, "image" if image else "video", path), str(path.resolve()))
+        except FaceflaxError as error:
+            known = given or kind_by_name(path.name) is not None
+            self._leave(name, "failed" if known else "skipped", reason_of(error))
+
+    def _archive(self, path: Path, kind: Literal["zip", "tar"], given: bool) -> None:
+        name = str(path)
+        meant = given or kind_by_name(path.name) == "archive"
+        if not meant or (kind == "tar" and not is_tar(path)):
+            problem = "cannot be read as an archive; is it complete?" if meant else None
+            why = problem or "is neither an image, nor a video, nor an archive by its name"
+            self._leave(name, "failed" if problem else "skipped", why)
+            return
+        try:
+            archive = Archive(path, kind)
             try:
-                for item in _expand(path):
-                    found.setdefault((item.path.resolve(), item.member), item)
-            except (zipfile.BadZipFile, OSError) as error:
-                bad.append((str(path), f"cannot be read as a zip archive ({error})"))
-    if not found and not bad:
-        raise FaceflaxError("paths", ", ".join(map(str, paths)), "no images, videos or zip archives in {}")
-    return list(found.values()), bad
+                for member in archive.members():
+                    self._member(path, kind, archive, member.name, member.problem)
+            finally:
+                archive.close()
+        except ERRORS as error:
+            self._leave(name, "failed", f"cannot be read as an archive to its end ({error})")
+
+    def _member(
+        self, path: Path, kind: Literal["zip", "tar"], archive: Archive, inner: str, problem: str | None
+    ) -> None:
+        name = f"{path}/{inner}"
+        if not self._chosen(name, inner):
+            return
+        if problem is not None:
+            self._leave(name, "failed", problem)
+            return
+        try:
+            head, found = archive.head(inner, HEAD), ""
+        except ERRORS as error:
+            head, found = b"", str(error)
+        told: Kind | None = kind_of(head)
+        named = kind_by_name(inner)
+        if told in ("zip", "tar") and named == "archive":
+            self._leave(name, "failed", "is an archive in an archive; unpack the outer one first")
+        elif told in ("image", "video") or named in ("image", "video"):
+            moving = told == "video" or (told is None and named == "video")
+            if may_be_animated(head):
+                with archive.open(inner) as file:
+                    moving = is_animation(file)
+            item = Input(name, "video" if moving else "image", path, inner, kind)
+            self.add(item, str(path.resolve()))
+        else:
+            self._leave(name, "skipped", found or "is neither an image nor a video")
+
+    def _chosen(self, name: str, inner: str) -> bool:
+        parts = inner.split("/")
+        if any(part.startswith((".", "__MACOSX")) for part in parts):
+            self._leave(name, "skipped", "is hidden")
+        elif self._include and not _matches(inner, self._include):
+            self._leave(name, "skipped", "does not match --include")
+        elif _matches(inner, self._exclude):
+            self._leave(name, "skipped", "matches --exclude")
+        else:
+            return True
+        return False
+
+    def _leave(self, name: str, status: Status, why: str) -> None:
+        self.others.append(Record(name, None, status, why))
 
 
-def _media(folder: Path) -> list[Path]:
-    """All media in a folder and its subfolders, except what is hidden: names that begin with a dot."""
-    known = (*IMAGE_SUFFIXES, *VIDEO_SUFFIXES, ".zip")
-    return sorted(
-        file
-        for file in folder.rglob("*")
-        if file.suffix.lower() in known
-        and file.is_file()
-        and not any(part.startswith(".") for part in file.relative_to(folder).parts)
-    )
+def _matches(inner: str, patterns: Sequence[str]) -> bool:
+    return any(fnmatch(inner, pattern) or fnmatch(inner.rpartition("/")[2], pattern) for pattern in patterns)
 
 
-def _expand(path: Path) -> Iterable[Input]:
-    if path.suffix.lower() != ".zip":
-        return [Input(str(path), "image" if path.suffix.lower() in IMAGE_SUFFIXES else "video", path)]
-    with zipfile.ZipFile(path) as archive:
-        members = [Path(name) for name in sorted(archive.namelist())]
-    return [
-        Input(f"{path}/{member.as_posix()}", "image", path, member.as_posix())
-        for member in members
-        if member.suffix.lower() in IMAGE_SUFFIXES and not any(p.startswith((".", "__MACOSX")) for p in member.parts)
-    ]
+def reason_of(error: Exception) -> str:
+    """Returns what is wrong with an input, for a list that has its name already."""
+    if not isinstance(error, FaceflaxError):
+        return " ".join(str(error).split()) or type(error).__name__
+    problem = error.problem.replace("{}", "it", 1)
+    return "; ".join(filter(None, (problem, error.remedy)))
+
+
+def reasons(records: Sequence[Record]) -> Iterator[str]:
+    """Yields lines that count the inputs of each status, and for each reason how many have it.
+
+    Example:
+        >>> records = [Record("a", "image", "done"), Record("b", None, "skipped", "is hidden")]
+        >>> list(reasons(records))
+        ['1 done', '1 skipped: is hidden']
+    """
+    for status in STATUSES:
+        counts: dict[str | None, int] = {}
+        for record in records:
+            if record.status == status:
+                counts[record.reason] = counts.get(record.reason, 0) + 1
+        for reason, count in sorted(counts.items(), key=lambda each: -each[1]):
+            yield f"{count} {status}" + (f": {reason}" if reason else "")

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import sys
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
@@ -13,22 +14,50 @@ from faceflax.cli.detection import DetectionOptions, PresetName, make_analyzer, 
 from faceflax.cli.metavars import Weights
 from faceflax.errors import FaceflaxError
 
+if TYPE_CHECKING:
+    from faceflax.batch import Analyzers, Input, Record
+
+_MOST_LINES = 20  # of inputs that are listed at the end, and in which the reasons are counted
+
+Patterns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN ...", help_behavior_hint="")]
+
 
 @dataclass(frozen=True)
 class Options:
     """Find the faces of images and videos and write perceived emotion and perceived gender of each into a table.
 
-    After a stop, whatever stopped it, the same command goes on where it was: a video that was not finished begins
-    again, nothing is in the table twice. A complete table is never written to. Exit status: 0; 1 if files had to be
-    skipped, which are listed at the end; 2 after bad input; 130 after Ctrl-C.
+    Beside the table, NAME.inputs.csv (or .jsonl, .parquet) says of each input what became of it. After a stop, whatever
+    stopped it, the same command goes on where it was: a video that was not finished begins again, nothing is in the
+    table twice. A complete table is never written to. Exit status: 0; 1 if inputs could not be read, or not whole,
+    which are listed at the end; 2 after bad input; 130 after Ctrl-C.
     """
 
-    paths: Annotated[tyro.conf.Positional[tuple[Path, ...]], tyro.conf.arg(metavar="PATH ...", help_behavior_hint="")]
-    """Images, videos, folders with both, zip archives of images."""
-    csv: Path
-    """The table (.csv): a row per face and frame with name, time, track, box, labels and all probabilities."""
+    paths: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH ...", help_behavior_hint="")]
+    """Images, videos, folders with both, zip and tar archives, addresses of films (https://...)."""
+    csv: Path | None = None
+    """The table (.csv): a row per face and frame: time, track, box, landmarks, labels and all probabilities."""
+    jsonl: Path | None = None
+    """The table as JSON (.jsonl), a line per face and frame, in place of --csv."""
+    parquet: Path | None = None
+    """The table as Parquet (.parquet), in place of --csv; needs the extra "tables"."""
     report: Path | None = None
-    """Also write a page (.html) that shows the emotions of each video's faces over time."""
+    """Also write a page (.html): the emotions of each video's faces over time, and those of all images."""
+    faces: bool = False
+    """Show samples of the videos' faces in the report, which otherwise has none."""
+    every: int = 1
+    """Analyze one in so many frames of a video."""
+    fps: float | None = None
+    """Analyze at most so many frames of a second of a video; all if not given."""
+    every_frame: bool = False
+    """Write a row for images and frames without a face too."""
+    max_side: int = 1600
+    """Images are read with at most so many pixels on their longer side, which is faster; 0 reads them whole."""
+    workers: int = 1
+    """How many processes; the rows are the same."""
+    include: Patterns = ()
+    """Of folders and archives take only files that match one of these, such as "*.jpg" "2024/*"."""
+    exclude: Patterns = ()
+    """Of folders and archives leave out files that match one of these."""
     preset: PresetName = "accurate"
     """Which networks: fast, or accurate: larger ones, that read each face mirrored too."""
     emotion_weights: Weights | None = None
@@ -39,59 +68,126 @@ class Options:
 
 
 def main(options: Options) -> None:
-    """Analyses what ``options`` name and lists what had to be skipped."""
+    """Analyses what ``options`` name and says what became of each input."""
     from faceflax import batch
+    from faceflax.errors import renaming
     from faceflax.media import outputs
 
     if not options.paths:
-        raise FaceflaxError("paths", None, "{} given", "give images, videos, folders or zip archives")
+        raise FaceflaxError("paths", None, "{} given", "give images, videos, folders or archives")
     options.detection.check()
-    outputs.check_table("csv", options.csv, ".csv")
+    if options.max_side < 0:
+        raise FaceflaxError("max_side", options.max_side, "is not a number of pixels", "give 1 or more, or 0 for all")
+    reading = batch.Reading(options.every, options.fps, options.max_side or None, options.every_frame)
+    if options.workers < 1:
+        raise FaceflaxError("workers", options.workers, "is not a number of processes", "give 1 or more")
+    table_file = _table(options)
     if options.report is not None:
         outputs.check_table("report", options.report, ".html")
-    inputs, bad = batch.find_inputs(options.paths)
-    videos = [item for item in inputs if item.kind == "video"]
-    if options.report is not None and not videos:
-        problem = "there is no video among the paths, and {} would show videos"
-        raise FaceflaxError("report", options.report, problem, "leave it out")
+    elif options.faces:
+        raise FaceflaxError("faces", None, "is for --report", "add --report FILE.html or leave it out")
+    inputs, others = batch.find_inputs(options.paths, options.include, options.exclude)
+    _check_place(table_file, inputs)
 
     import faceflax
-    from faceflax.faces import VideoAnalyzer
 
+    make = partial(make_analyzers, options.preset, options.emotion_weights, options.gender_weights, options.detection)
+    ready = make() if options.workers == 1 else None
+    if ready is None:  # what cannot be loaded is said here, not in a worker
+        options.detection.for_images(options.preset)
     chosen = networks(options.preset, options.emotion_weights, options.gender_weights)
-    still, moving = options.detection.for_images(options.preset), options.detection.for_videos()
-    weights = [faceflax.weights_info(name).sha256 for name in (chosen.emotion, chosen.gender)]
-    settings = {"weights": weights, "mirrored": chosen.mirrored, "detail": chosen.detail} | options.detection.record()
-    with batch.open_table(options.csv, settings) as table:
-        analyzer = make_analyzer(options.preset, options.emotion_weights, options.gender_weights, still)
-
-        def video() -> VideoAnalyzer:
-            return VideoAnalyzer(analyzer, detector=moving, full_search_every=options.detection.search_every)
-
+    weights = []
+    for option, name in (("emotion_weights", chosen.emotion), ("gender_weights", chosen.gender)):
+        with renaming(weights=option):
+            weights.append(faceflax.weights_info(name).sha256)
+    settings = {"weights": weights, "mirrored": chosen.mirrored, "detail": chosen.detail}
+    settings |= vars(reading) | options.detection.record()
+    with batch.open_table(table_file, settings) as table:
+        before = len([item for item in inputs if item.name in table.records])
         try:
-            result = batch.analyze(inputs, table, analyzer.analyze_batch, video)
+            parts = batch.parts_of(table_file)
+            recent = batch.analyze(
+                inputs, table, make if ready is None else lambda: ready, reading, workers=options.workers, parts=parts
+            )
         except KeyboardInterrupt:
             print("the same command goes on from here", file=sys.stderr)
             raise
-    if options.report is not None:
-        from faceflax.media import timeline
+        known = table.records | {record.input: record for record in recent}
+        records = [known[item.name] for item in inputs if item.name in known] + others
+        if options.report is not None:
+            _report(options, options.report, table.rows, records, inputs)
+        table.complete(records)
+    _say(records, before, [table_file, batch.inputs_of(table_file), options.report])
 
-        try:
-            timeline.write_page(options.report, options.csv, {item.name: item.path for item in videos})
-        except FaceflaxError as error:  # a video that has gone meanwhile
-            raise error.renamed("paths") from None
-    batch.journal_of(options.csv).unlink()
-    earlier = f", {result.before} more by an earlier run" if result.before else ""
-    print(f"{result.images} images and {result.videos} videos{earlier}; {result.frames} frames, {result.faces} faces")
-    print(f"wrote {options.csv}")
-    if options.report is not None:
-        print(f"wrote {options.report}")
-    bad += result.bad
+
+def make_analyzers(
+    preset: PresetName, emotion_weights: str | None, gender_weights: str | None, detection: DetectionOptions
+) -> Analyzers:
+    """Makes what finds and labels faces in images and videos, in any process.
+
+    Raises:
+        FaceflaxError: weights or a detector that cannot be loaded.
+    """
+    from faceflax.batch import Analyzers
+    from faceflax.faces import VideoAnalyzer
+
+    analyzer = make_analyzer(preset, emotion_weights, gender_weights, detection.for_images(preset))
+    every = detection.search_every
+    return Analyzers(
+        analyzer.analyze_batch,
+        partial(VideoAnalyzer, analyzer, detector=detection.for_videos(), full_search_every=every),
+    )
+
+
+def _table(options: Options) -> Path:
+    from faceflax.media import outputs
+
+    given = {"csv": options.csv, "jsonl": options.jsonl, "parquet": options.parquet}
+    named = {name: file for name, file in given.items() if file is not None}
+    if len(named) != 1:
+        problem = "there is no file for the table" if not named else "there are several files for the table"
+        raise FaceflaxError("csv", None, problem, "give one of --csv, --jsonl and --parquet")
+    ((name, file),) = named.items()
+    if name == "parquet":
+        import pyarrow  # noqa: F401  # before the work, not after it
+    outputs.check_table(name, file, f".{name}")
+    return file
+
+
+def _check_place(table: Path, inputs: list[Input]) -> None:
+    """The table must not be among what is analysed."""
+    place = table.resolve()
+    if any(isinstance(item.path, Path) and item.path.resolve() == place for item in inputs):
+        raise FaceflaxError(table.suffix[1:].lower(), table, "is one of the inputs", "name another file")
+
+
+def _report(options: Options, page: Path, rows: Path, records: list[Record], inputs: list[Input]) -> None:
+    from faceflax.batch import opened
+    from faceflax.media import timeline
+
+    videos = {item.name: partial(opened, item) for item in inputs if item.kind == "video"}
+    try:
+        timeline.write_page(page, rows, [record.row() for record in records], videos if options.faces else None)
+    except FaceflaxError as error:  # a video that has gone meanwhile
+        raise error.renamed("paths" if error.field == "video" else error.field) from None
+
+
+def _say(records: list[Record], before: int, written: list[Path | None]) -> None:
+    from faceflax import batch
+
+    done = [record for record in records if record.frames]
+    images, videos = (sum(record.kind == kind for record in done) for kind in ("image", "video"))
+    earlier = f", {before} of these inputs by an earlier run" if before else ""
+    frames, faces = sum(record.frames for record in done), sum(record.faces for record in done)
+    print(f"{images} images and {videos} videos{earlier}; {frames} frames, {faces} faces")
+    print("inputs:", *(f"  {line}" for line in batch.reasons(records)), sep="\n")
+    for file in written:
+        if file is not None and file.exists():
+            print(f"wrote {file}")
+    bad = [record for record in records if record.status in ("failed", "damaged")]
     if bad:
-        print(
-            f"{len(bad)} could not be read, or not whole:",
-            *(f"  {name}: {why}" for name, why in bad),
-            sep="\n",
-            file=sys.stderr,
-        )
+        lines = [f"  {record.input}: {record.reason}" for record in bad[:_MOST_LINES]]
+        if len(bad) > _MOST_LINES:
+            lines.append(f"  and {len(bad) - _MOST_LINES} more, which are in {written[1]}")
+        print(f"{len(bad)} could not be read, or not whole:", *lines, sep="\n", file=sys.stderr)
         sys.exit(1)

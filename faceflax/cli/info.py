@@ -16,7 +16,7 @@ from typing import Any
 
 PACKAGES = (
     *("jax", "jaxlib", "flax", "numpy", "scipy", "opencv-python", "opencv-python-headless", "opencv-contrib-python"),
-    *("opencv-contrib-python-headless", "matplotlib", "safetensors", "tyro"),
+    *("opencv-contrib-python-headless", "av", "pillow", "pillow-heif", "matplotlib", "safetensors", "tyro"),
 )
 CAMERAS = 4
 """Camera indices that are tried, from 0 on."""

@@ -27,9 +27,9 @@ class Options:
     """
 
     source: Annotated[str, tyro.conf.arg(metavar="SOURCE")] = "0"
-    """A camera's index or a stream's address (rtsp://, http://), a video, an image, a folder of images, or demo."""
+    """A camera's index or an address (rtsp://, http://), a video, an image, a folder of images, or demo."""
     output: Path | None = None
-    """Annotated copy: a video (.mp4, .avi) of a camera, a video or demo; an image of an image; a folder of a folder."""
+    """Annotated copy: a video (.mp4, .webm, .avi) of a camera or video; an image of an image; a folder of a folder."""
     csv: Path | None = None
     """Table (.csv) with one row per face and frame: time, track, box, labels and all probabilities."""
     jsonl: Path | None = None
@@ -111,7 +111,7 @@ def main(options: Options) -> None:
         f"(95%: {1000 * summary.latency_95:.0f} ms)"
     )
     for place in (options.output, options.csv, options.jsonl):
-        if place is not None:
+        if place is not None and place.exists():
             print(f"wrote {place}")
 
 

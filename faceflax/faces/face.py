@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from faceflax.faces.crop import crop_face
 from faceflax.faces.frame import Image, as_frame
 from faceflax.faces.square import Square, square_of
+from faceflax.labels import EMOTIONS, GENDERS
+from faceflax.opencv import cv2
 
 if TYPE_CHECKING:  # slow to import, and only annotations need it
     from jaxtyping import Float32, UInt8
@@ -19,6 +21,19 @@ if TYPE_CHECKING:  # slow to import, and only annotations need it
 else:
     Crops = Mapping
 """Grey crops of a face by margin and size, as :func:`~faceflax.faces.crop.crop_face` takes them."""
+
+
+LANDMARKS: tuple[str, ...] = ("eye_left", "eye_right", "nose", "mouth_left", "mouth_right")
+"""The landmarks in their order; left is left in the image."""
+
+FACE_COLUMNS: dict[str, type] = {
+    **{"track": int, "score": float, "x": int, "y": int, "width": int, "height": int},
+    **{f"{name}_{axis}": float for name in LANDMARKS for axis in "xy"},
+    **{"size": float, "sharpness": float},
+    **{"emotion": str, **{f"emotion_{name}": float for name in EMOTIONS}},
+    **{"gender": str, **{f"gender_{name}": float for name in GENDERS}},
+}
+"""What tables say about a face, with the types: the keys of :meth:`Face.to_dict`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -71,3 +86,46 @@ class Face:
         if known is not None:
             return known
         return crop_face(as_frame(frame).grey, self.box, margin, size, self.landmarks)
+
+    @property
+    def sharpness(self) -> float | None:
+        """How sharp the crop for the emotion network is, the variance of its Laplacian; None where none was cut.
+
+        The crop has a fixed size, so that it can be compared from face to face: below about 50 a face is blurred or was
+        enlarged.
+        """
+        if not self.crops:
+            return None
+        crop = next(iter(self.crops.values()))
+        return float(cv2.Laplacian(crop, cv2.CV_32F).var())
+
+    def to_dict(self, scale: tuple[float, float] = (1.0, 1.0)) -> dict[str, Any]:
+        """Returns all that tables say about the face: plain numbers and text by :data:`FACE_COLUMNS`.
+
+        Args:
+            scale: what x and y in pixels are multiplied by, where the frame had been reduced.
+
+        Example:
+            >>> face = Face((1, 2, 30, 40), "sad", np.eye(7, dtype=np.float32)[4], "man", np.float32([0, 1]))
+            >>> row = face.to_dict()
+            >>> row["x"], row["emotion"], row["emotion_sad"], row["track"]
+            (1, 'sad', 1.0, None)
+        """
+        across, down = scale
+        x, y, width, height = self.box
+        left, top = round(x * across), round(y * down)
+        right, bottom = round((x + width) * across), round((y + height) * down)
+        row: dict[str, Any] = dict.fromkeys(FACE_COLUMNS)
+        row |= {"track": self.track_id, "score": float(self.score)}
+        row |= {"x": left, "y": top, "width": right - left, "height": bottom - top}
+        if self.landmarks is not None:
+            for name, point in zip(LANDMARKS, self.landmarks, strict=True):
+                row |= {f"{name}_x": float(point[0]) * across, f"{name}_y": float(point[1]) * down}
+        row |= {"size": float(self.square.side) * across, "sharpness": self.sharpness}
+        row |= {"emotion": self.emotion, "gender": self.gender}
+        for prefix, labels, values in (
+            ("emotion", EMOTIONS, self.emotion_probabilities),
+            ("gender", GENDERS, self.gender_probabilities),
+        ):
+            row |= {f"{prefix}_{label}": float(value) for label, value in zip(labels, values, strict=True)}
+        return row

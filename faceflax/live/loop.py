@@ -122,7 +122,7 @@ def run(
             ``faceflax.VideoAnalyzer()``, works on two frames at the same time.
         overlay: draws what was found: ``(frame, faces) -> image``, a new one; called in other threads.
         output: where annotated images go, as :func:`faceflax.media.outputs.check_output` says; None writes none.
-        csv: the table (.csv), with rows of ``CSV_COLUMNS``; None writes none.
+        csv: the table (.csv), with :data:`faceflax.media.table.COLUMNS`; None writes none.
         jsonl: the same (.jsonl) as a JSON object a face, one per line; None writes none.
         window: show the frames. Call :func:`faceflax.media.window.check_window` first.
         keys: more keys of the window, such as one that switches the overlay.
@@ -138,7 +138,9 @@ def run(
     camera, shown = source.kind == "camera", output is not None or window
     statistics = _Statistics()
     with interrupts() as interrupted, ExitStack() as stack:
-        write_faces = [stack.enter_context(outputs.rows(file)) for file in (csv, jsonl) if file is not None]
+        write_faces = [
+            stack.enter_context(outputs.rows(file, source.kind)) for file in (csv, jsonl) if file is not None
+        ]
         write_image = None if output is None else stack.enter_context(outputs.annotated(source, output))
 
         def find(item: _Item) -> _Item:

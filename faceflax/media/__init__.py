@@ -8,26 +8,30 @@ from faceflax.lazy import attach
 
 if TYPE_CHECKING:
     from faceflax.media.drawing import Overlay, draw_faces
-    from faceflax.media.outputs import CSV_COLUMNS, check_output, check_table, csv_lines, json_lines, write_image
-    from faceflax.media.sources import Source, open_file, open_source, read_image
-    from faceflax.media.timeline import FaceHistory, read_histories, write_page
+    from faceflax.media.images import read_image
+    from faceflax.media.outputs import check_output, check_table, write_image
+    from faceflax.media.sources import Source, open_file, open_source
+    from faceflax.media.table import COLUMNS, INPUT_COLUMNS, SCHEMA, read_rows
+    from faceflax.media.timeline import FaceHistory, plot_emotions, read_histories, write_page
     from faceflax.media.window import check_window
 
 __all__ = [
-    "CSV_COLUMNS",
+    "COLUMNS",
+    "INPUT_COLUMNS",
+    "SCHEMA",
     "FaceHistory",
     "Overlay",
     "Source",
     "check_output",
     "check_table",
     "check_window",
-    "csv_lines",
     "draw_faces",
-    "json_lines",
     "open_file",
     "open_source",
+    "plot_emotions",
     "read_histories",
     "read_image",
+    "read_rows",
     "write_image",
     "write_page",
 ]
@@ -36,9 +40,11 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "drawing": ["Overlay", "draw_faces"],
-        "outputs": ["CSV_COLUMNS", "check_output", "check_table", "csv_lines", "json_lines", "write_image"],
-        "sources": ["Source", "open_file", "open_source", "read_image"],
-        "timeline": ["FaceHistory", "read_histories", "write_page"],
+        "images": ["read_image"],
+        "outputs": ["check_output", "check_table", "write_image"],
+        "sources": ["Source", "open_file", "open_source"],
+        "table": ["COLUMNS", "INPUT_COLUMNS", "SCHEMA", "read_rows"],
+        "timeline": ["FaceHistory", "plot_emotions", "read_histories", "write_page"],
         "window": ["check_window"],
     },
 )

@@ -2,44 +2,27 @@
 
 from __future__ import annotations
 
-import csv
-import io
-import json
-import shutil
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
 from typing import BinaryIO
-
-import numpy as np
 
 from faceflax import files
 from faceflax.errors import FaceflaxError
 from faceflax.faces.face import Face
 from faceflax.faces.frame import Frame, Image
-from faceflax.labels import EMOTIONS, GENDERS
-from faceflax.media.sources import IMAGE_SUFFIXES, Source
-from faceflax.opencv import cv2
-
-CSV_COLUMNS: tuple[str, ...] = (
-    *("name", "frame", "time", "face", "track", "x", "y", "width", "height", "score"),
-    *("emotion", *(f"emotion_{name}" for name in EMOTIONS)),
-    *("gender", *(f"gender_{name}" for name in GENDERS)),
-)
-"""Columns of the table, which has a row for each face: name of the file, index and time (seconds) of the frame, index
-of the face in the frame, its track, its box in pixels, the detector's score, labels and probabilities. The track is
-empty where faces are not tracked."""
-
-_CODECS = {".mp4": "mp4v", ".avi": "MJPG"}
-_INDEX_ROOM = 2**20  # bytes kept free on the disk, so that a video can still be finished: its index comes last
-_LONGEST_STILL = 10.0  # seconds; a longer gap between frames, such as a pause, is cut out of the video
+from faceflax.media import table
+from faceflax.media.images import encode
+from faceflax.media.kinds import IMAGE_SUFFIXES
+from faceflax.media.sources import Source
+from faceflax.media.writing import FORMATS, VideoFile
 
 
 def check_output(source: str, kind: str, output: Path) -> None:
     """Checks before the work starts that ``output`` fits the source and can be written.
 
-    A camera, a video or ``demo`` gives a video (.mp4 or .avi), an image gives an image, and a folder gives a folder
-    with annotated images under the same names.
+    A camera, a video or ``demo`` gives a video (.mp4, .webm or .avi), an image gives an image, and a folder gives a
+    folder with annotated images under the same names (:func:`copy_name`).
 
     Args:
         source: as :func:`faceflax.media.sources.open_source` takes it.
@@ -56,7 +39,7 @@ def check_output(source: str, kind: str, output: Path) -> None:
             raise FaceflaxError("output", output, "is a file", "for a folder of images name a folder")
         files.writable_folder("output", output)
         return
-    suffixes = IMAGE_SUFFIXES if kind == "image" else tuple(_CODECS)
+    suffixes = IMAGE_SUFFIXES if kind == "image" else tuple(FORMATS)
     if output.suffix.lower() not in suffixes:
         meaning = "an image" if kind == "image" else "a video"
         remedy = f"name a file that ends in {' or '.join(suffixes)}"
@@ -91,92 +74,10 @@ def write_image(output: Path, image: Image) -> None:
         FaceflaxError: it cannot be written.
     """
     try:
-        encoded, content = cv2.imencode(output.suffix, image)
-        if not encoded:
-            raise OSError("OpenCV cannot encode it")
-        files.write(output, content.tobytes())
-    except (OSError, cv2.error) as error:
+        files.write(output, encode(image, output.suffix))
+    except (OSError, ValueError) as error:
         reason = getattr(error, "strerror", None) or str(error)
         raise FaceflaxError("output", output, f"cannot write {{}} ({reason})") from None
-
-
-class VideoFile:
-    """A video that keeps the frames' own times: each is repeated until the next one is due.
-
-    Args:
-        output: the file; ends in .mp4 (MPEG-4) or .avi (Motion JPEG).
-        fps: frames per second.
-    """
-
-    def __init__(self, output: Path, fps: float) -> None:
-        self._path = output
-        self._fps = fps
-        self._writer: cv2.VideoWriter | None = None
-        self._size = (0, 0)
-        self._written = 0
-        self._cut = 0.0
-
-    def write(self, frame: Frame, image: Image) -> None:
-        """Appends ``image`` as what is seen from ``frame.time`` on.
-
-        The first image gives the size; others are fitted into it with black bars. Gaps of more than ten seconds are cut
-        out.
-
-        Args:
-            frame: gives the time, in seconds.
-            image: uint8 ``[height, width, 3]`` BGR, such as the frame with its overlay.
-
-        Raises:
-            FaceflaxError: OpenCV has no encoder for the file's suffix, or the disk is full.
-        """
-        if self._writer is None:
-            self._size = (max(2, image.shape[1] // 2 * 2), max(2, image.shape[0] // 2 * 2))  # encoders want even
-            codec = cv2.VideoWriter.fourcc(*_CODECS[self._path.suffix.lower()])
-            self._writer = cv2.VideoWriter(str(self._path), codec, self._fps, self._size)
-            if not self._writer.isOpened():
-                others = " or ".join(suffix for suffix in _CODECS if suffix != self._path.suffix.lower())
-                problem = "this OpenCV cannot encode {} videos"
-                raise FaceflaxError("output", self._path.suffix, problem, f"name a file that ends in {others}")
-        gap = frame.time - self._cut - self._written / self._fps
-        if gap > _LONGEST_STILL:
-            self._cut += gap
-        fitted = _fit(image, self._size)
-        while self._written <= round((frame.time - self._cut) * self._fps):
-            free = shutil.disk_usage(self._path.parent).free  # OpenCV does not say when it could not write a frame
-            if free < _INDEX_ROOM + 64 * self._written + fitted.nbytes // 4:
-                remedy = "make room or name a file on another one"
-                raise FaceflaxError("output", self._path.parent, "the disk of {} is full", remedy)
-            self._writer.write(fitted)
-            self._written += 1
-
-    def close(self) -> None:
-        """Finishes the file, which plays from then on.
-
-        Raises:
-            FaceflaxError: it does not, because not all of it could be written.
-        """
-        if self._writer is None or not self._writer.isOpened():
-            return
-        self._writer.release()
-        capture = cv2.VideoCapture(str(self._path))
-        if self._written and not capture.isOpened():
-            problem = "the video {} could not be finished and does not play"
-            raise FaceflaxError("output", self._path, problem, "is the disk full, or is there a limit?")
-        capture.release()
-
-
-def _fit(image: Image, size: tuple[int, int]) -> Image:
-    """The image as large as fits into ``size`` (width, height), in the middle of black."""
-    height, width = image.shape[:2]
-    if (width // 2 * 2, height // 2 * 2) == size:
-        return image[: size[1], : size[0]]
-    scale = min(size[0] / width, size[1] / height)
-    inner = max(1, round(width * scale)), max(1, round(height * scale))
-    left, top = (size[0] - inner[0]) // 2, (size[1] - inner[1]) // 2
-    canvas = np.zeros((size[1], size[0], 3), np.uint8)
-    resized = cv2.resize(image, inner, interpolation=cv2.INTER_AREA if scale < 1 else cv2.INTER_LINEAR)
-    canvas[top : top + inner[1], left : left + inner[0]] = resized
-    return canvas
 
 
 @contextmanager
@@ -190,10 +91,23 @@ def annotated(source: Source, output: Path) -> Iterator[Callable[[Frame, Image],
     if source.kind == "image":
         yield lambda frame, image: write_image(output, image)
     elif source.kind == "folder":
-        yield lambda frame, image: write_image(output / frame.name, image)
+        yield lambda frame, image: write_image(output / copy_name(frame.name), image)
     else:
-        with files.recording(output) as temporary, closing(VideoFile(temporary, source.fps or 30.0)) as video:
-            yield video.write
+        live = source.kind == "camera"
+        with files.recording(output) as temporary:
+            video = VideoFile(temporary, source.fps or 30.0, sound=source.file, live=live)
+            with closing(video):
+                yield video.write
+
+
+def copy_name(name: str) -> str:
+    """Returns the name of an image's annotated copy: its own, or with .png behind it where that cannot be written.
+
+    Example:
+        >>> copy_name("a.jpg"), copy_name("b.heic")
+        ('a.jpg', 'b.heic.png')
+    """
+    return name if name.lower().endswith(IMAGE_SUFFIXES) else f"{name}.png"
 
 
 class Lines:
@@ -219,10 +133,24 @@ class Lines:
         Raises:
             FaceflaxError: not all of it could be written; the file is as it was before.
         """
-        data, start = memoryview(text.encode()), self._file.tell()
+        self._append([text.encode()])
+
+    def copy(self, path: Path) -> None:
+        """Appends a file of whole lines.
+
+        Raises:
+            FaceflaxError: as :meth:`write`.
+        """
+        with path.open("rb") as file:
+            self._append(iter(lambda: file.read(2**20), b""))
+
+    def _append(self, blocks: Iterable[bytes]) -> None:
+        start = self._file.tell()
         try:
-            while data:
-                data = data[self._file.write(data) :]
+            for block in blocks:
+                data = memoryview(block)
+                while data:
+                    data = data[self._file.write(data) :]
         except OSError as error:
             with suppress(OSError):  # a device cannot be cut
                 self._file.truncate(start)
@@ -235,68 +163,26 @@ class Lines:
 
 
 @contextmanager
-def rows(path: Path) -> Iterator[Callable[[Frame, Sequence[Face]], None]]:
+def rows(path: Path, kind: str) -> Iterator[Callable[[Frame, Sequence[Face]], None]]:
     """Yields what writes the faces of a frame to ``path``, as ``write(frame, faces)``; the suffix gives the format.
 
     Args:
-        path: .csv, with :data:`CSV_COLUMNS`; or .jsonl, with the same names, one face per line: see :func:`json_lines`.
+        path: .csv or .jsonl, with :data:`faceflax.media.table.COLUMNS`.
+        kind: of the source.
 
     Raises:
         FaceflaxError: of field ``csv`` or ``jsonl``: not all of it could be written.
     """
-    field = "csv" if path.suffix.lower() == ".csv" else "jsonl"
+    suffix = path.suffix.lower()
+    kind = "image" if kind == "folder" else kind
     with files.recording(path) as temporary, temporary.open("wb", buffering=0) as file:
-        lines = Lines(field, file)
-        encode = csv_lines if field == "csv" else json_lines
-        header = ",".join(CSV_COLUMNS) + "\n" if field == "csv" else ""
+        lines = Lines(suffix[1:], file)
+        encode = table.encoder(suffix)
+        header = table.COLUMNS.header() if suffix == ".csv" else ""
 
         def write(frame: Frame, faces: Sequence[Face]) -> None:
             nonlocal header  # goes with the first frame: without frames nothing is kept
-            lines.write(header + encode(frame, faces))
+            lines.write(header + encode(table.rows_of(frame, faces, kind)))
             header = ""
 
         yield write
-
-
-def csv_lines(frame: Frame, faces: Sequence[Face]) -> str:
-    """Returns a row of :data:`CSV_COLUMNS` for each face."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    for number, face in enumerate(faces):
-        emotions, genders = ([f"{p:.4f}" for p in each] for each in _probabilities(face))
-        place = [frame.name, frame.index, f"{frame.time:.3f}", number, face.track_id, *face.box, f"{face.score:.4f}"]
-        writer.writerow([*place, face.emotion, *emotions, face.gender, *genders])
-    return text.getvalue()
-
-
-def json_lines(frame: Frame, faces: Sequence[Face]) -> str:
-    """Returns a JSON object on a line of its own for each face.
-
-    Example:
-        >>> face = Face((1, 2, 3, 4), "sad", np.eye(7, dtype=np.float32)[4], "man", np.float32([0, 1]), track_id=5)
-        >>> print(json_lines(Frame(np.zeros((9, 9, 3), np.uint8), "clip.mp4", 30, 1.0), [face]), end="")
-        {"name": "clip.mp4", "frame": 30, "time": 1.0, "face": 0, "track": 5, "box": [1, 2, 3, 4], "score": 1.0, \
-"landmarks": null, "emotion": "sad", "emotion_probabilities": {"angry": 0.0, "disgust": 0.0, "fear": 0.0, \
-"happy": 0.0, "sad": 1.0, "surprise": 0.0, "neutral": 0.0}, "gender": "man", "gender_probabilities": \
-{"woman": 0.0, "man": 1.0}}
-    """
-    objects = []
-    for number, face in enumerate(faces):
-        emotions, genders = ([round(float(p), 4) for p in each] for each in _probabilities(face))
-        place = {"name": frame.name, "frame": frame.index, "time": round(frame.time, 3), "face": number}
-        objects.append(
-            place
-            | {"track": face.track_id, "box": face.box, "score": round(face.score, 4), "landmarks": _points(face)}
-            | {"emotion": face.emotion, "emotion_probabilities": dict(zip(EMOTIONS, emotions, strict=True))}
-            | {"gender": face.gender, "gender_probabilities": dict(zip(GENDERS, genders, strict=True))}
-        )
-    return "".join(json.dumps(each) + "\n" for each in objects)
-
-
-def _points(face: Face) -> list[list[float]] | None:
-    """The landmarks, to a tenth of a pixel."""
-    return None if face.landmarks is None else [[round(float(value), 1) for value in each] for each in face.landmarks]
-
-
-def _probabilities(face: Face) -> tuple[np.ndarray, np.ndarray]:
-    return face.emotion_probabilities, face.gender_probabilities

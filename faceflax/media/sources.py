@@ -6,25 +6,42 @@ import math
 import sys
 import time
 from collections.abc import Callable, Generator
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Literal
+from typing import BinaryIO, Literal, Protocol
 
 import numpy as np
 from tqdm import tqdm
 
 from faceflax.errors import FaceflaxError
 from faceflax.faces.frame import Frame, Image
-from faceflax.media import demo
+from faceflax.media import demo, images
+from faceflax.media.addresses import is_address, local_path, masked
+from faceflax.media.kinds import IMAGE_SUFFIXES, kind_by_name, kind_of, read_head
+from faceflax.media.videos import Receiver, Video, Wanted, open_video
 from faceflax.opencv import cv2
 
-IMAGE_SUFFIXES: tuple[str, ...] = (".bmp", ".jpeg", ".jpg", ".png", ".tif", ".tiff", ".webp")
+__all__ = [
+    "IMAGE_SUFFIXES",
+    "RETRIES",
+    "Capture",
+    "Source",
+    "animation_source",
+    "camera_frames",
+    "open_file",
+    "open_source",
+    "video_source",
+    "warn",
+]
 
 RETRIES = 10
 """How often a camera that stopped giving frames is opened again, half a second apart, before it counts as gone."""
 
-_HEADER_ERROR = 3  # frames; healthy videos announce a few more than they hold
 _CHOICES = "give a camera's index, a video, an image, a folder of images, or demo"
+
+
+_START = Frame(np.zeros((1, 1, 3), np.uint8))  # what a generator that has begun has yielded
 
 
 @dataclass(frozen=True)
@@ -32,16 +49,32 @@ class Source:
     """Frames, and what is known of them beforehand.
 
     Attributes:
-        kind: what the frames come from; the demonstration is a ``video``.
+        kind: what the frames come from; the demonstration and an animated image are a ``video``.
         frames: yields each frame once and keeps none; close it to release the camera or file.
-        fps: frames per second, where known.
+        fps: frames per second, where known; a video's rate may vary.
         count: the frame count, where known; a video's header may be a little wrong.
+        seconds: how long a video is, where known.
+        file: where a video's sound is: its path or address.
     """
 
     kind: Literal["camera", "video", "image", "folder"]
     frames: Generator[Frame, None, None]
     fps: float | None = None
     count: int | None = None
+    seconds: float | None = None
+    file: Path | str | None = None
+
+
+class Capture(Protocol):
+    """A camera as OpenCV opens it, or what behaves like one."""
+
+    def read(self) -> tuple[bool, Image | None]:
+        """Returns whether there was another frame, and the frame."""
+        ...
+
+    def release(self) -> None:
+        """Closes it."""
+        ...
 
 
 def warn(message: str) -> None:
@@ -53,12 +86,12 @@ def open_source(source: str) -> Source:
     """Opens a camera, a video, an image, a folder of images or the demonstration.
 
     Args:
-        source: a camera's index or a stream's address (``rtsp://...``, ``http://...``), the path of a video, of an
-            image (of any depth and channels that OpenCV reads) or of a folder of images, or ``demo``.
+        source: a camera's index or an address (``rtsp://...``, ``http://...``, ``file://...``), the path of a video or
+            an image, whatever its suffix, or of a folder of images, or ``demo``.
 
     Raises:
         FaceflaxError: no such camera, path or images, or a file that cannot be read. The frames raise it where a video
-            or a camera turns out to give none. A video that ends early, an unreadable image of a folder, or a camera
+            or a camera turns out to give none. A video that is damaged, an unreadable image of a folder, or a camera
             that goes away is a line on stderr.
 
     Example:
@@ -68,48 +101,84 @@ def open_source(source: str) -> Source:
         >>> next(source.frames).image.shape
         (360, 640, 3)
     """
-    path = Path(source)
     if source == "demo":
-        return Source("video", _demo_frames(), demo.FPS, demo.NUM_FRAMES)
-    if (source.isascii() and source.isdigit()) or "://" in source:
-        return _open_camera(source)
+        return Source("video", _demo_frames(), demo.FPS, demo.NUM_FRAMES, demo.NUM_FRAMES / demo.FPS)
+    if source.isascii() and source.isdigit():
+        return _open_camera(int(source))
+    path = Path(source)
+    if is_address(source):
+        local = local_path("source", source)
+        if local is None:
+            return _open_stream(source)
+        path = local
     if path.is_dir():
         return _open_folder(path)
     return open_file(path)
 
 
-def open_file(source: Path, warn: Callable[[str], None] = warn) -> Source:
-    """Opens an image or a video; by its name's suffix an image, otherwise a video.
+def open_file(source: Path, warn: Callable[[str], None] = warn, *, wanted: Wanted | None = None) -> Source:
+    """Opens an image or a video; which it is, its content tells.
 
     Args:
-        source: the file.
-        warn: gets a sentence where a video holds fewer frames than it should.
+        source: the file. Its name need not be UTF-8.
+        warn: gets a sentence where parts of a video cannot be read.
+        wanted: which of a video's frames are converted and yielded; all if not given.
 
     Raises:
         FaceflaxError: no such file, or one that cannot be read.
     """
-    if not source.is_file():
+    if not source.exists():
         raise FaceflaxError("source", source, "there is no {}", _CHOICES)
-    if source.suffix.lower() not in IMAGE_SUFFIXES:
-        return _open_video(source, warn)
-    image = read_image(source)
-    if image is None:
-        raise FaceflaxError("source", source, "cannot be read as an image", "is it complete?")
-    return Source("image", (frame for frame in [Frame(image, source.name)]), count=1)
+    if kind_of(read_head("source", source)) != "image":
+        return video_source(open_video(source, warn, wanted=wanted), source.name, source)
+    with images.open_image(source) as picture:
+        if not images.is_animated(picture):
+            image = images.decode(picture, "source", source).image
+            return Source("image", (frame for frame in [Frame(image, source.name)]), count=1)
+    return animation_source(source, source, warn, wanted)
 
 
-def read_image(file: Path | bytes) -> Image | None:
-    """Reads an image from its path or its encoded bytes, turned as its EXIF record says; None where that fails.
+def video_source(video: Video, name: str, file: Path | str | None = None) -> Source:
+    """Returns an open video as a source.
 
     Args:
-        file: any depth and channels that OpenCV reads.
+        video: from :func:`faceflax.media.videos.open_video`.
+        name: of its frames.
+        file: where its sound is.
     """
-    try:
-        if isinstance(file, Path):
-            return cv2.imread(str(file), cv2.IMREAD_COLOR)
-        return cv2.imdecode(np.frombuffer(file, np.uint8), cv2.IMREAD_COLOR) if file else None
-    except cv2.error:  # such as more pixels than it is willing to read
-        return None
+
+    def frames() -> Generator[Frame, None, None]:
+        with closing(video.frames):
+            yield _START
+            for image, index, time in video.frames:
+                yield Frame(image, name, index, time)
+
+    return Source("video", _started(frames()), video.fps, video.count, video.seconds, file)
+
+
+def animation_source(file: Path | BinaryIO, path: Path, warn: Callable[[str], None], wanted: Wanted | None) -> Source:
+    """Returns an animated image as a source.
+
+    Args:
+        file: its path, or open.
+        path: its path, which names its frames.
+        warn: gets a sentence where it is damaged.
+        wanted: which frames are yielded; all if None.
+    """
+
+    def frames() -> Generator[Frame, None, None]:
+        index = -1
+        try:
+            with images.open_image(file, name=path) as picture:
+                for index, (image, time) in enumerate(images.animation(picture, "source", path)):
+                    if wanted is None or wanted(index, time):
+                        yield Frame(image, path.name, index, time)
+        except FaceflaxError as error:
+            if index < 0:
+                raise
+            warn(f"{error.reason}; the {index + 1} images before that were read")
+
+    return Source("video", frames())
 
 
 def _known(value: float) -> float | None:
@@ -122,35 +191,32 @@ def _demo_frames() -> Generator[Frame, None, None]:
         yield Frame(image, "demo", index, index / demo.FPS)
 
 
-def _open_camera(source: str) -> Source:
-    stream = "://" in source
-
-    def connect() -> cv2.VideoCapture:
-        if stream:
-            limits = [cv2.CAP_PROP_OPEN_TIMEOUT_MSEC, 5000, cv2.CAP_PROP_READ_TIMEOUT_MSEC, 5000]
-            return cv2.VideoCapture(source, cv2.CAP_FFMPEG, limits)
-        return cv2.VideoCapture(int(source))
-
-    capture = connect() if stream or int(source) < 2**31 else None
+def _open_camera(index: int) -> Source:
+    capture = cv2.VideoCapture(index) if index < 2**31 else None
     if capture is None or not capture.isOpened():
-        if stream:
-            remedy = "is its address right, and its server running?"
-            raise FaceflaxError("source", source, "the stream {} cannot be opened", remedy)
         remedy = "give another index, a video, an image, a folder of images, or demo"
-        raise FaceflaxError("source", int(source), "there is no camera {}, or another program uses it", remedy)
+        raise FaceflaxError("source", index, "there is no camera {}, or another program uses it", remedy)
     fps = _known(capture.get(cv2.CAP_PROP_FPS))
-    return Source("camera", camera_frames(capture, connect, source if stream else int(source)), fps)
+    return Source("camera", camera_frames(capture, lambda: cv2.VideoCapture(index), index), fps)
 
 
-def camera_frames(
-    capture: cv2.VideoCapture, connect: Callable[[], cv2.VideoCapture], source: str | int
-) -> Generator[Frame, None, None]:
+def _open_stream(address: str) -> Source:
+    """A film in the network is read once; what has no end is read like a camera."""
+    video = open_video(address, warn)
+    name = masked(address)
+    if not video.live:
+        return video_source(video, name, address)
+    capture = Receiver(address, video)
+    return Source("camera", camera_frames(capture, lambda: Receiver(address), name), video.fps)
+
+
+def camera_frames(capture: Capture, connect: Callable[[], Capture], source: str | int) -> Generator[Frame, None, None]:
     """Yields what a camera gives, as it comes; opens it again where it stops, until that has failed ``RETRIES`` times.
 
     Args:
         capture: the open camera; released at the end.
         connect: opens it again.
-        source: its index, or the stream's address.
+        source: its index, or the stream's address as it may be shown.
 
     Raises:
         FaceflaxError: there was not a single frame.
@@ -160,7 +226,7 @@ def camera_frames(
     try:
         while failures <= RETRIES:
             read, image = capture.read()
-            if read:
+            if read and image is not None:
                 failures = 0
                 start = start or time.perf_counter()
                 yield Frame(image, name, number, time.perf_counter() - start)
@@ -180,56 +246,18 @@ def camera_frames(
     warn(f"{name} is gone; stopped after {number} frames")
 
 
-def _open_video(path: Path, warn: Callable[[str], None]) -> Source:
-    capture = cv2.VideoCapture(str(path))
-    text = capture.get(cv2.CAP_PROP_FOURCC) == cv2.VideoWriter.fourcc(*"ansi")  # FFmpeg renders text files as videos
-    if text or not capture.isOpened():
-        if path.stat().st_size == 0:
-            raise FaceflaxError("source", path, "is empty")
-        raise FaceflaxError("source", path, "cannot be read as a video", "is it complete, and a video?")
-    fps = _known(capture.get(cv2.CAP_PROP_FPS)) or 25.0
-    expected = int(_known(capture.get(cv2.CAP_PROP_FRAME_COUNT)) or 0)
-
-    def frames() -> Generator[Frame, None, None]:
-        number = failures = 0
-        time = first = 0.0
-        try:
-            while True:
-                read, image = capture.read()
-                if not read:  # the end; or damage, behind which there may be more
-                    failures += 1
-                    if number + failures > expected:
-                        break
-                    continue
-                shown = capture.get(cv2.CAP_PROP_POS_MSEC) / 1000  # phones' videos have no constant rate
-                first = first if number else shown
-                time = shown - first if number == 0 or shown - first > time else time + 1 / fps
-                yield Frame(image, path.name, number, time)
-                number += 1
-        finally:
-            capture.release()
-        if number == 0:
-            raise FaceflaxError("source", path, "holds no frame of a video that can be read", "is it complete?")
-        if number < expected - _HEADER_ERROR:
-            warn(
-                f"{number} of the {expected} frames that {str(path)!r} announces can be read; "
-                "it may be damaged or cut short"
-            )
-
-    return Source("video", frames(), fps, expected or None)
-
-
 def _open_folder(folder: Path) -> Source:
-    files = sorted(file for file in folder.iterdir() if file.suffix.lower() in IMAGE_SUFFIXES and file.is_file())
+    files = sorted(file for file in folder.iterdir() if file.is_file() and _may_be_image(file))
     if not files:
-        raise FaceflaxError("source", folder, f"no images ({', '.join(IMAGE_SUFFIXES)}) in the folder {{}}")
+        raise FaceflaxError("source", folder, "no images in the folder {}")
 
     def frames() -> Generator[Frame, None, None]:
         number = 0
         for file in files:
-            image = read_image(file)
-            if image is None:
-                warn(f"{str(file)!r} cannot be read as an image; skipped")
+            try:
+                image = images.read_image(file).image
+            except FaceflaxError as error:
+                warn(f"{error.reason}; skipped")
                 continue
             yield Frame(image, file.name, number, 0.0)
             number += 1
@@ -237,3 +265,18 @@ def _open_folder(folder: Path) -> Source:
             raise FaceflaxError("source", folder, f"none of the {len(files)} images in the folder {{}} can be read")
 
     return Source("folder", frames(), count=len(files))
+
+
+def _may_be_image(file: Path) -> bool:
+    """Whether it is an image by its content or, where it is damaged or cannot be read, by its name."""
+    try:
+        kind = kind_of(read_head("source", file))
+    except FaceflaxError:
+        kind = None
+    return kind == "image" or (kind is None and kind_by_name(file.name) == "image")
+
+
+def _started(frames: Generator[Frame, None, None]) -> Generator[Frame, None, None]:
+    """A generator that has begun: closing it closes what it has open."""
+    next(frames)
+    return frames

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-import csv
 from array import array
-from collections.abc import Generator, Iterable, Mapping, Sequence
-from contextlib import closing
+from collections import Counter
+from collections.abc import Callable, Generator, Iterable, Mapping, Sequence
+from contextlib import AbstractContextManager, closing
 from dataclasses import dataclass
+from itertools import groupby
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -21,10 +22,12 @@ from faceflax.faces.crop import crop_face
 from faceflax.faces.frame import Frame, Image
 from faceflax.files import write
 from faceflax.labels import EMOTIONS, GENDERS
-from faceflax.media.sources import open_file
-from faceflax.opencv import cv2
+from faceflax.media.images import encode
+from faceflax.media.sources import Source
+from faceflax.media.table import Row, harmless, read_rows, readable
 
 if TYPE_CHECKING:
+    import pandas
     from markupsafe import Markup
 
 COLORS: dict[str, str] = {
@@ -46,23 +49,36 @@ FEWEST_FRAMES = 10
 
 _BODY = """<p>What networks perceived in images of faces. It is no evidence of what a person feels or is; do not use it
 to judge people.</p>
-{% for section in sections %}{{ section }}{% endfor %}"""
+<p>{% for status, count in counts %}{{ count }} inputs {{ status }}{{ "." if loop.last else "; " }}{% endfor %}</p>
+{% if images %}{{ images }}{% endif %}{% for section in sections %}{{ section }}{% endfor %}
+{% if left_out %}<h2>Damaged, failed and skipped</h2>
+<div class="wide"><table class="words">
+<tr><th scope="col">input</th><th scope="col">status</th><th scope="col">why</th></tr>
+{%- for cells in left_out %}
+<tr>{% for cell in cells %}<td>{{ cell }}</td>{% endfor %}</tr>
+{%- endfor %}</table></div>{% endif %}"""
+_IMAGES = """<h2>Images</h2>
+<p>{{ text }}</p>
+<div class="wide">{{ shares }}</div>
+"""
 _NO_FACE = """<h2>{{ name }}</h2>
 <p>No face was found in {{ fewest }} frames or more.</p>
 """
 _SECTION = """<h2>{{ name }}</h2>
-{{ figure }}
+<div class="wide timeline">{{ figure }}</div>
 {% if left_out %}<p>{{ left_out }} that were seen more briefly are left out.</p>
-{% endif %}{{ shares }}
+{% endif %}<div class="wide">{{ shares }}</div>
 {% for face in faces %}<h3>Face {{ face.id }}</h3>
 <p>{{ face.first }} to {{ face.last }}; perceived as a {{ face.gender }}</p>
-<div class="faces">
+{% if face.samples %}<div class="faces">
 {%- for sample in face.samples -%}
 <figure>{{ sample.image }}<figcaption>{{ sample.time }}<br>{{ sample.emotion }}</figcaption></figure>
 {%- endfor -%}
-</div>
+</div>{% endif %}
 {% endfor %}"""
 
+_REAL = ("time", *(f"emotion_{name}" for name in EMOTIONS), *(f"gender_{name}" for name in GENDERS))
+_MOST_REASONS = 1000  # inputs that are listed with what is wrong with them; the table of the inputs has all
 _THUMBNAILS, _THUMBNAIL_SIDE = 6, 160
 _MOST_BINS, _BIN_FRAMES = 400, 3  # steps of a timeline; at least so many frames each, for they come irregularly
 
@@ -97,27 +113,33 @@ def read_histories(table: Path, name: str) -> list[FaceHistory]:
     """Reads the faces of one video from a table, in the order of their first frame.
 
     Args:
-        table: a CSV file with :data:`faceflax.media.outputs.CSV_COLUMNS`.
+        table: a file with :data:`faceflax.media.table.COLUMNS`; its suffix gives the format.
         name: of the video in it.
     """
+    name = _as_written(table, name)
+    return histories_of(row for row in read_rows(table) if row["input"] == name)
+
+
+def histories_of(rows: Iterable[Row]) -> list[FaceHistory]:
+    """Returns the faces in the rows of one video, in the order of their first frame; those without a track are none."""
     whole: dict[int, array[int]] = {}
     real: dict[int, array[float]] = {}
-    with table.open(newline="", encoding="utf-8") as file:
-        for row in csv.DictReader(file):
-            if row["name"] == name and row["track"]:
-                track = int(row["track"])
-                whole.setdefault(track, array("i")).extend(
-                    int(row[key]) for key in ("frame", "x", "y", "width", "height")
-                )
-                keys = ["time", *(f"emotion_{e}" for e in EMOTIONS), *(f"gender_{g}" for g in GENDERS)]
-                real.setdefault(track, array("f")).extend(float(row[key]) for key in keys)
+    for row in rows:
+        track = row["track"]
+        if track is not None:
+            whole.setdefault(track, array("i")).extend(row[key] for key in ("frame", "x", "y", "width", "height"))
+            real.setdefault(track, array("f")).extend(row[key] for key in _REAL)
     histories = []
     for track in whole:
         integers = np.frombuffer(whole[track], np.int32).reshape(-1, 5)
-        numbers = np.frombuffer(real[track], np.float32).reshape(-1, 1 + len(EMOTIONS) + len(GENDERS))
+        numbers = np.frombuffer(real[track], np.float32).reshape(-1, len(_REAL))
         emotions, genders = numbers[:, 1 : 1 + len(EMOTIONS)], numbers[:, 1 + len(EMOTIONS) :]
         histories.append(FaceHistory(track, integers[:, 0], numbers[:, 0], integers[:, 1:], emotions, genders))
     return histories
+
+
+def _as_written(table: Path, name: str) -> str:
+    return harmless(readable(name)) if table.suffix.lower() == ".csv" else readable(name)
 
 
 def timeline(faces: Sequence[FaceHistory], seconds: float = 0.0) -> Figure:
@@ -195,28 +217,99 @@ def thumbnails(
     return samples
 
 
-def write_page(file: Path, table: Path, videos: Mapping[str, Path]) -> None:
-    """Writes one page about all videos: timelines, shares of the emotions, sample faces. It needs no other file.
+def write_page(
+    file: Path,
+    table: Path,
+    inputs: Sequence[Row],
+    sources: Mapping[str, Callable[[], AbstractContextManager[Source]]] | None = None,
+) -> None:
+    """Writes one page about a table: of each video a timeline and its emotions' shares, of all images their shares.
+
+    It needs no other file, and is made in one pass over the table. It shows faces only where ``sources`` are given.
 
     Args:
         file: the page (.html).
-        table: what was found in the videos.
-        videos: their files, by their names in the table.
+        table: what was found; its suffix gives the format.
+        inputs: the rows of the table of the inputs, in any order.
+        sources: by a video's name, what opens it again, for samples of its faces.
 
     Raises:
-        FaceflaxError: a video cannot be read again.
+        FaceflaxError: the page cannot be written, or a video cannot be read again.
     """
-    sections = [section(name, path, read_histories(table, name)) for name, path in videos.items()]
-    write(file, pages.page("Perceived emotions over time", pages.render(_BODY, sections=sections)))
+    known = {_as_written(table, row["input"]): row for row in inputs}
+    parts: dict[str, Markup] = {}
+    images = _Images()
+    for name, rows in groupby(read_rows(table), key=lambda row: row["input"]):
+        record = known.get(name)
+        if record is None:
+            continue
+        if record["kind"] == "image":
+            for row in rows:
+                images.add(row)
+        else:
+            opener = (sources or {}).get(record["input"])
+            parts[name] = section(readable(record["input"]), histories_of(rows), record["seconds"] or 0.0, opener)
+    counts = Counter(row["status"] for row in inputs)
+    videos = [name for name, row in known.items() if row["kind"] == "video" and row["status"] != "failed"]
+    page = pages.render(
+        _BODY,
+        counts=[(status, count) for status, count in counts.items()],
+        images=images.section(sum(row["kind"] == "image" and row["status"] != "failed" for row in inputs)),
+        sections=[parts.get(name) or section(readable(known[name]["input"]), [], 0.0) for name in videos],
+        left_out=[(readable(row["input"]), row["status"], row["reason"] or "") for row in inputs if row["reason"]][
+            :_MOST_REASONS
+        ],
+    )
+    try:
+        write(file, pages.page("Perceived emotions", page))
+    except OSError as error:
+        raise FaceflaxError("report", file, f"cannot write {{}} ({error.strerror or error})") from None
 
 
-def section(name: str, video: Path, faces: Sequence[FaceHistory]) -> Markup:
+class _Images:
+    """What is said about all images together."""
+
+    def __init__(self) -> None:
+        self._with_face = 0
+        self._faces = 0
+        self._last: str | None = None
+        self._emotions = np.zeros(len(EMOTIONS), np.int64)
+        self._genders = np.zeros(len(GENDERS), np.int64)
+
+    def add(self, row: Row) -> None:
+        if row["emotion"] is None:
+            return
+        self._with_face += row["input"] != self._last
+        self._last = row["input"]
+        self._faces += 1
+        self._emotions[EMOTIONS.index(row["emotion"])] += 1
+        self._genders[GENDERS.index(row["gender"])] += 1
+
+    def section(self, count: int) -> Markup | None:
+        if not count:
+            return None
+        text = f"{self._with_face:,} of {count:,} images show a face; {self._faces:,} faces in all."
+        faces = max(self._faces, 1)
+        shares = [(e, f"{n:,}", f"{n / faces:.0%}") for e, n in zip(EMOTIONS, self._emotions, strict=True)]
+        shares += [
+            (f"perceived {g}", f"{n:,}", f"{n / faces:.0%}") for g, n in zip(GENDERS, self._genders, strict=True)
+        ]
+        return pages.render(_IMAGES, text=text, shares=pages.table(("label", "faces", "share"), shares))
+
+
+def section(
+    name: str,
+    faces: Sequence[FaceHistory],
+    seconds: float = 0.0,
+    opener: Callable[[], AbstractContextManager[Source]] | None = None,
+) -> Markup:
     """Returns the part of a page about one video, as HTML.
 
     Args:
         name: of the video.
-        video: its file.
         faces: its faces, from :func:`read_histories`.
+        seconds: how long it is.
+        opener: opens it again, for samples of its faces; none are shown if not given.
 
     Raises:
         FaceflaxError: of field ``video``: it cannot be read again.
@@ -226,13 +319,16 @@ def section(name: str, video: Path, faces: Sequence[FaceHistory]) -> Markup:
     shown.sort(key=lambda face: face.id)
     if not shown:
         return pages.render(_NO_FACE, name=name, fewest=FEWEST_FRAMES)
-    try:
-        source = open_file(video, lambda message: None)  # the analysis has reported what is wrong with it
-        samples = thumbnails(source.frames, shown)
-    except FaceflaxError as error:
-        raise error.renamed("video") from None
-    drawn = timeline(shown, (source.count or 0) / (source.fps or 25.0))
-    figure = pages.figure(drawn, f"Probabilities of the seven emotions over time, {len(shown)} faces")
+    samples: dict[int, list[tuple[int, Image]]] = {face.id: [] for face in shown}
+    if opener is not None:
+        try:
+            with opener() as source:
+                samples = thumbnails(source.frames, shown)
+        except FaceflaxError as error:
+            raise error.renamed("video") from None
+    figure = pages.figure(
+        timeline(shown, seconds), f"Probabilities of the seven emotions over time, {len(shown)} faces"
+    )
     shares = pages.table(("share of frames", "seen", *EMOTIONS), _shares(shown))
     return pages.render(
         _SECTION,
@@ -242,6 +338,37 @@ def section(name: str, video: Path, faces: Sequence[FaceHistory]) -> Markup:
         shares=shares,
         faces=[_face(face, samples[face.id]) for face in shown],
     )
+
+
+def plot_emotions(rows: Iterable[Row] | pandas.DataFrame, name: str | None = None) -> Figure:
+    """Draws the emotions of a video's faces over time, from what :func:`faceflax.analyze` returns or a table's rows.
+
+    Args:
+        rows: a DataFrame, or rows.
+        name: the video's name in them, if they are of several inputs.
+
+    Raises:
+        FaceflaxError: no face of a video is in them, or several videos are and none is named.
+
+    Example:
+        >>> import faceflax
+        >>> from faceflax.media.demo import video
+        >>> rows = faceflax.iter_rows(list(video())[:10], video=True, preset="fast")
+        >>> figure = plot_emotions(rows)
+        >>> figure.axes[0].get_ylabel()
+        'face 0'
+    """
+    if hasattr(rows, "to_dict"):
+        frame: Any = rows
+        kept = frame[frame["track"].notna()]
+        rows = kept.astype(object).where(kept.notna(), None).to_dict("records")
+    tracked = [row for row in rows if row["track"] is not None and (name is None or row["input"] == name)]
+    names = sorted({row["input"] for row in tracked})
+    if not names:
+        raise FaceflaxError("rows", None, "there is no face of a video in them", "give the rows of a video")
+    if len(names) > 1:
+        raise FaceflaxError("name", None, "the rows are of several videos", f"choose one of: {', '.join(names)}")
+    return timeline(histories_of(tracked))
 
 
 def _shares(faces: Sequence[FaceHistory]) -> Iterable[tuple[str, ...]]:
@@ -256,7 +383,7 @@ def _face(face: FaceHistory, samples: Iterable[tuple[int, np.ndarray]]) -> dict[
     for row, sample in samples:
         time = clock(float(face.times[row]))
         emotion = EMOTIONS[int(face.emotions[row].argmax())]
-        encoded = cv2.imencode(".jpg", sample)[1].tobytes()
+        encoded = encode(sample, ".jpg")
         image = pages.image(encoded, "jpeg", f"face {face.id} at {time}")
         shown.append({"image": image, "time": time, "emotion": f"{emotion} {face.emotions[row].max():.0%}"})
     return {

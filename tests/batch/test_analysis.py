@@ -16,7 +16,7 @@ import pytest
 from faceflax import batch
 from faceflax.errors import FaceflaxError
 from faceflax.faces.face import Face
-from faceflax.media.outputs import CSV_COLUMNS
+from faceflax.media.table import COLUMNS
 
 
 def faces_of(image, track=None):
@@ -77,12 +77,24 @@ def media(tmp_path, monkeypatch):
     return Path("media")
 
 
-def run(paths, table, images=images, video=Video, settings=None):
-    inputs, bad = batch.find_inputs(paths)
+def run(paths, table, images=images, video=Video, settings=None, reading=None):
+    inputs, others = batch.find_inputs(paths)
     with batch.open_table(table, settings or {"weights": "w"}) as opened:
-        result = batch.analyze(inputs, opened, images, video)
-    result.bad = bad + result.bad
-    return result
+        before = len(opened.records)
+        recent = batch.analyze(inputs, opened, lambda: batch.Analyzers(images, video), reading)
+    return Result(before, recent, others)
+
+
+class Result:
+    """What became of the inputs, in numbers."""
+
+    def __init__(self, before, recent, others):
+        self.before = before
+        self.records = {record.input: record for record in recent + others}
+        read = [record for record in recent if record.status != "failed"]
+        self.images, self.videos = (sum(record.kind == kind for record in read) for kind in ("image", "video"))
+        self.frames, self.faces = (sum(getattr(record, name) for record in read) for name in ("frames", "faces"))
+        self.bad = {r.input: r.reason for r in recent + others if r.status in ("failed", "damaged")}
 
 
 def read_rows(path):
@@ -99,18 +111,18 @@ def expected_keys():
 
 
 def keys_of(path):
-    return [(row["name"], int(row["frame"])) for row in read_rows(path)]
+    return [(row["input"], int(row["frame"])) for row in read_rows(path)]
 
 
 def test_all_inputs_are_in_the_table_in_order(media):
     table = Path("o.csv")
     result = run([media], table)
     assert keys_of(table) == expected_keys()
-    assert (result.images, result.videos, result.frames, result.before, result.bad) == (40, 2, 123, 0, [])
+    assert (result.images, result.videos, result.frames, result.before, result.bad) == (40, 2, 123, 0, {})
     assert result.faces == len(expected_keys())
     rows = read_rows(table)
-    assert tuple(rows[0]) == CSV_COLUMNS
-    videos = [row for row in rows if row["name"].endswith(".avi")]
+    assert tuple(rows[0]) == COLUMNS.names
+    videos = [row for row in rows if row["input"].endswith(".avi")]
     assert all(int(row["track"]) == int(row["frame"]) + 1 for row in videos)  # each video has a new analyzer
     assert all(float(row["time"]) == pytest.approx(int(row["frame"]) / 10, abs=1e-3) for row in videos)
 
@@ -135,7 +147,7 @@ def test_inputs_are_listed_once_in_order_and_hidden_ones_not_at_all(tmp_path, mo
     with zipfile.ZipFile("m/c.zip", "w") as archive:
         for name in ("2.png", "sub/1.png", "__MACOSX/._2.png", "read.me", "sub/"):
             archive.writestr(name, b"x")
-    inputs, bad = batch.find_inputs([Path("m/b.png"), Path("m"), Path("./m/b.png"), Path("x.dat")])
+    inputs, others = batch.find_inputs([Path("m/b.png"), Path("m"), Path("./m/b.png"), Path("x.dat")])
     assert [(item.name, item.kind) for item in inputs] == [
         ("m/b.png", "image"),
         ("m/a/z.JPG", "image"),
@@ -144,13 +156,19 @@ def test_inputs_are_listed_once_in_order_and_hidden_ones_not_at_all(tmp_path, mo
         ("m/v.MP4", "video"),
         ("x.dat", "video"),
     ]
-    assert bad == []
+    assert [(record.input, record.status, record.reason) for record in others] == [
+        ("m/.hidden", "skipped", "is hidden"),
+        ("m/._b.png", "skipped", "is hidden"),
+        ("m/c.zip/__MACOSX/._2.png", "skipped", "is hidden"),
+        ("m/c.zip/read.me", "skipped", "is neither an image nor a video"),
+        ("m/notes.txt", "skipped", "is neither an image, nor a video, nor an archive"),
+    ]
 
 
 def test_nothing_to_analyse_is_named(tmp_path):
-    with pytest.raises(FaceflaxError, match=r"^paths: there is no 'no/such'; give images, videos, folders or zip"):
+    with pytest.raises(FaceflaxError, match=r"^paths: there is no 'no/such'; give images, videos, folders or archives"):
         batch.find_inputs([Path("no/such")])
-    with pytest.raises(FaceflaxError, match=r"^paths: no images, videos or zip archives in "):
+    with pytest.raises(FaceflaxError, match=r"^paths: no images, videos or archives in "):
         batch.find_inputs([tmp_path])
 
 
@@ -169,7 +187,7 @@ def test_what_cannot_be_read_is_skipped_and_listed(media):
     content[60] ^= 255
     Path("media/g.zip").write_bytes(content)
     result = run([media], Path("o.csv"))
-    reasons = dict(result.bad)
+    reasons = result.bad
     assert sorted(reasons) == [
         "media/b/05x.png",
         "media/cut.avi",
@@ -181,7 +199,7 @@ def test_what_cannot_be_read_is_skipped_and_listed(media):
     assert "cannot be read as an image" in reasons["media/b/05x.png"]
     assert "of the 33 frames" in reasons["media/cut.avi"]
     assert reasons["media/empty.mp4"] == "is empty"
-    assert "zip archive" in reasons["media/e.zip"]
+    assert "archive" in reasons["media/e.zip"]
     keys = keys_of(Path("o.csv"))
     assert [key for key in keys if key in set(expected_keys())] == expected_keys()
     count = Counter(name for name, _ in keys)
@@ -245,7 +263,7 @@ def test_a_file_that_is_there_is_not_touched(media):
 def test_other_weights_do_not_go_on_with_it(media):
     run([media], Path("o.csv"))
     before = Path("o.csv").read_bytes()
-    with pytest.raises(FaceflaxError, match=r"^csv: 'o\.csv' was begun with other weights"):
+    with pytest.raises(FaceflaxError, match=r"^csv: 'o\.csv' was begun with other options, weights"):
         run([media], Path("o.csv"), settings={"weights": "others"})
     assert Path("o.csv").read_bytes() == before
 

@@ -196,8 +196,8 @@ def test_interrupt_leaves_a_playable_video_and_complete_rows(tmp_path, options, 
     ],
 )
 def test_bad_input(tmp_path, arguments, message):
-    for name in ("empty.mp4", "bad.png"):
-        (tmp_path / name).touch()
+    (tmp_path / "empty.mp4").touch()
+    (tmp_path / "bad.png").write_text("no image")
     done = live("--headless", *(argument.format(folder=tmp_path) for argument in arguments))
     assert done.returncode == 2
     assert message in done.stderr

@@ -19,6 +19,7 @@ from faceflax.faces.frame import Frame
 from faceflax.live import loop
 from faceflax.media import outputs
 from faceflax.media.sources import Source, open_source
+from faceflax.media.table import COLUMNS
 
 
 def analyzer(image):
@@ -73,8 +74,18 @@ def test_video_and_rows(tmp_path):
     np.testing.assert_allclose([image.mean() for image in read_video(output)], 20 * np.arange(10), atol=4)
     rows = read_rows(table)
     assert [row["frame"] for row in rows] == ["3", "4", "5", "6", "7", "8", "9"]
-    assert tuple(rows[0]) == outputs.CSV_COLUMNS
-    first = {"name": "clip", "time": "0.300", "face": "0", "x": "1", "y": "2", "width": "30", "height": "40"}
+    assert tuple(rows[0]) == COLUMNS.names
+    first = {
+        "schema": "1",
+        "input": "clip",
+        "kind": "video",
+        "time": "0.300",
+        "face": "0",
+        "x": "1",
+        "y": "2",
+        "width": "30",
+        "height": "40",
+    }
     labels = {"emotion": "happy", "emotion_happy": "0.5000", "gender": "woman", "gender_man": "0.2500"}
     assert rows[0].items() >= (first | labels).items()
     assert sorted(file.name for file in tmp_path.iterdir()) == ["o.csv", "o.mp4"]
@@ -89,7 +100,7 @@ def test_overlay_gets_frame_and_faces_and_its_image_is_written(tmp_path):
 def test_a_slow_source_keeps_its_clock_in_the_video(tmp_path):
     output = tmp_path / "o.mp4"
     loop.run(clip([0, 0.5, 0.6]), analyzer, output=output, overlay=lambda image, faces: image)
-    assert len(read_video(output)) == 7  # 0.6 seconds at ten frames a second, both ends included
+    np.testing.assert_allclose([frame.time for frame in open_source(str(output)).frames], [0, 0.5, 0.6], atol=1e-3)
 
 
 def test_max_frames_closes_the_source(tmp_path):
@@ -108,24 +119,14 @@ def test_two_stages_give_what_one_gives(tmp_path):
 def test_json_lines_hold_what_the_table_holds(tmp_path):
     loop.run(clip(), analyzer, csv=tmp_path / "o.csv", jsonl=tmp_path / "o.jsonl")
     lines = [json.loads(line) for line in (tmp_path / "o.jsonl").read_text().splitlines()]
+    assert len(lines) == 7
     for line, row in zip(lines, read_rows(tmp_path / "o.csv"), strict=True):
-        assert [line[key] for key in ("name", "frame", "face", "emotion", "gender")] == [
-            row["name"],
-            int(row["frame"]),
-            int(row["face"]),
-            row["emotion"],
-            row["gender"],
-        ]
-        assert line["time"] == float(row["time"])
-        assert line["box"] == [int(row[key]) for key in ("x", "y", "width", "height")]
-        assert line["track"] is None
-        assert row["track"] == ""
-        for kind in ("emotion", "gender"):
-            for label, p in line[f"{kind}_probabilities"].items():
-                assert p == float(row[f"{kind}_{label}"])
+        assert list(line) == list(row) == list(COLUMNS.names)
+        for name, kind in COLUMNS.kinds.items():
+            assert line[name] == (kind(row[name]) if row[name] else None)
 
 
-@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("moment", ["analyzer", "overlay"])
 def test_a_signal_ends_it_with_everything_written_whole(tmp_path, number, moment):
     output, table, lines = tmp_path / "o.mp4", tmp_path / "o.csv", tmp_path / "o.jsonl"
@@ -158,7 +159,7 @@ def test_a_signal_ends_it_with_everything_written_whole(tmp_path, number, moment
     assert [json.loads(line)["frame"] for line in lines.read_text().splitlines()] == with_face
     assert sorted(file.name for file in tmp_path.iterdir()) == ["o.csv", "o.jsonl", "o.mp4"]
     assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert signal.getsignal(signal.SIGTERM) is signal.SIG_DFL
+    assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
 
 
 @pytest.mark.parametrize("where", ["source", "locate", "read", "overlay"])
@@ -251,7 +252,7 @@ def test_folder_gives_a_folder_with_the_same_names(tmp_path):
     assert sorted(file.name for file in output.iterdir()) == ["a.png", "b.bmp"]
     assert (cv2.imread(str(output / "a.png")) == 0).all()
     assert not (cv2.imread(str(output / "b.bmp")) == 200).all()  # a box is drawn
-    assert [row["name"] for row in read_rows(tmp_path / "o.csv")] == ["b.bmp"]
+    assert [row["input"] for row in read_rows(tmp_path / "o.csv")] == ["b.bmp"]
 
 
 def test_frames_of_changing_size_and_kind(tmp_path):
@@ -285,11 +286,12 @@ def test_frames_of_changing_size_and_kind(tmp_path):
     np.testing.assert_allclose(video[4][:, :12], 0, atol=8)
 
 
-@pytest.mark.parametrize("size", [(1, 1), (3, 5)])
-def test_video_of_any_size(tmp_path, size):
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".avi"])
+@pytest.mark.parametrize("size", [(1, 1), (3, 5), (2, 90)])
+def test_video_of_any_size(tmp_path, size, suffix):
     frames = (Frame(np.full((*size, 3), 90, np.uint8), "clip", index, index / 10) for index in range(3))
-    loop.run(Source("video", frames, fps=10.0), lambda image: [], output=tmp_path / "o.mp4")
-    video = read_video(tmp_path / "o.mp4")
+    loop.run(Source("video", frames, fps=10.0), lambda image: [], output=tmp_path / f"o{suffix}")
+    video = read_video(tmp_path / f"o{suffix}")
     assert len(video) == 3
     assert np.abs(video[2].astype(int) - 90).max() <= 4
 
@@ -304,12 +306,24 @@ def test_any_number_of_faces(tmp_path, count):
     assert summary.frames_with_face == (10 if count else 0)
     rows = read_rows(tmp_path / "o.csv")
     assert [int(row["track"]) for row in rows] == list(range(count)) * 10
-    assert (tmp_path / "o.csv").read_text().startswith("name,frame,time,face,track,")
+    assert (tmp_path / "o.csv").read_text().startswith("schema,input,kind,frame,time,face,track,")
 
 
-def test_a_long_gap_is_cut_out_of_the_video(tmp_path):
-    loop.run(clip([0, 0.1, 0.2, 3600, 3600.1]), analyzer, output=tmp_path / "o.avi", overlay=lambda image, faces: image)
-    np.testing.assert_allclose([image.mean() for image in read_video(tmp_path / "o.avi")], 20 * np.arange(5), atol=4)
+@pytest.mark.parametrize("suffix", [".avi", ".mp4", ".webm"])
+def test_a_long_gap_is_cut_out_of_a_cameras_video_and_kept_in_a_films(tmp_path, suffix):
+    times = [0, 0.1, 0.2, 3600, 3600.1]
+    for kind in ("camera", "video"):
+        if (kind, suffix) == ("video", ".avi"):  # which has no place for an hour without frames
+            continue
+        output = tmp_path / f"{kind}{suffix}"
+        source = clip(times, kind=kind)
+        with outputs.annotated(source, output) as write:
+            for frame in source.frames:
+                write(frame, frame.image)
+        frames = list(open_source(str(output)).frames)
+        np.testing.assert_allclose([frame.image.mean() for frame in frames], 20 * np.arange(5), atol=4)
+        expected = times if kind == "video" else [0, 0.1, 0.2, 0.3, 0.4]
+        np.testing.assert_allclose([frame.time for frame in frames], expected, atol=2e-3)
 
 
 @pytest.fixture
@@ -334,7 +348,7 @@ def noise():
     return Source("video", frames, fps=10.0)
 
 
-@pytest.mark.parametrize("suffix", [".mp4", ".avi"])
+@pytest.mark.parametrize("suffix", [".mp4", ".webm", ".avi"])
 def test_a_full_disk_ends_it_with_a_video_that_plays(small_disk, suffix):
     output = small_disk / f"o{suffix}"
     with pytest.raises(FaceflaxError, match=r"^output: the disk of .* is full; make room"):

@@ -1,19 +1,15 @@
-import json
 import subprocess
 import sys
-from dataclasses import replace
 
 import numpy as np
 import pytest
 
 from faceflax.errors import FaceflaxError
-from faceflax.faces.face import Face
 from faceflax.faces.frame import Frame
 from faceflax.media import outputs
 from faceflax.media.sources import Source
 
 IMAGE = np.full((48, 64, 3), 100, np.uint8)
-FACE = Face((1, 2, 30, 40), "happy", np.eye(7, dtype=np.float32)[3], "man", np.float32([0.25, 0.75]), 4, 0.875)
 
 
 def frame(name="clip", index=0, time=0.0):
@@ -51,29 +47,11 @@ with open(sys.argv[1], "wb", buffering=0) as file:
     assert path.read_bytes() == b"0123456\n" * 3 * (1000 // 24)
 
 
-def test_names_with_commas_and_quotes_stay_one_field():
-    text = outputs.csv_lines(frame(name='a, "b".mp4'), [FACE])
-    assert text.startswith('"a, ""b"".mp4",0,0.000,0,4,1,2,30,40,0.8750,happy,')
-    assert json.loads(outputs.json_lines(frame(name='a, "b".mp4'), [FACE]))["name"] == 'a, "b".mp4'
-
-
-def test_landmarks_are_in_the_json_line():
-    points = np.float32([[10, 20.06], [30, 20], [20, 30], [12, 40], [28, 40]])
-    line = json.loads(outputs.json_lines(frame(), [replace(FACE, landmarks=points)]))
-    assert line["landmarks"] == [[10.0, 20.1], [30.0, 20.0], [20.0, 30.0], [12.0, 40.0], [28.0, 40.0]]
-    assert line["score"] == 0.875
-    assert json.loads(outputs.json_lines(frame(), [FACE]))["landmarks"] is None
-
-
-def test_a_frame_without_faces_has_no_line():
-    assert outputs.csv_lines(frame(), []) == outputs.json_lines(frame(), []) == ""
-
-
 def test_a_video_that_could_not_be_finished_is_named(tmp_path):
     video = outputs.VideoFile(tmp_path / "o.mp4", 10.0)
     video.write(frame(), IMAGE)
     (tmp_path / "o.mp4").unlink()
-    with pytest.raises(FaceflaxError, match=r"output: the video .*o\.mp4\' could not be finished and does not play"):
+    with pytest.raises(FaceflaxError, match=r"output: the video .*o\.mp4\' could not be finished and may not play"):
         video.close()
 
 
@@ -98,7 +76,7 @@ def test_an_image_that_cannot_be_written_is_named(tmp_path):
 @pytest.mark.parametrize(
     ("source", "kind", "output", "message"),
     [
-        ("demo", "video", "o.png", r"o\.png' is not .*a video.*\.mp4 or \.avi"),
+        ("demo", "video", "o.png", r"o\.png' is not .*a video.*\.mp4 or \.webm or \.avi"),
         ("0", "camera", "o", r"not .*a video"),
         ("a.png", "image", "o.mp4", r"o\.mp4' is not .*an image.*\.png"),
         ("faces", "folder", "file", "for a folder of images name a folder"),

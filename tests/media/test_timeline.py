@@ -1,18 +1,23 @@
 import re
+from contextlib import contextmanager
 from pathlib import Path
 
-import cv2
 import numpy as np
+import pandas as pd
 import pytest
 from matplotlib.backends.backend_agg import FigureCanvasAgg
 from matplotlib.colors import to_rgb
 
+from faceflax.errors import FaceflaxError
 from faceflax.faces.face import Face
 from faceflax.faces.frame import Frame
 from faceflax.labels import EMOTIONS
 from faceflax.media import timeline
-from faceflax.media.outputs import CSV_COLUMNS, csv_lines
 from faceflax.media.sources import open_source
+from faceflax.media.table import COLUMNS, INPUT_COLUMNS, read_rows, rows_of, write_table
+from faceflax.media.timeline import plot_emotions
+
+from . import clips
 
 IMAGE = np.zeros((48, 64, 3), np.uint8)
 
@@ -23,10 +28,14 @@ def face(emotion, track, box=(10, 10, 20, 20), share=1.0):
     return Face(box, emotion, probabilities, "woman", np.float32([0.75, 0.25]), track)
 
 
-def write_table(path, rows):
+def write_rows(path, rows):
     """Rows are (name, frame, faces), ten frames a second."""
-    lines = [csv_lines(Frame(IMAGE, name, frame, frame / 10), faces) for name, frame, faces in rows]
-    path.write_text(",".join(CSV_COLUMNS) + "\n" + "".join(lines))
+    found = (
+        row
+        for name, frame, faces in rows
+        for row in rows_of(Frame(IMAGE, name, frame, frame / 10), faces, "image" if name.endswith(".png") else "video")
+    )
+    write_table(path, found, COLUMNS)
     return path
 
 
@@ -41,12 +50,12 @@ def clip(name="v.avi"):
 
 @pytest.fixture
 def table(tmp_path):
-    return write_table(tmp_path / "o.csv", clip())
+    return write_rows(tmp_path / "o.csv", clip())
 
 
 def test_histories_are_what_was_written(tmp_path):
     others = [("w.avi", 0, [face("fear", 3)]), ("i.png", 0, [face("fear", None)])]
-    table = write_table(tmp_path / "o.csv", [*others, *clip(), *others])
+    table = write_rows(tmp_path / "o.csv", [*others, *clip(), *others])
     first, second = timeline.read_histories(table, "v.avi")
     assert (first.id, second.id) == (3, 7)
     np.testing.assert_array_equal(first.frames, np.arange(100))
@@ -89,7 +98,7 @@ def test_timeline_shows_each_emotion_when_it_was(table):
 
 @pytest.mark.parametrize("frames", [[0], [5], [0, 1], range(5000)])
 def test_timeline_of_any_length_has_no_holes(tmp_path, frames):
-    table = write_table(tmp_path / "o.csv", [("v", frame, [face("happy", 0)]) for frame in frames])
+    table = write_rows(tmp_path / "o.csv", [("v", frame, [face("happy", 0)]) for frame in frames])
     (track,) = timeline.read_histories(table, "v")
     figure = timeline.timeline([track])
     (axes,) = figure.axes
@@ -99,11 +108,8 @@ def test_timeline_of_any_length_has_no_holes(tmp_path, frames):
 
 
 def write_clip(path, frames=100):
-    writer = cv2.VideoWriter(str(path), cv2.VideoWriter.fourcc(*"MJPG"), 10.0, (64, 48))
-    for index in range(frames):
-        writer.write(np.full((48, 64, 3), 2 * index, np.uint8))
-    writer.release()
-    return path
+    pictures = [np.full((48, 64, 3), 2 * index, np.uint8) for index in range(frames)]
+    return clips.write_clip(path.with_suffix(".avi"), frames, pictures=pictures).rename(path)
 
 
 def test_thumbnails_are_of_their_frames(table, tmp_path):
@@ -117,26 +123,79 @@ def test_thumbnails_are_of_their_frames(table, tmp_path):
             np.testing.assert_allclose(sample, 2 * track.frames[row], atol=4)
 
 
-def test_page_needs_no_other_file(table, tmp_path):
-    rows = [*clip("<b>&.avi"), *[("short.avi", frame, [face("sad", 0)]) for frame in range(5)]]
-    table = write_table(tmp_path / "o.csv", rows)
-    videos = {name: write_clip(tmp_path / file) for name, file in (("<b>&.avi", "1.avi"), ("short.avi", "2.avi"))}
-    timeline.write_page(tmp_path / "o.html", table, videos)
+def record(name, kind="video", status="done", reason=None, frames=1, faces=1, seconds=None):
+    values = (1, name, kind, status, reason, frames, faces, seconds)
+    return dict(zip(INPUT_COLUMNS.names, values, strict=True))
+
+
+def opener(path):
+    @contextmanager
+    def opened():
+        source = open_source(str(path))
+        yield source
+        source.frames.close()
+
+    return opened
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
+@pytest.mark.parametrize("faces", [False, True])
+def test_page_needs_no_other_file(tmp_path, suffix, faces):
+    rows = [
+        *clip("<b>&.avi"),
+        ("i.png", 0, [face("sad", None), face("happy", None)]),
+        *[("short.avi", frame, [face("sad", 0)]) for frame in range(5)],
+        ("j.png", 0, [face("sad", None)]),
+    ]
+    table = write_rows(tmp_path / f"o{suffix}", rows)
+    videos = {name: opener(write_clip(tmp_path / file)) for name, file in (("<b>&.avi", "1.avi"), ("short.avi", "2"))}
+    records = [
+        *(record("<b>&.avi", seconds=10.0), record("i.png", "image"), record("short.avi"), record("j.png", "image")),
+        record("k.png", "image", "no face", faces=0),
+        record("l.png", "image", "failed", "cannot be read <at> all", frames=0, faces=0),
+    ]
+    timeline.write_page(tmp_path / "o.html", table, records, videos if faces else None)
     page = (tmp_path / "o.html").read_text()
     assert "&lt;b&gt;&amp;.avi" in page
     assert "<b>&" not in page
-    assert set(re.findall(r'(?:src|href)="([^,]*)', page)) == {"data:image/png;base64", "data:image/jpeg;base64"}
+    kinds = {"data:image/png;base64"} | ({"data:image/jpeg;base64"} if faces else set())
+    assert set(re.findall(r'(?:src|href)="([^,]*)', page)) == kinds
     assert page.count("data:image/png") == 1
-    assert page.count("data:image/jpeg") == 12
+    assert page.count("data:image/jpeg") == (12 if faces else 0)
     assert "<td>face 3</td><td>100 frames</td><td>0%</td><td>0%</td><td>0%</td><td>50%</td><td>50%</td>" in page
     assert "0:06 to 0:07.9; perceived as a woman (75%)" in page
     assert "No face was found in 10 frames or more" in page
+    assert "2 of 3 images show a face; 3 faces in all." in page
+    assert "<td>sad</td><td>2</td><td>67%</td>" in page
+    assert "<td>l.png</td><td>failed</td><td>cannot be read &lt;at&gt; all</td>" in page
     assert list(Path(tmp_path).glob(".o.*")) == []
+
+
+def test_a_page_reads_its_table_once(tmp_path, monkeypatch):
+    names = [f"{index:03}.avi" for index in range(40)]
+    table = write_rows(tmp_path / "o.csv", [(name, frame, [face("sad", 0)]) for name in names for frame in range(3)])
+    read = []
+    rows = timeline.read_rows
+    monkeypatch.setattr(timeline, "read_rows", lambda path: (read.append(path), rows(path))[1])
+    timeline.write_page(tmp_path / "o.html", table, [record(name) for name in names])
+    assert read == [table]
+    assert (tmp_path / "o.html").read_text().count("<h2>") == 40
+
+
+def test_a_plot_in_one_line(table):
+    rows = list(read_rows(table))
+    for given in (rows, pd.DataFrame(rows)):
+        upper, lower = plot_emotions(given).axes
+        assert (upper.get_ylabel(), lower.get_ylabel()) == ("face 3", "face 7")
+    with pytest.raises(FaceflaxError, match=r"^rows: there is no face of a video in them"):
+        plot_emotions(rows, "other.avi")
+    with pytest.raises(FaceflaxError, match=r"^name: the rows are of several videos; choose one of: v\.avi, w\.avi"):
+        plot_emotions(rows + [row | {"input": "w.avi"} for row in rows])
 
 
 def test_of_many_faces_those_seen_longest_are_shown(tmp_path):
     rows = [("v", frame, [face("sad", n) for n in range(20) if frame < 20 + n]) for frame in range(40)]
-    tracks = timeline.read_histories(write_table(tmp_path / "o.csv", rows), "v")
-    section = timeline.section("v", write_clip(tmp_path / "v.avi"), tracks)
+    tracks = timeline.read_histories(write_rows(tmp_path / "o.csv", rows), "v")
+    section = timeline.section("v", tracks)
     assert re.findall(r"<h3>Face (\d+)</h3>", section) == [str(n) for n in range(8, 20)]
     assert "8 that were seen more briefly are left out" in section
