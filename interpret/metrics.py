@@ -23,7 +23,6 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from faceflax.errors import FaceflaxError, unknown
 from interpret.attribution import (
-    IMAGES_AT_ONCE,
     Method,
     answer_shapes,
     apply,
@@ -32,6 +31,7 @@ from interpret.attribution import (
     checked_images,
     checked_maps,
 )
+from interpret.copies import every
 from interpret.graph import Images, Model, trace
 from interpret.targets import Logits, Target, as_score
 
@@ -578,7 +578,7 @@ def _predicting(
         predicted = ((images - perturbed).astype(attribution.dtype) * attribution).sum((1, 2, 3))
         return predicted, (whole - score.of(*apply(model, variables, perturbed))).astype(attribution.dtype)
 
-    return jax.lax.map(one, jnp.arange(samples), batch_size=min(samples, max(1, IMAGES_AT_ONCE // images.shape[0])))
+    return every(one, samples, images.shape[0])
 
 
 @partial(jax.jit, static_argnames=("method", "model", "samples"))
