@@ -13,13 +13,27 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interpret.adapters import wrap
-    from interpret.cam import grad_cam, grad_cam_plus_plus, guided_grad_cam, layer_cam
+    from interpret.cam import (
+        ablation_cam,
+        eigen_cam,
+        grad_cam,
+        grad_cam_plus_plus,
+        guided_grad_cam,
+        hires_cam,
+        layer_cam,
+        score_cam,
+        x_grad_cam,
+    )
+    from interpret.coalitions import feature_ablation, kernel_shap, lime, shapley_sampling, superpixels
     from interpret.combinators import smooth_grad, var_grad
+    from interpret.deeplift import deep_lift, deep_lift_shap
     from interpret.gradients import deconvnet, gradient, gradient_x_input, guided_backprop, integrated_gradients
+    from interpret.layers import internal_influence, layer_conductance, layer_integrated_gradients
     from interpret.lrp import lrp_alpha_beta, lrp_epsilon
     from interpret.maximisation import activation_maximisation
     from interpret.methods import METHODS
     from interpret.overlay import Explainer, explainer
+    from interpret.paths import blur_integrated_gradients, expected_gradients, guided_integrated_gradients
     from interpret.perturbation import occlusion, rise
     from interpret.targets import Channel, Difference, Layer, Neuron
 
@@ -27,8 +41,32 @@ __faceflax__ = True  # tells this package from InterpretML, which has the same i
 
 _HOMES = {
     "interpret.adapters": ("wrap",),
-    "interpret.cam": ("grad_cam", "grad_cam_plus_plus", "guided_grad_cam", "layer_cam"),
-    "interpret.combinators": ("smooth_grad", "var_grad"),
+    "interpret.cam": (
+        "ablation_cam",
+        "eigen_cam",
+        "grad_cam",
+        "grad_cam_plus_plus",
+        "guided_grad_cam",
+        "hires_cam",
+        "layer_cam",
+        "score_cam",
+        "x_grad_cam",
+    ),
+    "interpret.coalitions": (
+        "feature_ablation",
+        "kernel_shap",
+        "lime",
+        "shapley_sampling",
+        "superpixels",
+    ),
+    "interpret.combinators": (
+        "smooth_grad",
+        "var_grad",
+    ),
+    "interpret.deeplift": (
+        "deep_lift",
+        "deep_lift_shap",
+    ),
     "interpret.gradients": (
         "deconvnet",
         "gradient",
@@ -36,12 +74,36 @@ _HOMES = {
         "guided_backprop",
         "integrated_gradients",
     ),
-    "interpret.lrp": ("lrp_alpha_beta", "lrp_epsilon"),
+    "interpret.layers": (
+        "internal_influence",
+        "layer_conductance",
+        "layer_integrated_gradients",
+    ),
+    "interpret.lrp": (
+        "lrp_alpha_beta",
+        "lrp_epsilon",
+    ),
     "interpret.maximisation": ("activation_maximisation",),
     "interpret.methods": ("METHODS",),
-    "interpret.overlay": ("Explainer", "explainer"),
-    "interpret.perturbation": ("occlusion", "rise"),
-    "interpret.targets": ("Channel", "Difference", "Layer", "Neuron"),
+    "interpret.overlay": (
+        "Explainer",
+        "explainer",
+    ),
+    "interpret.paths": (
+        "blur_integrated_gradients",
+        "expected_gradients",
+        "guided_integrated_gradients",
+    ),
+    "interpret.perturbation": (
+        "occlusion",
+        "rise",
+    ),
+    "interpret.targets": (
+        "Channel",
+        "Difference",
+        "Layer",
+        "Neuron",
+    ),
 }
 
 __all__ = [
@@ -51,24 +113,42 @@ __all__ = [
     "Explainer",
     "Layer",
     "Neuron",
+    "ablation_cam",
     "activation_maximisation",
+    "blur_integrated_gradients",
     "deconvnet",
+    "deep_lift",
+    "deep_lift_shap",
+    "eigen_cam",
+    "expected_gradients",
     "explainer",
+    "feature_ablation",
     "grad_cam",
     "grad_cam_plus_plus",
     "gradient",
     "gradient_x_input",
     "guided_backprop",
     "guided_grad_cam",
+    "guided_integrated_gradients",
+    "hires_cam",
     "integrated_gradients",
+    "internal_influence",
+    "kernel_shap",
     "layer_cam",
+    "layer_conductance",
+    "layer_integrated_gradients",
+    "lime",
     "lrp_alpha_beta",
     "lrp_epsilon",
     "occlusion",
     "rise",
+    "score_cam",
+    "shapley_sampling",
     "smooth_grad",
+    "superpixels",
     "var_grad",
     "wrap",
+    "x_grad_cam",
 ]
 
 

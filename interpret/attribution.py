@@ -33,13 +33,17 @@ P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def method(*options: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def method(
+    *options: str, prepare: Callable[[Images, dict[str, Any]], dict[str, Any]] | None = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Makes an attribution method of a function: checks what it is called with, and compiles it.
 
     The function gets floating point images, and as ``target`` a :class:`~interpret.targets.Score`.
 
     Args:
         *options: those of its arguments that the compiled program depends on, such as a number of steps.
+        prepare: what makes other arguments, by name, of the images and those that it was called with; before it is
+            compiled, so that it sees their values.
 
     Returns:
         A decorator of functions ``(model, variables, images, target, *, layer, ...)``.
@@ -60,6 +64,7 @@ def method(*options: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         ) -> Any:
             images = checked_images(images)
             score = as_score(target, layer, *answer_shapes(model, variables, images))
+            arguments = arguments if prepare is None else prepare(images, arguments)
             answer = compiled(model, variables, images, score, layer=layer, **arguments)
             if arguments.get("progress") is not None and not isinstance(images, jax.core.Tracer):
                 jax.effects_barrier()  # what it reports has come before its answer

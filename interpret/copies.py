@@ -18,7 +18,7 @@ from jaxtyping import Array
 from faceflax.errors import FaceflaxError
 
 BYTES_AT_ONCE = 2**28
-"""What the values of all copies that are evaluated together may take, 256 MiB; one copy is evaluated whatever it takes."""
+"""What the values of all copies that are evaluated together may take, 256 MiB; one is evaluated whatever it takes."""
 
 OPTIONS = ("internal_batch_size", "progress")
 """What every method that evaluates copies takes: how many images at once, and whom to tell how far it is."""
@@ -109,7 +109,8 @@ def peak_bytes(jaxpr: Jaxpr) -> int:
             alive += made[atom]
         inside = max((peak_bytes(inner) for inner in _inner(equation.params)), default=0)
         peak = max(peak, alive, alive + inside - sum(_bytes(atom.aval) for atom in equation.outvars))
-        for atom in (*equation.invars, *equation.outvars):
+        atoms: tuple[Any, ...] = (*equation.invars, *equation.outvars)
+        for atom in atoms:
             if not isinstance(atom, Literal) and last.get(atom, i) <= i and atom not in kept:
                 alive -= made.pop(atom, 0)
     return peak

@@ -31,6 +31,7 @@ from interpret.attribution import (
     checked_images,
     checked_maps,
 )
+from interpret.blur import blurred
 from interpret.copies import every
 from interpret.graph import Images, Model, trace
 from interpret.targets import Logits, Target, as_score
@@ -140,8 +141,8 @@ def insertion(
         images: as in :func:`deletion`.
         target: as in :func:`deletion`.
         importance: as in :func:`deletion`.
-        baseline: what the image comes back from; the blurred image (:func:`blurred`) if not given, as in the paper,
-            because single pixels on a flat ground are edges of their own.
+        baseline: what the image comes back from; the blurred image if not given, as in the paper, because
+            single pixels on a flat ground are edges of their own.
         steps: as in :func:`deletion`.
         outputs: as in :func:`deletion`.
 
@@ -206,23 +207,6 @@ def area(curve: Float[Array, "batch points"]) -> Each:
         [0.75]
     """
     return ((curve[:, 1:] + curve[:, :-1]) / 2).mean(1)
-
-
-def blurred(images: Images, sigma: float) -> Images:
-    """Images behind a Gaussian blur whose weights are cut off, and sum to 1 again, at the borders.
-
-    Args:
-        images: ``[batch, height, width, channels]``.
-        sigma: standard deviation in pixels, above 0.
-    """
-
-    def weights(size: int) -> Float[Array, "size size"]:
-        distance = jnp.arange(size)[:, None] - jnp.arange(size)[None]
-        bell = jnp.exp(-0.5 * (distance / sigma) ** 2)
-        return (bell / bell.sum(1, keepdims=True)).astype(images.dtype)
-
-    height, width = images.shape[1:3]
-    return jnp.einsum("ij,kl,bjlc->bikc", weights(height), weights(width), images)
 
 
 @dataclass(frozen=True)

@@ -26,7 +26,7 @@ QUICK = {
 
 @pytest.mark.parametrize("name", methods.METHODS)
 def test_one_contract(network, name):
-    """Of the images' shape, finite, an image's map the same alone as in a batch, and mapped over all classes in one call."""
+    """Of the images' shape, finite, the same alone as in a batch, and mapped over all classes in one call."""
     model, variables, images = network
     method = partial(methods.METHODS[name], model, variables, **QUICK.get(name, {}), layer="conv2")
     every = jax.jit(jax.vmap(partial(method, images)))(jnp.arange(5))
