@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interpret.adapters import wrap
+    from interpret.attention import attention_relevance, attention_rollout
     from interpret.cam import (
         ablation_cam,
         eigen_cam,
@@ -25,11 +26,14 @@ if TYPE_CHECKING:
         x_grad_cam,
     )
     from interpret.coalitions import feature_ablation, kernel_shap, lime, shapley_sampling, superpixels
-    from interpret.combinators import smooth_grad, var_grad
+    from interpret.combinators import smooth_grad, smooth_grad_squared, var_grad
     from interpret.deeplift import deep_lift, deep_lift_shap
+    from interpret.extremal import extremal_perturbation
+    from interpret.full_gradient import full_grad
+    from interpret.global_sensitivity import hsic, sobol
     from interpret.gradients import deconvnet, gradient, gradient_x_input, guided_backprop, integrated_gradients
     from interpret.layers import internal_influence, layer_conductance, layer_integrated_gradients
-    from interpret.lrp import lrp_alpha_beta, lrp_epsilon
+    from interpret.lrp import attn_lrp, lrp_alpha_beta, lrp_composite, lrp_epsilon
     from interpret.maximisation import activation_maximisation
     from interpret.methods import METHODS
     from interpret.overlay import Explainer, explainer
@@ -41,6 +45,10 @@ __faceflax__ = True  # tells this package from InterpretML, which has the same i
 
 _HOMES = {
     "interpret.adapters": ("wrap",),
+    "interpret.attention": (
+        "attention_relevance",
+        "attention_rollout",
+    ),
     "interpret.cam": (
         "ablation_cam",
         "eigen_cam",
@@ -61,11 +69,18 @@ _HOMES = {
     ),
     "interpret.combinators": (
         "smooth_grad",
+        "smooth_grad_squared",
         "var_grad",
     ),
     "interpret.deeplift": (
         "deep_lift",
         "deep_lift_shap",
+    ),
+    "interpret.extremal": ("extremal_perturbation",),
+    "interpret.full_gradient": ("full_grad",),
+    "interpret.global_sensitivity": (
+        "hsic",
+        "sobol",
     ),
     "interpret.gradients": (
         "deconvnet",
@@ -80,7 +95,9 @@ _HOMES = {
         "layer_integrated_gradients",
     ),
     "interpret.lrp": (
+        "attn_lrp",
         "lrp_alpha_beta",
+        "lrp_composite",
         "lrp_epsilon",
     ),
     "interpret.maximisation": ("activation_maximisation",),
@@ -115,6 +132,9 @@ __all__ = [
     "Neuron",
     "ablation_cam",
     "activation_maximisation",
+    "attention_relevance",
+    "attention_rollout",
+    "attn_lrp",
     "blur_integrated_gradients",
     "deconvnet",
     "deep_lift",
@@ -122,7 +142,9 @@ __all__ = [
     "eigen_cam",
     "expected_gradients",
     "explainer",
+    "extremal_perturbation",
     "feature_ablation",
+    "full_grad",
     "grad_cam",
     "grad_cam_plus_plus",
     "gradient",
@@ -131,6 +153,7 @@ __all__ = [
     "guided_grad_cam",
     "guided_integrated_gradients",
     "hires_cam",
+    "hsic",
     "integrated_gradients",
     "internal_influence",
     "kernel_shap",
@@ -139,12 +162,15 @@ __all__ = [
     "layer_integrated_gradients",
     "lime",
     "lrp_alpha_beta",
+    "lrp_composite",
     "lrp_epsilon",
     "occlusion",
     "rise",
     "score_cam",
     "shapley_sampling",
     "smooth_grad",
+    "smooth_grad_squared",
+    "sobol",
     "superpixels",
     "var_grad",
     "wrap",

@@ -130,6 +130,50 @@ def var_grad(of: Method, *, samples: int = 25, noise: float = 0.15, seed: int = 
     return _named(variance, var_grad)
 
 
+@_once
+def smooth_grad_squared(of: Method, *, samples: int = 25, noise: float = 0.15, seed: int = 0) -> Method:
+    """SmoothGrad-squared: the mean of the squared maps of noisy copies of an image.
+
+    ``A = mean over n of M(x + e_n)^2``, with the noise of :func:`smooth_grad`. Hooker, Erhan, Kindermans and Kim, "A
+    Benchmark for Interpretability Methods in Deep Neural Networks", NeurIPS 2019 (arXiv:1806.10758). Misleads: it is
+    the square of SmoothGrad's map and VarGrad's together, so a pixel may be bright for either.
+
+    Args:
+        of: as in :func:`smooth_grad`.
+        samples: as in :func:`smooth_grad`.
+        noise: as in :func:`smooth_grad`.
+        seed: as in :func:`smooth_grad`.
+
+    Returns:
+        A method whose maps are zero or positive.
+
+    Raises:
+        FaceflaxError: as in :func:`smooth_grad`.
+    """
+    at_least("samples", samples, 1)
+    at_least("noise", noise, 0)
+
+    @method(*OPTIONS)
+    def squared(
+        model: Model,
+        variables: Any,
+        images: Images,
+        target: Target = None,
+        *,
+        layer: str = "last_conv",
+        internal_batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> Images:
+        target = target.fixed(*apply(model, variables, images))  # type: ignore[union-attr]
+
+        def noisy(i: Any) -> Images:
+            return of(model, variables, _with_noise(images, noise, seed, i), target, layer=layer) ** 2
+
+        return total(noisy, samples, images.shape[0], internal_batch_size, progress) / samples
+
+    return _named(squared, smooth_grad_squared)
+
+
 def _with_noise(images: Images, noise: float, seed: int, i: Any) -> Images:
     spread = noise * (images.max((1, 2, 3), keepdims=True) - images.min((1, 2, 3), keepdims=True))
     key = jax.random.fold_in(jax.random.key(seed), i)

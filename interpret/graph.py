@@ -164,7 +164,7 @@ class Graph:
     @property
     def gives_probabilities(self) -> bool:
         """Whether the logits are none: the last that is done to them, but for moves, is a softmax or a sigmoid."""
-        producers = self._producers
+        producers = self.producers
 
         def made_by(slot: Slot | Literal) -> Operation | None:
             maker = None if isinstance(slot, Literal) else producers.get(slot)
@@ -182,7 +182,8 @@ class Graph:
         return summed is not None and (summed.name, summed.inputs) == (above.name, above.inputs)
 
     @property
-    def _producers(self) -> dict[Slot, Operation]:
+    def producers(self) -> dict[Slot, Operation]:
+        """Which operation makes each value."""
         return {slot: operation for operation in self.operations for slot in operation.outputs}
 
     def place(self, layer: str, target: str | None) -> Place:
@@ -200,7 +201,7 @@ class Graph:
         """
         checked_layer(layer, self.features)
         way = self._leading_to(self.logits if target is None else self.features[target])
-        producers = self._producers
+        producers = self.producers
         place = self._placed(self.features[layer], way, producers)
         if place is not None:
             return place

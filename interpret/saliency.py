@@ -42,7 +42,7 @@ class Options:
     Each map explains the highest activation of --layer, or with --target emotion the logit of its row. What a map's
     sign means depends on the method; interpret/README.md says so for each. Gradients, guided_backprop and deconvnet are
     red where a brighter pixel raises the score and blue where a darker one does; the others are red where a pixel
-    speaks for it. Maps from grad_cam, grad_cam_plus_plus, layer_cam and var_grad have no sign.
+    speaks for it. Class activation maps, var_grad, full_grad, sobol, hsic and extremal_perturbation have no sign.
     """
 
     layer: str = "last_conv"
