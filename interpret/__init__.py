@@ -27,14 +27,16 @@ if TYPE_CHECKING:
     )
     from interpret.coalitions import feature_ablation, kernel_shap, lime, shapley_sampling, superpixels
     from interpret.combinators import smooth_grad, smooth_grad_squared, var_grad
+    from interpret.concepts import tcav
     from interpret.deeplift import deep_lift, deep_lift_shap
+    from interpret.examples import nearest_activations, tracin
     from interpret.extremal import extremal_perturbation
     from interpret.full_gradient import full_grad
     from interpret.global_sensitivity import hsic, sobol
     from interpret.gradients import deconvnet, gradient, gradient_x_input, guided_backprop, integrated_gradients
     from interpret.layers import internal_influence, layer_conductance, layer_integrated_gradients
     from interpret.lrp import attn_lrp, lrp_alpha_beta, lrp_composite, lrp_epsilon
-    from interpret.maximisation import activation_maximisation
+    from interpret.maximisation import activation_maximisation, feature_visualisation
     from interpret.methods import METHODS
     from interpret.overlay import Explainer, explainer
     from interpret.paths import blur_integrated_gradients, expected_gradients, guided_integrated_gradients
@@ -72,9 +74,14 @@ _HOMES = {
         "smooth_grad_squared",
         "var_grad",
     ),
+    "interpret.concepts": ("tcav",),
     "interpret.deeplift": (
         "deep_lift",
         "deep_lift_shap",
+    ),
+    "interpret.examples": (
+        "nearest_activations",
+        "tracin",
     ),
     "interpret.extremal": ("extremal_perturbation",),
     "interpret.full_gradient": ("full_grad",),
@@ -100,7 +107,10 @@ _HOMES = {
         "lrp_composite",
         "lrp_epsilon",
     ),
-    "interpret.maximisation": ("activation_maximisation",),
+    "interpret.maximisation": (
+        "activation_maximisation",
+        "feature_visualisation",
+    ),
     "interpret.methods": ("METHODS",),
     "interpret.overlay": (
         "Explainer",
@@ -144,6 +154,7 @@ __all__ = [
     "explainer",
     "extremal_perturbation",
     "feature_ablation",
+    "feature_visualisation",
     "full_grad",
     "grad_cam",
     "grad_cam_plus_plus",
@@ -164,6 +175,7 @@ __all__ = [
     "lrp_alpha_beta",
     "lrp_composite",
     "lrp_epsilon",
+    "nearest_activations",
     "occlusion",
     "rise",
     "score_cam",
@@ -172,6 +184,8 @@ __all__ = [
     "smooth_grad_squared",
     "sobol",
     "superpixels",
+    "tcav",
+    "tracin",
     "var_grad",
     "wrap",
     "x_grad_cam",
