@@ -32,12 +32,13 @@ def extremal_perturbation(
 ) -> Images:
     """Extremal perturbation: what of the image has to stay sharp for the score to be as high as it gets.
 
-    ``m* = argmax over masks m in [0, 1] of s(m x + (1 - m) blurred x) / |s(x) - s(blurred x)| - l |sort m -
-    r_area|^2``, by Adam, where ``r_area`` is 1 for the share ``area`` of the pixels and 0 elsewhere, and the weight
-    ``l`` of the area grows on the way. The mask is a grid of ``cells``, enlarged and smoothed by a Gaussian of
-    ``smoothness`` cells. Fong, Patrick and Vedaldi, "Understanding Deep Networks via Extremal Perturbations and Smooth
-    Masks", ICCV 2019 (arXiv:1910.08485), with a Gaussian in place of their smooth maximum. Misleads: it is an optimum
-    of many, found from one start, and a network is easily satisfied by less than what a person would call the object.
+    ``m* = argmax over masks m in [0, 1] of s(m x + (1 - m) blurred x) / c - l |sort m - r_area|^2``, by Adam, where
+    ``c`` is the larger of ``|s(x)|`` and ``|s(x) - s(blurred x)|``, ``r_area`` is 1 for the share ``area`` of the
+    pixels and 0 elsewhere, and the weight ``l`` of the area grows on the way. The mask is a grid of ``cells``, enlarged
+    and smoothed by a Gaussian of ``smoothness`` cells. Fong, Patrick and Vedaldi, "Understanding Deep Networks via
+    Extremal Perturbations and Smooth Masks", ICCV 2019 (arXiv:1910.08485), with a Gaussian in place of their smooth
+    maximum. Misleads: it is an optimum of many, found from one start, and a network is easily satisfied by less than
+    what a person would call the object.
 
     Args:
         model: as in :func:`~interpret.gradients.gradient`.
@@ -66,7 +67,7 @@ def extremal_perturbation(
     target = target.fixed(*apply(model, variables, images))  # type: ignore[union-attr]
     gone = blurred(images, max(height, width) / 4)
     whole, nothing = (target.of(*apply(model, variables, x)) for x in (images, gone))
-    scale = jnp.abs(whole - nothing)
+    scale = jnp.maximum(jnp.abs(whole - nothing), jnp.abs(whole))  # a blur may change the score by chance little
     scale = jnp.where(scale > 0, scale, 1)
     rows, columns = min(cells, height), min(cells, width)
     pixels = rows * columns
@@ -87,7 +88,7 @@ def extremal_perturbation(
 
     def step(state: Any, k: Array) -> tuple[Any, None]:
         free, memory = state
-        change, memory = adam.update(jax.grad(loss)(free, 1.0 + 9.0 * k / steps), memory)
+        change, memory = adam.update(jax.grad(loss)(free, 3.0 + 27.0 * k / steps), memory)
         return (free + change, memory), None
 
     order = jax.random.permutation(jax.random.key(0), pixels).reshape(1, rows, columns)  # no two cells start as equals

@@ -28,7 +28,7 @@ COPYING = {
 @pytest.mark.parametrize("size", [1, 3, 5, 100])
 def test_totals_and_stacks_are_those_of_a_loop(size):
     def function(i):
-        return {"square": (i * i).astype(jnp.float32), "row": jnp.arange(3) * i}
+        return {"square": (i * i).astype(jnp.float32), "row": jnp.arange(3) * i, "share": 1.0 / (11 - i)}
 
     expected = [function(jnp.asarray(i)) for i in range(11)]
     summed = copies.total(function, 11, 1, size)
@@ -37,6 +37,7 @@ def test_totals_and_stacks_are_those_of_a_loop(size):
         column = np.stack([each[name] for each in expected])
         np.testing.assert_array_equal(summed[name], column.sum(0))
         np.testing.assert_array_equal(stacked[name], column)
+    np.testing.assert_allclose(summed["share"], sum(1 / (11 - i) for i in range(11)), rtol=1e-5)  # beyond it: no matter
 
 
 @pytest.mark.parametrize("name", COPYING)
