@@ -25,7 +25,7 @@ _LINEAR = {
         "reduce_precision",
         "split",
     ),
-    *("reduce_window_max", "reduce_max", "name", "sharding_constraint", "stop_gradient", "optimization_barrier"),
+    *("reduce_window_max", "reduce_max", "name", "sharding_constraint", "optimization_barrier"),
 }
 """Operations that add no constant, whatever they are applied to; a maximum is its winner."""
 

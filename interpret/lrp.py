@@ -205,7 +205,15 @@ def lrp_composite(
 
 
 def lrp_preset(name: str, **options: Any) -> Method:
-    """A composite by a name of its own."""
+    """Makes a composite with a name of its own.
+
+    Args:
+        name: of the method.
+        **options: of :func:`lrp_composite`.
+
+    Returns:
+        A method; its own calls may change the options.
+    """
 
     def preset(
         model: Model, variables: Any, images: Images, target: Target = None, *, layer: str = "last_conv", **given: Any

@@ -27,6 +27,7 @@ class Net(nn.Module):
         x = nn.max_pool(x, (2, 2), (2, 2)) - 0.3
         if self.smooth:
             x = nn.LayerNorm()(nn.gelu(x) * nn.sigmoid(nn.Dense(3)(x)) / (1 + x**2))
+            x = nn.softmax(x) + jax.lax.stop_gradient(jnp.tanh(x))
         return nn.Dense(4, name="head")(x.mean((1, 2))), {"last_conv": x}
 
 
