@@ -13,13 +13,33 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from interpret.adapters import wrap
-    from interpret.cam import grad_cam, grad_cam_plus_plus, guided_grad_cam, layer_cam
-    from interpret.combinators import smooth_grad, var_grad
+    from interpret.attention import attention_relevance, attention_rollout
+    from interpret.cam import (
+        ablation_cam,
+        eigen_cam,
+        grad_cam,
+        grad_cam_plus_plus,
+        guided_grad_cam,
+        hires_cam,
+        layer_cam,
+        score_cam,
+        x_grad_cam,
+    )
+    from interpret.coalitions import feature_ablation, kernel_shap, lime, shapley_sampling, superpixels
+    from interpret.combinators import smooth_grad, smooth_grad_squared, var_grad
+    from interpret.concepts import tcav
+    from interpret.deeplift import deep_lift, deep_lift_shap
+    from interpret.examples import nearest_activations, tracin
+    from interpret.extremal import extremal_perturbation
+    from interpret.full_gradient import full_grad
+    from interpret.global_sensitivity import hsic, sobol
     from interpret.gradients import deconvnet, gradient, gradient_x_input, guided_backprop, integrated_gradients
-    from interpret.lrp import lrp_alpha_beta, lrp_epsilon
-    from interpret.maximisation import activation_maximisation
+    from interpret.layers import internal_influence, layer_conductance, layer_integrated_gradients
+    from interpret.lrp import attn_lrp, lrp_alpha_beta, lrp_composite, lrp_epsilon
+    from interpret.maximisation import activation_maximisation, feature_visualisation
     from interpret.methods import METHODS
     from interpret.overlay import Explainer, explainer
+    from interpret.paths import blur_integrated_gradients, expected_gradients, guided_integrated_gradients
     from interpret.perturbation import occlusion, rise
     from interpret.targets import Channel, Difference, Layer, Neuron
 
@@ -27,8 +47,48 @@ __faceflax__ = True  # tells this package from InterpretML, which has the same i
 
 _HOMES = {
     "interpret.adapters": ("wrap",),
-    "interpret.cam": ("grad_cam", "grad_cam_plus_plus", "guided_grad_cam", "layer_cam"),
-    "interpret.combinators": ("smooth_grad", "var_grad"),
+    "interpret.attention": (
+        "attention_relevance",
+        "attention_rollout",
+    ),
+    "interpret.cam": (
+        "ablation_cam",
+        "eigen_cam",
+        "grad_cam",
+        "grad_cam_plus_plus",
+        "guided_grad_cam",
+        "hires_cam",
+        "layer_cam",
+        "score_cam",
+        "x_grad_cam",
+    ),
+    "interpret.coalitions": (
+        "feature_ablation",
+        "kernel_shap",
+        "lime",
+        "shapley_sampling",
+        "superpixels",
+    ),
+    "interpret.combinators": (
+        "smooth_grad",
+        "smooth_grad_squared",
+        "var_grad",
+    ),
+    "interpret.concepts": ("tcav",),
+    "interpret.deeplift": (
+        "deep_lift",
+        "deep_lift_shap",
+    ),
+    "interpret.examples": (
+        "nearest_activations",
+        "tracin",
+    ),
+    "interpret.extremal": ("extremal_perturbation",),
+    "interpret.full_gradient": ("full_grad",),
+    "interpret.global_sensitivity": (
+        "hsic",
+        "sobol",
+    ),
     "interpret.gradients": (
         "deconvnet",
         "gradient",
@@ -36,12 +96,41 @@ _HOMES = {
         "guided_backprop",
         "integrated_gradients",
     ),
-    "interpret.lrp": ("lrp_alpha_beta", "lrp_epsilon"),
-    "interpret.maximisation": ("activation_maximisation",),
+    "interpret.layers": (
+        "internal_influence",
+        "layer_conductance",
+        "layer_integrated_gradients",
+    ),
+    "interpret.lrp": (
+        "attn_lrp",
+        "lrp_alpha_beta",
+        "lrp_composite",
+        "lrp_epsilon",
+    ),
+    "interpret.maximisation": (
+        "activation_maximisation",
+        "feature_visualisation",
+    ),
     "interpret.methods": ("METHODS",),
-    "interpret.overlay": ("Explainer", "explainer"),
-    "interpret.perturbation": ("occlusion", "rise"),
-    "interpret.targets": ("Channel", "Difference", "Layer", "Neuron"),
+    "interpret.overlay": (
+        "Explainer",
+        "explainer",
+    ),
+    "interpret.paths": (
+        "blur_integrated_gradients",
+        "expected_gradients",
+        "guided_integrated_gradients",
+    ),
+    "interpret.perturbation": (
+        "occlusion",
+        "rise",
+    ),
+    "interpret.targets": (
+        "Channel",
+        "Difference",
+        "Layer",
+        "Neuron",
+    ),
 }
 
 __all__ = [
@@ -51,24 +140,55 @@ __all__ = [
     "Explainer",
     "Layer",
     "Neuron",
+    "ablation_cam",
     "activation_maximisation",
+    "attention_relevance",
+    "attention_rollout",
+    "attn_lrp",
+    "blur_integrated_gradients",
     "deconvnet",
+    "deep_lift",
+    "deep_lift_shap",
+    "eigen_cam",
+    "expected_gradients",
     "explainer",
+    "extremal_perturbation",
+    "feature_ablation",
+    "feature_visualisation",
+    "full_grad",
     "grad_cam",
     "grad_cam_plus_plus",
     "gradient",
     "gradient_x_input",
     "guided_backprop",
     "guided_grad_cam",
+    "guided_integrated_gradients",
+    "hires_cam",
+    "hsic",
     "integrated_gradients",
+    "internal_influence",
+    "kernel_shap",
     "layer_cam",
+    "layer_conductance",
+    "layer_integrated_gradients",
+    "lime",
     "lrp_alpha_beta",
+    "lrp_composite",
     "lrp_epsilon",
+    "nearest_activations",
     "occlusion",
     "rise",
+    "score_cam",
+    "shapley_sampling",
     "smooth_grad",
+    "smooth_grad_squared",
+    "sobol",
+    "superpixels",
+    "tcav",
+    "tracin",
     "var_grad",
     "wrap",
+    "x_grad_cam",
 ]
 
 

@@ -29,20 +29,21 @@ from interpret.targets import Features, Logits, Target, Unbatched, as_score, bat
 Method = Callable[..., Any]
 """``method(model, variables, images, target=None, *, layer="last_conv")`` to an attribution of the images' shape."""
 
-IMAGES_AT_ONCE = 64
-"""How many changed copies of images a method evaluates together, at least one of each; memory grows with it."""
-
 P = ParamSpec("P")
 R = TypeVar("R")
 
 
-def method(*options: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+def method(
+    *options: str, prepare: Callable[[Images, dict[str, Any]], dict[str, Any]] | None = None
+) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Makes an attribution method of a function: checks what it is called with, and compiles it.
 
     The function gets floating point images, and as ``target`` a :class:`~interpret.targets.Score`.
 
     Args:
         *options: those of its arguments that the compiled program depends on, such as a number of steps.
+        prepare: what makes other arguments, by name, of the images and those that it was called with; before it is
+            compiled, so that it sees their values.
 
     Returns:
         A decorator of functions ``(model, variables, images, target, *, layer, ...)``.
@@ -63,7 +64,11 @@ def method(*options: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
         ) -> Any:
             images = checked_images(images)
             score = as_score(target, layer, *answer_shapes(model, variables, images))
-            return compiled(model, variables, images, score, layer=layer, **arguments)
+            arguments = arguments if prepare is None else prepare(images, arguments)
+            answer = compiled(model, variables, images, score, layer=layer, **arguments)
+            if arguments.get("progress") is not None and not isinstance(images, jax.core.Tracer):
+                jax.effects_barrier()  # what it reports has come before its answer
+            return answer
 
         return checked  # type: ignore[return-value]
 
@@ -169,37 +174,6 @@ def check_maps(field: str, value: Any, *, dimensions: int | None = None) -> None
         bad = np.flatnonzero(~np.isfinite(np.asarray(maps, np.float64)).reshape(len(maps), -1).all(1))
         if bad.size:
             raise FaceflaxError(field, bad[0], "map {} holds NaN or infinity")
-
-
-def total(function: Callable[[Array], Any], count: int, batch: int) -> Any:
-    """Sums ``function(i)`` for ``i`` from 0 to ``count - 1``, some at a time so that memory stays bounded.
-
-    Args:
-        function: from an index to a pytree of arrays.
-        count: how many indices.
-        batch: how many images one call of the function evaluates.
-
-    Returns:
-        The sums, of half precision in float32.
-    """
-    together = min(count, max(1, IMAGES_AT_ONCE // batch))
-
-    def add(sums: Any, start: Array) -> tuple[Any, None]:
-        indices = start + jnp.arange(together)
-        values = jax.vmap(function)(indices)
-
-        def masked(value: Array) -> Array:
-            inside = (indices < count).reshape(-1, *[1] * (value.ndim - 1))
-            return jnp.where(inside, value, jnp.zeros((), value.dtype)).sum(0, dtype=_summed(value))
-
-        return jax.tree.map(lambda s, v: s + masked(v), sums, values), None
-
-    zeros = jax.tree.map(lambda s: jnp.zeros(s.shape, _summed(s)), jax.eval_shape(function, jnp.zeros((), int)))
-    return jax.lax.scan(add, zeros, jnp.arange(0, count, together))[0]
-
-
-def _summed(value: Any) -> Any:
-    return jnp.promote_types(value.dtype, jnp.float32)
 
 
 def checked_baseline(baseline: Any, images: Images) -> Images:

@@ -30,7 +30,12 @@ if TYPE_CHECKING:
 BATCH = 32
 FORMATS = (".md", ".csv", ".json")
 
-SENSITIVITIES = frozenset({"gradient", "smooth_grad", "var_grad", "guided_backprop", "deconvnet", "guided_grad_cam"})
+SENSITIVITIES = frozenset(
+    {
+        *("gradient", "smooth_grad", "smooth_grad_squared", "var_grad", "guided_backprop", "deconvnet"),
+        "guided_grad_cam",
+    }
+)
 """The methods whose sign says which way a pixel's brightness acts, and whose map counts in score per unit of a pixel.
 
 The others' sign says whether a pixel speaks for the target, and their maps count in score.
@@ -70,7 +75,7 @@ class Options:
     samples: int = 32
     """How many faces."""
     methods: tuple[str, ...] = ()
-    """Attribution methods; all if not given."""
+    """Attribution methods; if not given, all but those that need attention."""
     seed: int = 0
     """Seed of the choice of faces and of all perturbations."""
     output: Path = Path("out/benchmark.md")
@@ -313,17 +318,18 @@ def command(module: str, options: Any) -> str:
 
 
 def choose_methods(names: tuple[str, ...]) -> dict[str, Method]:
-    """Returns the named methods (all, if none is named) and after them the floors.
+    """Returns the named methods (if none is named, all that convolutional networks have) and after them the floors.
 
     Raises:
         FaceflaxError: an unknown name.
     """
-    from interpret.methods import METHODS
+    from interpret.methods import ATTENTION, METHODS
 
     for name in names:
         if name not in METHODS:
             raise unknown("methods", name, METHODS)
-    return {name: METHODS[name] for name in names or METHODS} | {"edges": edges, "random": random}
+    chosen = names or [name for name in METHODS if name not in ATTENTION]
+    return {name: METHODS[name] for name in chosen} | {"edges": edges, "random": random}
 
 
 def random(model: Model, variables: Any, images: Images, target: Any) -> Images:

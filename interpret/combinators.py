@@ -10,7 +10,8 @@ import jax
 import jax.numpy as jnp
 
 from faceflax.errors import FaceflaxError
-from interpret.attribution import Method, apply, at_least, method, total
+from interpret.attribution import Method, apply, at_least, method
+from interpret.copies import OPTIONS, Progress, total
 from interpret.graph import Images, Model
 from interpret.targets import Target
 
@@ -45,7 +46,9 @@ def smooth_grad(of: Method, *, samples: int = 25, noise: float = 0.15, seed: int
             does not depend on those beside it.
 
     Returns:
-        A method. The highest activation, as its target, is that of the image without noise.
+        A method, with the options ``internal_batch_size`` and ``progress`` of
+        :func:`~interpret.gradients.integrated_gradients`. The highest activation, as its target, is that of the image
+        without noise.
 
     Raises:
         FaceflaxError: no samples, or negative noise.
@@ -59,16 +62,23 @@ def smooth_grad(of: Method, *, samples: int = 25, noise: float = 0.15, seed: int
     at_least("samples", samples, 1)
     at_least("noise", noise, 0)
 
-    @method()
+    @method(*OPTIONS)
     def smoothed(
-        model: Model, variables: Any, images: Images, target: Target = None, *, layer: str = "last_conv"
+        model: Model,
+        variables: Any,
+        images: Images,
+        target: Target = None,
+        *,
+        layer: str = "last_conv",
+        internal_batch_size: int | None = None,
+        progress: Progress | None = None,
     ) -> Images:
         target = target.fixed(*apply(model, variables, images))  # type: ignore[union-attr]
 
         def noisy(i: Any) -> Images:
             return of(model, variables, _with_noise(images, noise, seed, i), target, layer=layer)
 
-        return total(noisy, samples, images.shape[0]) / samples
+        return total(noisy, samples, images.shape[0], internal_batch_size, progress) / samples
 
     return _named(smoothed, smooth_grad)
 
@@ -96,9 +106,16 @@ def var_grad(of: Method, *, samples: int = 25, noise: float = 0.15, seed: int = 
     at_least("samples", samples, 2)
     at_least("noise", noise, 0)
 
-    @method()
+    @method(*OPTIONS)
     def variance(
-        model: Model, variables: Any, images: Images, target: Target = None, *, layer: str = "last_conv"
+        model: Model,
+        variables: Any,
+        images: Images,
+        target: Target = None,
+        *,
+        layer: str = "last_conv",
+        internal_batch_size: int | None = None,
+        progress: Progress | None = None,
     ) -> Images:
         target = target.fixed(*apply(model, variables, images))  # type: ignore[union-attr]
         centre = of(model, variables, images, target, layer=layer)  # near the mean, so that no digits are lost
@@ -107,10 +124,54 @@ def var_grad(of: Method, *, samples: int = 25, noise: float = 0.15, seed: int = 
             distance = of(model, variables, _with_noise(images, noise, seed, i), target, layer=layer) - centre
             return distance, distance**2
 
-        first, second = total(moments, samples, images.shape[0])
+        first, second = total(moments, samples, images.shape[0], internal_batch_size, progress)
         return jnp.maximum(second / samples - (first / samples) ** 2, 0)
 
     return _named(variance, var_grad)
+
+
+@_once
+def smooth_grad_squared(of: Method, *, samples: int = 25, noise: float = 0.15, seed: int = 0) -> Method:
+    """SmoothGrad-squared: the mean of the squared maps of noisy copies of an image.
+
+    ``A = mean over n of M(x + e_n)^2``, with the noise of :func:`smooth_grad`. Hooker, Erhan, Kindermans and Kim, "A
+    Benchmark for Interpretability Methods in Deep Neural Networks", NeurIPS 2019 (arXiv:1806.10758). Misleads: it is
+    the square of SmoothGrad's map and VarGrad's together, so a pixel may be bright for either.
+
+    Args:
+        of: as in :func:`smooth_grad`.
+        samples: as in :func:`smooth_grad`.
+        noise: as in :func:`smooth_grad`.
+        seed: as in :func:`smooth_grad`.
+
+    Returns:
+        A method whose maps are zero or positive.
+
+    Raises:
+        FaceflaxError: as in :func:`smooth_grad`.
+    """
+    at_least("samples", samples, 1)
+    at_least("noise", noise, 0)
+
+    @method(*OPTIONS)
+    def squared(
+        model: Model,
+        variables: Any,
+        images: Images,
+        target: Target = None,
+        *,
+        layer: str = "last_conv",
+        internal_batch_size: int | None = None,
+        progress: Progress | None = None,
+    ) -> Images:
+        target = target.fixed(*apply(model, variables, images))  # type: ignore[union-attr]
+
+        def noisy(i: Any) -> Images:
+            return of(model, variables, _with_noise(images, noise, seed, i), target, layer=layer) ** 2
+
+        return total(noisy, samples, images.shape[0], internal_batch_size, progress) / samples
+
+    return _named(squared, smooth_grad_squared)
 
 
 def _with_noise(images: Images, noise: float, seed: int, i: Any) -> Images:

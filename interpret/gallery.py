@@ -28,7 +28,7 @@ class Options:
     weights: Weights = "mini_xception-fer2013"
     """Name or .safetensors file of the network's weights."""
     methods: tuple[str, ...] = ()
-    """The methods; all if not given."""
+    """The methods; if not given, all but those that need attention."""
     output: Path = Path("docs/interpret")
     """Folder for METHOD.png."""
 
@@ -37,9 +37,9 @@ def main(options: Options) -> None:
     """Writes the figures."""
     from tqdm import tqdm
 
-    from interpret.methods import METHODS
+    from interpret.methods import ATTENTION, METHODS
 
-    names = (*METHODS, MAXIMISED)
+    names = (*(name for name in METHODS if name not in ATTENTION), MAXIMISED)
     for name in options.methods:
         if name not in names:
             raise unknown("methods", name, names)
@@ -63,7 +63,7 @@ def _figures(weights: str) -> Callable[[str], Figure]:
     from interpret.attribution import apply
     from interpret.figures import Panel, attribution_grid
     from interpret.maximisation import activation_maximisation
-    from interpret.methods import METHODS, UNSIGNED
+    from interpret.methods import CAMS, METHODS, UNSIGNED
 
     loaded = pretrained.load(weights)
     (model, variables), info = loaded, loaded.info
@@ -73,7 +73,7 @@ def _figures(weights: str) -> Callable[[str], Figure]:
     late = models.layer_names(model, info.image_size)[-3]  # finer than the last, where all class activation maps agree
 
     def attributed(name: str) -> Figure:
-        layer = {"layer": late} if "cam" in name else {}
+        layer = {"layer": late} if name in CAMS else {}
         maps = np.asarray(METHODS[name](model, variables, images, target, **layer))[..., 0]
         perceived = ", ".join(info.labels[k] for k in target)
         at = f", at {late}" if layer else ""

@@ -8,7 +8,8 @@ import jax
 import jax.numpy as jnp
 from jaxtyping import Array, Float
 
-from interpret.attribution import apply, at_least, checked_baseline, method, total
+from interpret.attribution import apply, at_least, checked_baseline, method
+from interpret.copies import OPTIONS, Progress, total
 from interpret.graph import Images, Model, with_relu
 from interpret.rules import deconvnet_relu, guided_relu
 from interpret.targets import Target
@@ -133,7 +134,7 @@ def deconvnet(
     return _gradient(lambda x: with_relu(model, variables, x, deconvnet_relu), images, target)
 
 
-@method("steps", "return_error")
+@method("steps", "return_error", *OPTIONS)
 def integrated_gradients(
     model: Model,
     variables: Any,
@@ -144,6 +145,8 @@ def integrated_gradients(
     baseline: float | Images = 0.0,
     steps: int = 50,
     return_error: bool = False,
+    internal_batch_size: int | None = None,
+    progress: Progress | None = None,
 ) -> Any:
     """Integrated gradients: the gradient's mean on the way from a baseline to the image, times the way.
 
@@ -159,8 +162,12 @@ def integrated_gradients(
         layer: as in :func:`gradient`.
         baseline: what stands for nothing to see: one value for all pixels (0 is middle grey) or an array that
             broadcasts to the images.
-        steps: where on the way the gradient is taken; 64 images are evaluated at a time, whatever the number.
+        steps: where on the way the gradient is taken; memory does not grow with the number.
         return_error: also return how far the sum is from complete.
+        internal_batch_size: how many images are evaluated at a time, but at least ``images`` themselves; as many as
+            fit into :data:`interpret.copies.BYTES_AT_ONCE` if not given.
+        progress: called as ``progress(done, count)`` from time to time; give the same function each time, since a
+            method is compiled for it.
 
     Returns:
         Signed attribution of the shape of ``images``; with ``return_error`` a pair of it and the completeness error of
@@ -179,7 +186,7 @@ def integrated_gradients(
         place = ((i + 0.5) / steps).astype(images.dtype)
         return _gradient(lambda x: apply(model, variables, x), start + place * way, target)
 
-    attribution = way * total(on_the_way, steps, images.shape[0]) / steps
+    attribution = way * total(on_the_way, steps, images.shape[0], internal_batch_size, progress) / steps
     if not return_error:
         return attribution
     difference = target.of(*apply(model, variables, images)) - target.of(*apply(model, variables, start))

@@ -152,6 +152,10 @@ class Graph:
                 values[output] = value + shifts[output] if output in shifts else value
         return values
 
+    def of(self, images: Images) -> Graph:
+        """The same list for other images of the same shape."""
+        return dataclasses.replace(self, values={**self.values, self.images: images})
+
     def answer(self, values: Mapping[Slot, Array]) -> tuple[Logits, Features]:
         """The logits and features among the values of :meth:`run`."""
         (logits,) = read(values, [self.logits])
@@ -160,7 +164,7 @@ class Graph:
     @property
     def gives_probabilities(self) -> bool:
         """Whether the logits are none: the last that is done to them, but for moves, is a softmax or a sigmoid."""
-        producers = self._producers
+        producers = self.producers
 
         def made_by(slot: Slot | Literal) -> Operation | None:
             maker = None if isinstance(slot, Literal) else producers.get(slot)
@@ -178,7 +182,8 @@ class Graph:
         return summed is not None and (summed.name, summed.inputs) == (above.name, above.inputs)
 
     @property
-    def _producers(self) -> dict[Slot, Operation]:
+    def producers(self) -> dict[Slot, Operation]:
+        """Which operation makes each value."""
         return {slot: operation for operation in self.operations for slot in operation.outputs}
 
     def place(self, layer: str, target: str | None) -> Place:
@@ -196,7 +201,7 @@ class Graph:
         """
         checked_layer(layer, self.features)
         way = self._leading_to(self.logits if target is None else self.features[target])
-        producers = self._producers
+        producers = self.producers
         place = self._placed(self.features[layer], way, producers)
         if place is not None:
             return place
@@ -322,17 +327,16 @@ def with_relu(model: Model, variables: Any, images: Images, rule: Rule) -> tuple
         FaceflaxError: the model has no ReLU, or one where it cannot be replaced.
     """
     graph = trace(model, variables, images)
-    results = [graph.logits, *graph.features.values()]
-    written = _Writing(graph.operations, {graph.images}, {slot for slot in results if not isinstance(slot, Literal)})
+    written = relus(graph)
     for operation in graph.operations:
-        if operation.outputs[0] not in written.relus and _hides_relu(operation):
+        if operation.outputs[0] not in written and _hides_relu(operation):
             raise FaceflaxError(
                 "model",
                 None,
                 f"{type(model).__name__} applies a ReLU inside {operation.name!r}, where it cannot be replaced",
                 "write the loop or the custom gradient without it, or use gradient",
             )
-    if not written.relus:
+    if not written:
         raise FaceflaxError(
             "model",
             None,
@@ -341,10 +345,16 @@ def with_relu(model: Model, variables: Any, images: Images, rule: Rule) -> tuple
         )
 
     def replaced(operation: Operation) -> Callable[..., list[Array]] | None:
-        relu = written.relus.get(operation.outputs[0])
+        relu = written.get(operation.outputs[0])
         return None if relu is None else lambda *operands: [relu(rule, *operands)]
 
     return graph.answer(graph.run(replaced))
+
+
+def relus(graph: Graph) -> dict[Slot, Callable[..., Array]]:
+    """Finds the ReLUs, however they are written: for the slot of each one's result, ``(rule, *operands)`` to it."""
+    results = [graph.logits, *graph.features.values()]
+    return _Writing(graph.operations, {graph.images}, {x for x in results if not isinstance(x, Literal)}).relus
 
 
 class _Writing:

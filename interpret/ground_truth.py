@@ -57,7 +57,7 @@ class Options:
     arch: str = "mini_xception"
     """Network; an unknown name lists all."""
     methods: tuple[str, ...] = ()
-    """Attribution methods; all if not given."""
+    """Attribution methods; if not given, all but those that need attention."""
     samples: int = 140
     """Faces to explain, of the test split."""
     train_faces: int = 2800

@@ -12,14 +12,14 @@ convolutions and a head of one's own need nothing said about them:
 * An elementwise nonlinearity hands back what it gets; a maximum gives all to the winner; what only moves values moves
   relevance back.
 * A loop of known length (``scan``, ``fori_loop``) is written out, so that its rounds are layers like any others.
-* Any other operation between the image and the score is an error that names it: products of activations, softmax,
-  a loop that runs as long as a value says (``while``), a branch (``cond``).
+* Any other operation between the image and the score is an error that names it: a loop that runs as long as a value
+  says (``while``), a branch (``cond``), and, for all but :func:`attn_lrp`, products of activations and softmax.
 """
 
 from __future__ import annotations
 
 import dataclasses
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from typing import Any
 
 import jax
@@ -27,14 +27,20 @@ import jax.numpy as jnp
 from jax.extend.core import Literal
 from jaxtyping import Array
 
-from faceflax.errors import FaceflaxError
-from interpret.attribution import at_least, method
+from faceflax.errors import FaceflaxError, unknown
+from interpret.attribution import Method, at_least, method
 from interpret.graph import Graph, Images, Model, Operation, Slot, is_relu, read, trace
 from interpret.targets import Target
 
 _SUMS = {"reduce_sum", "reduce_window_sum"}
 _PRODUCTS = {"conv_general_dilated", "dot_general"}
+_AFFINE = {"add", "add_any", "sub", "neg", "mul", "div"}
 _NONLINEAR = {"tanh", "logistic", "erf", "max", "min", "clamp"}
+_UNARY = {
+    *("add", "add_any", "sub", "neg", "mul", "div", "tanh", "logistic", "erf", "erfc", "exp", "expm1", "log1p", "log"),
+    *("square", "integer_pow", "pow", "max", "min", "clamp", "custom_jvp_call", "convert_element_type", "abs", "sign"),
+}
+"""Elementwise in their one operand that depends on the images."""
 _MOVES = {
     *("reshape", "transpose", "squeeze", "expand_dims", "broadcast_in_dim", "slice", "dynamic_slice", "gather", "rev"),
     *("concatenate", "pad", "copy", "convert_element_type", "reduce_precision", "stack", "split", "select_n"),
@@ -76,14 +82,7 @@ def lrp_epsilon(
         FaceflaxError: as in :func:`~interpret.gradients.gradient`, or an operation that has no rule.
     """
     at_least("epsilon", epsilon, 0)
-
-    def share(part: _Layer, inputs: list[Array], relevance: Array) -> list[Array]:
-        z, back = jax.vjp(lambda *x: part.contributions(x), *inputs)
-        z = z + part.bias
-        gradients = back(_quotient(relevance, z + jnp.where(z < 0, -epsilon, epsilon)))
-        return [x * g for x, g in zip(inputs, gradients, strict=True)]
-
-    return _propagate(trace(model, variables, images, plain=True), target, share)
+    return _propagate(trace(model, variables, images, plain=True), target, _by_epsilon(epsilon))
 
 
 @method("alpha")
@@ -118,9 +117,167 @@ def lrp_alpha_beta(
         FaceflaxError: as in :func:`lrp_epsilon`.
     """
     at_least("alpha", alpha, 1)
+    return _propagate(trace(model, variables, images, plain=True), target, _by_signs(alpha))
+
+
+RULES = ("epsilon", "z_plus", "gamma", "flat", "w_squared")
+"""The rules of :func:`lrp_composite`."""
+
+
+@method("convolution", "dense", "first", "epsilon", "gamma")
+def lrp_composite(
+    model: Model,
+    variables: Any,
+    images: Images,
+    target: Target = None,
+    *,
+    layer: str = "last_conv",
+    convolution: str = "z_plus",
+    dense: str = "epsilon",
+    first: str | None = "flat",
+    epsilon: float = 1e-6,
+    gamma: float = 0.25,
+) -> Images:
+    """LRP with a rule for each kind of layer: a composite, as Zennit calls it. The default is epsilon-plus-flat.
+
+    With ``z_ij = x_i w_ij`` and ``z_j = sum_i z_ij + b_j`` a layer's input ``i`` gets ``R_i = sum_j r_ij R_j``, where
+    ``r_ij`` is
+
+    * ``epsilon``: ``z_ij / (z_j + epsilon sign z_j)``;
+    * ``z_plus``: ``z_ij+ / z_j+``, what speaks for it alone (:func:`lrp_alpha_beta` with ``alpha=1``);
+    * ``gamma``: ``(z_ij + gamma z_ij+) / (z_j + gamma z_j+)`` where ``z_j >= 0``, and with ``-`` for ``+`` elsewhere;
+    * ``flat``: the same for all inputs that the output sees;
+    * ``w_squared``: ``w_ij^2 / sum_i w_ij^2``.
+
+    Pooling and sums of branches have the epsilon rule. Montavon, Binder, Lapuschkin, Samek and Müller, "Layer-Wise
+    Relevance Propagation: An Overview", 2019 (doi:10.1007/978-3-030-28954-6_10); composites as in Anders et al.,
+    "Software for Dataset-wide XAI", 2021 (arXiv:2106.13200). Misleads: with ``z_plus`` nearly everywhere the map hardly
+    depends on the class (Sixt, Granz and Landgraf, ICML 2020, arXiv:1912.09818); ``flat`` blurs by construction.
+
+    Args:
+        model: as in :func:`lrp_epsilon`.
+        variables: as in :func:`~interpret.gradients.gradient`.
+        images: as in :func:`~interpret.gradients.gradient`.
+        target: as in :func:`~interpret.gradients.gradient`.
+        layer: as in :func:`~interpret.gradients.gradient`.
+        convolution: the rule of convolutions.
+        dense: the rule of matrix products.
+        first: the rule of those that see the image itself, or None for that of their kind.
+        epsilon: as in :func:`lrp_epsilon`.
+        gamma: how much more counts what speaks for the output.
+
+    Returns:
+        Signed attribution of the shape of ``images``.
+
+    Raises:
+        FaceflaxError: as in :func:`lrp_epsilon`, or an unknown rule.
+
+    Example:
+        >>> import flax.linen as nn
+        >>> class Sum(nn.Module):
+        ...     def __call__(self, images, train=False):
+        ...         return images.reshape(images.shape[0], -1) @ jnp.array([[1.0], [3.0]]), {}
+        >>> images = jnp.array([2.0, 1.0]).reshape(1, 1, 2, 1)
+        >>> print(lrp_composite(Sum(), {}, images, 0, first="flat").ravel())
+        [2.5 2.5]
+        >>> print(lrp_composite(Sum(), {}, images, 0, first="w_squared").ravel())
+        [0.5 4.5]
+    """
+    at_least("epsilon", epsilon, 0)
+    at_least("gamma", gamma, 0)
+    for field, rule in (("convolution", convolution), ("dense", dense), ("first", first)):
+        if rule is not None and rule not in RULES:
+            raise unknown(field, rule, RULES)
+    shares: dict[str, Share] = {
+        "epsilon": _by_epsilon(epsilon),
+        "z_plus": _by_signs(1.0),
+        "gamma": _by_gamma(gamma),
+        "flat": _by_weights(jnp.ones_like),
+        "w_squared": _by_weights(jnp.square),
+    }
+    kinds = {"convolution": convolution, "dense": dense, "sum": "epsilon"}
 
     def share(part: _Layer, inputs: list[Array], relevance: Array) -> list[Array]:
-        signs = [jnp.maximum(x, 0) for x in inputs], [jnp.minimum(x, 0) for x in inputs]
+        rule = first if part.first and first is not None else kinds[part.kind]
+        return shares[rule](part, inputs, relevance)
+
+    return _propagate(trace(model, variables, images, plain=True), target, share)
+
+
+def lrp_preset(name: str, **options: Any) -> Method:
+    """Makes a composite with a name of its own.
+
+    Args:
+        name: of the method.
+        **options: of :func:`lrp_composite`.
+
+    Returns:
+        A method; its own calls may change the options.
+    """
+
+    def preset(
+        model: Model, variables: Any, images: Images, target: Target = None, *, layer: str = "last_conv", **given: Any
+    ) -> Images:
+        return lrp_composite(model, variables, images, target, layer=layer, **options | given)
+
+    preset.__name__, preset.__doc__ = name, f":func:`lrp_composite` with {options}."
+    return preset
+
+
+@method("epsilon")
+def attn_lrp(
+    model: Model,
+    variables: Any,
+    images: Images,
+    target: Target = None,
+    *,
+    layer: str = "last_conv",
+    epsilon: float = 1e-6,
+) -> Images:
+    """AttnLRP: the epsilon rule, with rules for attention, normalisation layers and gates.
+
+    Besides what :func:`lrp_epsilon` does:
+
+    * a product of two activations, such as attention times values, ``O = A V``: each factor gets half, shared out by
+      ``A_ij V_jk / O_ik``;
+    * softmax ``s`` of ``x``: ``R_i = x_i (R_i - s_i sum_j R_j)``;
+    * LayerNorm and its like: the deviation that is divided by gets nothing, and is a constant to the rest;
+    * a function of one value, whatever it is written of (GELU, SiLU, GELU's own product): relevance passes as it is.
+
+    Achtibat et al., "AttnLRP: Attention-Aware Layer-Wise Relevance Propagation for Transformers", ICML 2024
+    (arXiv:2402.05602). Misleads: by the softmax rule it is not conserved, and what biases contributed stays with them.
+
+    Args:
+        model: as in :func:`~interpret.gradients.gradient`; of convolutions and ReLUs, too.
+        variables: as in :func:`~interpret.gradients.gradient`.
+        images: as in :func:`~interpret.gradients.gradient`.
+        target: as in :func:`~interpret.gradients.gradient`.
+        layer: as in :func:`~interpret.gradients.gradient`.
+        epsilon: as in :func:`lrp_epsilon`.
+
+    Returns:
+        Signed attribution of the shape of ``images``.
+
+    Raises:
+        FaceflaxError: as in :func:`lrp_epsilon`.
+    """
+    at_least("epsilon", epsilon, 0)
+    graph = trace(model, variables, images, plain=True)
+    return _propagate(graph, target, _by_epsilon(epsilon), Gates(graph, epsilon))
+
+
+def _by_epsilon(epsilon: Any) -> Share:
+    def share(part: _Layer, inputs: list[Array], relevance: Array) -> list[Array]:
+        z, back = jax.vjp(lambda *x: part.contributions(x), *inputs)
+        gradients = back(_quotient(relevance, _stable(z + part.bias, epsilon)))
+        return [x * g for x, g in zip(inputs, gradients, strict=True)]
+
+    return share
+
+
+def _by_signs(alpha: Any) -> Share:
+    def share(part: _Layer, inputs: list[Array], relevance: Array) -> list[Array]:
+        signs = _signs(inputs)
         (up, down), back = jax.vjp(part.signed_contributions, *signs)
         up, down = up + jnp.maximum(part.bias, 0), down + jnp.minimum(part.bias, 0)
         to_up = jnp.where(down == 0, 1, alpha) * _quotient(relevance, up)
@@ -128,7 +285,40 @@ def lrp_alpha_beta(
         positive, negative = back((to_up, to_down))
         return [above * p + below * n for above, below, p, n in zip(*signs, positive, negative, strict=True)]
 
-    return _propagate(trace(model, variables, images, plain=True), target, share)
+    return share
+
+
+def _by_gamma(gamma: Any) -> Share:
+    def share(part: _Layer, inputs: list[Array], relevance: Array) -> list[Array]:
+        signs = _signs(inputs)
+        (up, down), back = jax.vjp(part.signed_contributions, *signs)
+        up, down = up + jnp.maximum(part.bias, 0), down + jnp.minimum(part.bias, 0)
+        z = up + down
+        quotient = _quotient(relevance, z + gamma * jnp.where(z < 0, down, up))
+        to_up, to_down = (quotient * jnp.where(side, 1 + gamma, 1) for side in (z >= 0, z < 0))
+        positive, negative = back((to_up, to_down))
+        return [above * p + below * n for above, below, p, n in zip(*signs, positive, negative, strict=True)]
+
+    return share
+
+
+def _by_weights(of: Callable[[Array], Array]) -> Share:
+    """Shares that a function of the weights makes, whatever the inputs are."""
+
+    def share(part: _Layer, inputs: list[Array], relevance: Array) -> list[Array]:
+        ((term,), (x,)) = part.terms, inputs
+        z, back = jax.vjp(lambda x: term.linear(x, of(term.kernel)), jnp.ones_like(x))
+        return list(back(_quotient(relevance, z)))
+
+    return share
+
+
+def _signs(inputs: list[Array]) -> tuple[list[Array], list[Array]]:
+    return [jnp.maximum(x, 0) for x in inputs], [jnp.minimum(x, 0) for x in inputs]
+
+
+def _stable(z: Array, epsilon: Any) -> Array:
+    return z + jnp.where(z < 0, -epsilon, epsilon)
 
 
 def _quotient(relevance: Array, z: Array) -> Array:
@@ -147,11 +337,15 @@ class _Term:
 
 @dataclasses.dataclass(frozen=True)
 class _Layer:
-    """``z = scale * sum of terms + bias``."""
+    """``z = scale * sum of terms + bias``; a ``convolution``, a ``dense`` one or a ``sum``, and whether of the
+    images.
+    """
 
     terms: tuple[_Term, ...]
     scale: Array
     bias: Array
+    kind: str = "sum"
+    first: bool = False
 
     def contributions(self, inputs: Iterable[Array]) -> Array:
         """``z`` without its bias."""
@@ -184,9 +378,100 @@ class _Step:
     back: Callable[[list[Array]], list[Array]]
 
 
-def _propagate(graph: Graph, target: Any, share: Share) -> Images:
+class Gates:
+    """The rules of AttnLRP for operations on two activations.
+
+    Args:
+        graph: the traced model.
+        epsilon: keeps quotients finite.
+    """
+
+    def __init__(self, graph: Graph, epsilon: Any) -> None:
+        self._producers = graph.producers
+        self._epsilon = epsilon
+        self._of: dict[Slot, Slot] = {}  # an elementwise function's value, and the value that it is one of
+        self._deviations: set[Slot] = set()
+
+    def step(self, operation: Operation, places: list[int], values: Mapping[Slot, Array]) -> _Step | None:
+        """The step back of an operation that has a rule here; asked in the order of computation."""
+        slots, output = _slots(operation, places), operation.outputs[0]
+        if operation.name in ("sqrt", "rsqrt") or (
+            len(slots) == 1 and slots[0] in self._deviations and operation.name in _MOVES | _AFFINE
+        ):
+            self._deviations.add(output)
+        if len(slots) == 1 and operation.name in _UNARY and values[output].shape == values[slots[0]].shape:
+            self._of[output] = slots[0]
+        if len(slots) != 2 or operation.name not in ("mul", "div", "dot_general", "add", "sub"):
+            return None
+        if (common := self._common(*slots)) is not None:
+            self._of[output] = common
+            layered = operation.name in ("add", "sub")
+            return None if layered else _Step((common,), operation.outputs, lambda received: received)
+        if operation.name == "div" and (softmax := self._softmax(operation)) is not None:
+            return softmax(values)
+        if operation.name in ("mul", "div") and slots[1] in self._deviations:
+            return _Step(slots[:1], operation.outputs, lambda received: received)
+        if operation.name == "mul" and slots[0] in self._deviations:
+            return _Step(slots[1:], operation.outputs, lambda received: received)
+        if operation.name in ("mul", "dot_general"):
+            return self._product(operation, slots, values)
+        return None
+
+    def _common(self, first: Slot, second: Slot) -> Slot | None:
+        """The nearest value that both are elementwise functions of."""
+        chain = [first]
+        while chain[-1] in self._of:
+            chain.append(self._of[chain[-1]])
+        while second not in chain and second in self._of:
+            second = self._of[second]
+        return second if second in chain else None
+
+    def _product(self, operation: Operation, slots: tuple[Slot, ...], values: Mapping[Slot, Array]) -> _Step:
+        factors = [values[slot] for slot in slots]
+
+        def back(received: list[Array]) -> list[Array]:
+            z, pull = jax.vjp(lambda *x: operation(*x)[0], *factors)
+            gradients = pull(_quotient(received[0] / 2, _stable(z, self._epsilon)))
+            return [x * g for x, g in zip(factors, gradients, strict=True)]
+
+        return _Step(slots, operation.outputs, back)
+
+    def _softmax(self, operation: Operation) -> Callable[[Mapping[Slot, Array]], _Step] | None:
+        """The step of a division that ends a softmax."""
+        above, below = (self._maker(slot) for slot in operation.inputs)
+        if above is None or below is None or (above.name, below.name) != ("exp", "reduce_sum"):
+            return None
+        if below.inputs != above.outputs:
+            return None
+        before = self._maker(above.inputs[0])
+        logits = above.inputs[0] if before is None or before.name != "sub" else before.inputs[0]
+        axes = tuple(below.equation.params["axes"])
+        if isinstance(logits, Literal):
+            return None
+        slot = logits
+
+        def step(values: Mapping[Slot, Array]) -> _Step:
+            x, s = values[slot], values[operation.outputs[0]]
+
+            def back(received: list[Array]) -> list[Array]:
+                left = received[0] - s * received[0].sum(axes, keepdims=True)
+                return [jnp.where(s == 0, 0, jnp.where(s == 0, 0, x) * left)]  # what is masked may be minus infinity
+
+            return _Step((slot,), operation.outputs, back)
+
+        return step
+
+    def _maker(self, atom: Slot | Literal) -> Operation | None:
+        maker = None if isinstance(atom, Literal) else self._producers.get(atom)
+        while maker is not None and maker.name in ("broadcast_in_dim", "reshape", "convert_element_type"):
+            (source,) = maker.inputs[:1]
+            maker = None if isinstance(source, Literal) else self._producers.get(source)
+        return maker
+
+
+def _propagate(graph: Graph, target: Any, share: Share, gates: Gates | None = None) -> Images:
     """Runs the model forwards, then relevance backwards to the images."""
-    values, steps = _forwards(graph, share)
+    values, steps = _forwards(graph, share, gates)
     start = graph.logits if target.layer is None else graph.features[target.layer]
     features = dict(zip(graph.features, read(values, graph.features.values()), strict=True))
     (logits,) = read(values, [graph.logits])
@@ -206,7 +491,7 @@ def _propagate(graph: Graph, target: Any, share: Share) -> Images:
     return relevance.get(graph.images, jnp.zeros_like(values[graph.images]))
 
 
-def _forwards(graph: Graph, share: Share) -> tuple[dict[Slot, Array], list[_Step]]:
+def _forwards(graph: Graph, share: Share, gates: Gates | None) -> tuple[dict[Slot, Array], list[_Step]]:
     """Returns all values, and the steps backwards in the order of computation.
 
     A result behind which a layer goes on has a step like any other; nothing asks for it unless something else reads the
@@ -216,6 +501,7 @@ def _forwards(graph: Graph, share: Share) -> tuple[dict[Slot, Array], list[_Step
     steps: list[_Step] = []
     layers: dict[Slot, _Layer] = {}
     moving = {graph.images}  # what depends on the images
+    near = {graph.images}  # what is the images but for moves and constants
 
     for operation in graph.operations:
         operands = read(values, operation.inputs)
@@ -226,8 +512,13 @@ def _forwards(graph: Graph, share: Share) -> tuple[dict[Slot, Array], list[_Step
             continue  # a constant, or a comparison: what it decides is taken as given
         moving.update(floating)
         slots = _slots(operation, places)
-        layer = _layer_of(operation, operands, places, layers)
-        if layer is not None:
+        if len(slots) == 1 and slots[0] in near and operation.name in _MOVES | _AFFINE:
+            near.update(operation.outputs)
+        gate = None if gates is None else gates.step(operation, places, values)
+        layer = _layer_of(operation, operands, places, layers, near)
+        if gate is not None:
+            steps.append(gate)
+        elif layer is not None:
             layers[operation.outputs[0]] = layer
             sources = tuple(term.source for term in layer.terms)
             steps.append(_Step(sources, operation.outputs, _sharing(share, layer, [values[s] for s in sources])))
@@ -239,7 +530,7 @@ def _forwards(graph: Graph, share: Share) -> tuple[dict[Slot, Array], list[_Step
 
 
 def _layer_of(
-    operation: Operation, operands: list[Array], places: list[int], layers: dict[Slot, _Layer]
+    operation: Operation, operands: list[Array], places: list[int], layers: dict[Slot, _Layer], near: set[Slot]
 ) -> _Layer | None:
     """The layer that an operation begins or goes on with, if any."""
     one, zero = jnp.ones(()), jnp.zeros(())
@@ -253,7 +544,9 @@ def _layer_of(
     if operation.name in _SUMS:
         return _Layer((_Term(slot, lambda x, kernel: operation(x)[0] * kernel, one),), one, zero)
     if operation.name in _PRODUCTS:
-        return _Layer((_Term(slot, _at(operation, place), operands[1 - place]),), one, zero)
+        term = _Term(slot, _at(operation, place), operands[1 - place])
+        kind = "dense" if operation.name == "dot_general" else "convolution"
+        return _Layer((term,), one, zero, kind, slot in near)
     before = layers.get(slot) or _Layer((_Term(slot, jnp.multiply, one),), one, zero)
     match operation.name, place:
         case (("add" | "add_any"), _):
@@ -294,7 +587,7 @@ def _moving(operation: Operation, operands: list[Array], places: list[int]) -> C
                 "model",
                 operation.name,
                 "its operation {} on activations has no rule of relevance propagation",
-                "use another method, such as integrated_gradients",
+                "use attn_lrp for transformers, or another method, such as integrated_gradients",
             )
 
         def function(*moving: Array) -> list[Array]:

@@ -10,12 +10,13 @@ import numpy as np
 from jaxtyping import Array, Float
 
 from faceflax.errors import FaceflaxError
-from interpret.attribution import apply, at_least, checked_baseline, method, total
+from interpret.attribution import apply, at_least, checked_baseline, method
+from interpret.copies import OPTIONS, Progress, total
 from interpret.graph import Images, Model
 from interpret.targets import Scores, Target
 
 
-@method("patch", "stride")
+@method("patch", "stride", *OPTIONS)
 def occlusion(
     model: Model,
     variables: Any,
@@ -26,6 +27,8 @@ def occlusion(
     patch: int = 8,
     stride: int = 4,
     baseline: float | Images = 0.0,
+    internal_batch_size: int | None = None,
+    progress: Progress | None = None,
 ) -> Images:
     """Occlusion: how much the score falls when a square over a pixel is covered.
 
@@ -41,6 +44,8 @@ def occlusion(
         patch: the square's side in pixels.
         stride: pixels from one square to the next, no more than ``patch``; the last touches the border.
         baseline: what a covered pixel becomes: one value (0 is middle grey), or an array that broadcasts to the images.
+        internal_batch_size: as in :func:`~interpret.gradients.integrated_gradients`.
+        progress: as in :func:`~interpret.gradients.integrated_gradients`.
 
     Returns:
         Signed attribution of the shape of ``images``, the same in every channel: positive where covering lowers the
@@ -72,11 +77,11 @@ def occlusion(
         square = square.astype(images.dtype)
         return falls[:, None, None] * square[None], square
 
-    falls, times = total(fall, len(corners), batch)
+    falls, times = total(fall, len(corners), batch, internal_batch_size, progress)
     return jnp.broadcast_to((falls / times[None])[..., None], images.shape)
 
 
-@method("masks", "cells", "keep", "seed")
+@method("masks", "cells", "keep", "seed", *OPTIONS)
 def rise(
     model: Model,
     variables: Any,
@@ -89,6 +94,8 @@ def rise(
     keep: float = 0.5,
     seed: int = 0,
     baseline: float | Images = 0.0,
+    internal_batch_size: int | None = None,
+    progress: Progress | None = None,
 ) -> Images:
     """RISE: the mean of random masks, weighted by the score of the image behind each.
 
@@ -108,6 +115,8 @@ def rise(
         keep: the share of cells that show the image.
         seed: of the masks, which are the same for all images.
         baseline: what a masked pixel becomes, as in :func:`occlusion`.
+        internal_batch_size: as in :func:`~interpret.gradients.integrated_gradients`.
+        progress: as in :func:`~interpret.gradients.integrated_gradients`.
 
     Returns:
         Signed attribution of the shape of ``images``, the same in every channel.
@@ -139,6 +148,6 @@ def rise(
         scores = target.of(*apply(model, variables, behind)) - whole  # near zero, so that no digits are lost
         return scores[:, None, None] * shown[None], shown, scores
 
-    weights, shown, scores = total(weighted, masks, batch)
+    weights, shown, scores = total(weighted, masks, batch, internal_batch_size, progress)
     centred = (weights - (scores / masks)[:, None, None] * shown[None]) / (masks * keep)
     return jnp.broadcast_to(centred[..., None], images.shape)

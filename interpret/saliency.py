@@ -31,6 +31,9 @@ SYNTHETIC_FACES = 14 * MAX_SAMPLES  # twice as many of each emotion as a row may
 SYNTHETIC_SEED = 2  # that of the synthetic dataset's test split
 FORMATS = (".png", ".pdf", ".npz")
 
+Cut = tuple[int, float]
+"""The side of a face's image in pixels, and the margin around the face as a share of its side."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -42,7 +45,7 @@ class Options:
     Each map explains the highest activation of --layer, or with --target emotion the logit of its row. What a map's
     sign means depends on the method; interpret/README.md says so for each. Gradients, guided_backprop and deconvnet are
     red where a brighter pixel raises the score and blue where a darker one does; the others are red where a pixel
-    speaks for it. Maps from grad_cam, grad_cam_plus_plus, layer_cam and var_grad have no sign.
+    speaks for it. Class activation maps, var_grad, full_grad, sobol, hsic and extremal_perturbation have no sign.
     """
 
     layer: str = "last_conv"
@@ -56,7 +59,13 @@ class Options:
     weights: Annotated[tuple[str, ...], tyro.conf.arg(metavar="[NAME|FILE ...]")] = ()
     """Names or .safetensors files of the weights, in place of ARCH-fer2013 for each --arch."""
     images: Path | None = None
-    """An image, a folder of them, or a folder of folders named after emotions; else FER-2013 or synthetic faces."""
+    """A photograph, a folder of them, or a folder of folders named after emotions; else FER-2013 or synthetic faces.
+
+    The faces in them are found and cut out upright, as analyze does, and it is said how many. A photograph in a folder
+    named after an emotion is of one face: the one that is found with the highest score.
+    """
+    whole_image: bool = False
+    """Take each of --images as one face as it is, squashed to a square, as for crops of a dataset."""
     emotions: tuple[str, ...] = EMOTIONS
     """The perceived emotions that get a row."""
     samples: int = 3
@@ -83,6 +92,11 @@ class Network:
     model: nn.Module
     variables: dict[str, Any]
 
+    @property
+    def cut(self) -> Cut:
+        """How its faces are cut out."""
+        return self.info.image_size, self.info.crop_margin
+
 
 @dataclass(frozen=True)
 class Faces:
@@ -90,12 +104,12 @@ class Faces:
 
     Attributes:
         source: where they come from, in words.
-        images: for each size that a network takes, all of them at that size.
+        images: for each size and margin that a network takes, all of them cut so.
         labels: their perceived emotions, or None where they have none.
     """
 
     source: str
-    images: dict[int, UInt8[np.ndarray, "n size size"]]
+    images: dict[Cut, UInt8[np.ndarray, "n size size"]]
     labels: Int[np.ndarray, " n"] | None
 
 
@@ -106,7 +120,7 @@ class Explained:
     Attributes:
         source: where the faces come from, in words.
         networks: whose maps they are.
-        images: for each size that a network takes, the faces.
+        images: for each size and margin that a network takes, the faces.
         labels: their perceived emotions.
         given: whether the labels came with the faces; if not, they are the first network's answer.
         maps: each network's attribution of its faces.
@@ -114,7 +128,7 @@ class Explained:
 
     source: str
     networks: list[Network]
-    images: dict[int, UInt8[np.ndarray, "n size size"]]
+    images: dict[Cut, UInt8[np.ndarray, "n size size"]]
     labels: Int[np.ndarray, " n"]
     given: bool
     maps: list[Float[np.ndarray, "n size size"]]
@@ -158,10 +172,9 @@ def explain(options: Options) -> Explained:
     if options.method not in METHODS:
         raise unknown("method", options.method, METHODS)
     networks = _load_networks(options)
-    sizes = [network.info.image_size for network in networks]
-    faces = _load_faces(options, sizes)
+    faces = _load_faces(options, [network.cut for network in networks])
     print(f"faces: {faces.source}")
-    labels = _predict(networks[0], faces.images[sizes[0]]) if faces.labels is None else faces.labels
+    labels = _predict(networks[0], faces.images[networks[0].cut]) if faces.labels is None else faces.labels
     wanted = [EMOTIONS.index(emotion) for emotion in options.emotions]
     shown = _choose(labels, wanted, options.samples, options.seed)
     if not shown.size:
@@ -170,8 +183,8 @@ def explain(options: Options) -> Explained:
         )
 
     maps, metrics = [], {}
-    for network, size in zip(tqdm(networks, options.method, leave=False), sizes, strict=True):
-        images = jnp.asarray(normalize(faces.images[size][shown, ..., None]))
+    for network in tqdm(networks, options.method, leave=False):
+        images = jnp.asarray(normalize(faces.images[network.cut][shown, ..., None]))
         target = _target(options, network, images, labels[shown])
         method = partial(METHODS[options.method], layer=options.layer)
         each = [  # a face at a time: a method's memory grows with the faces
@@ -182,7 +195,7 @@ def explain(options: Options) -> Explained:
             metrics[network.info.name] = _metrics(options, method, network, images, target)
     if options.metrics:
         print(_metrics_table(metrics, f"{options.method}, means over the {len(shown)} faces shown"))
-    chosen = {size: images[shown] for size, images in faces.images.items()}
+    chosen = {cut: images[shown] for cut, images in faces.images.items()}
     return Explained(faces.source, networks, chosen, labels[shown], faces.labels is not None, maps)
 
 
@@ -227,7 +240,7 @@ def save(explained: Explained, options: Options, file: Path) -> None:
         "weights": np.array([network.info.name for network in explained.networks]),
     }
     for network, maps in zip(explained.networks, explained.maps, strict=True):
-        arrays[f"images {network.info.name}"] = explained.images[network.info.image_size]
+        arrays[f"images {network.info.name}"] = explained.images[network.cut]
         arrays[f"maps {network.info.name}"] = maps
     with file.open("wb") as stream:
         np.savez_compressed(stream, **arrays)
@@ -308,32 +321,88 @@ def _load_networks(options: Options) -> list[Network]:
     return networks
 
 
-def _load_faces(options: Options, sizes: list[int]) -> Faces:
-    """Reads the given images, or else FER-2013's test split, or else renders synthetic faces, at each of the sizes."""
+def _load_faces(options: Options, cuts: list[Cut]) -> Faces:
+    """Finds the faces of the given images, or else reads FER-2013's test split, or else renders synthetic faces."""
     if options.images is not None:
         files, labels = _find_images(options.images)
-        return Faces(options.images.name, _read_images(files, sizes), labels)
+        if options.whole_image:
+            sizes = {size for size, _ in cuts}
+            return Faces(options.images.name, _for_all(cuts, _read_images(files, sizes)), labels)
+        return _faces_of(options.images.name, files, labels, cuts)
+    if options.whole_image:
+        raise FaceflaxError("whole_image", None, "is for images", "give them, or leave it out")
+    sizes = {size for size, _ in cuts}
     try:
-        return _load_fer2013(options.data_dir, sorted(set(sizes)))
+        return _load_fer2013(options.data_dir, cuts)
     except FaceflaxError as error:
         print(f"synthetic faces are used, because FER-2013 cannot be: {error}")
 
     from faceflax.data.synthetic import render_faces
 
-    faces = {size: render_faces(SYNTHETIC_FACES, SYNTHETIC_SEED, size) for size in sorted(set(sizes))}
+    faces = {size: render_faces(SYNTHETIC_FACES, SYNTHETIC_SEED, size) for size in sorted(sizes)}
     images = {size: rendered.images[..., 0] for size, rendered in faces.items()}
-    return Faces("synthetic faces", images, faces[sizes[0]].emotions)
+    return Faces("synthetic faces", _for_all(cuts, images), faces[cuts[0][0]].emotions)
 
 
-def _load_fer2013(data_dir: Path | None, sizes: Sequence[int]) -> Faces:
+def _for_all(cuts: list[Cut], images: dict[int, UInt8[np.ndarray, "n size size"]]) -> dict[Cut, Any]:
+    """Images that are cut out already, for every margin."""
+    return {cut: images[cut[0]] for cut in cuts}
+
+
+def _load_fer2013(data_dir: Path | None, cuts: list[Cut]) -> Faces:
     import numpy as np
 
     with needing_extras():
         from faceflax import data
 
+        sizes = sorted({size for size, _ in cuts})
         examples = {size: data.load("fer2013", "test", image_size=size, data_dir=data_dir) for size in sizes}
     images = {size: split.images[..., 0] for size, split in examples.items()}
-    return Faces("fer2013 test split", images, np.asarray(examples[sizes[0]].labels))
+    return Faces("fer2013 test split", _for_all(cuts, images), np.asarray(examples[cuts[0][0]].labels))
+
+
+def _faces_of(source: str, files: list[Path], labels: Int[np.ndarray, " n"] | None, cuts: list[Cut]) -> Faces:
+    """Finds the faces of photographs and cuts them out, upright, as each network takes them; says what was found.
+
+    Raises:
+        FaceflaxError: a file that is no image, or no face in any.
+    """
+    import numpy as np
+    from tqdm import tqdm
+
+    from faceflax.faces import crop_face, make_detector
+    from faceflax.faces.detection import search
+    from faceflax.faces.frame import as_frame
+    from faceflax.preprocessing import read_image
+
+    detector = make_detector()
+    faces: dict[Cut, list[Any]] = {cut: [] for cut in cuts}
+    origins, without, beside = [], [], 0
+    for i, file in enumerate(tqdm(files, "finding faces", delay=1, leave=False)):
+        frame = as_frame(read_image("images", file))
+        found = search(detector, frame)
+        if not found:
+            without.append(file.name)
+        if labels is not None:
+            beside += len(found[1:])
+            found = found[:1]
+        for face in found:
+            box = [round(float(value)) for value in face.box]
+            origins.append(i)
+            for size, margin in cuts:
+                faces[size, margin].append(crop_face(frame.grey, box, margin, size, face.landmarks))
+    remedy = "whole_image takes each image as a face as it is"
+    if not origins:
+        raise FaceflaxError("images", source, f"no face was found in the {len(files)} images of {{}}", remedy)
+    notes = [f"found and cut out {len(origins)} in {len(files) - len(without)} of {len(files)} images"]
+    if without:
+        shown = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if len(without) > 5 else "")
+        notes.append(f"none in {shown} ({remedy})")
+    if beside:
+        notes.append(f"of several in a labelled image the surest, {beside} others left out")
+    print(f"faces: {'; '.join(notes)}")
+    given = None if labels is None else labels[np.array(origins)]
+    return Faces(source, {cut: np.stack(images) for cut, images in faces.items()}, given)
 
 
 def _find_images(path: Path) -> tuple[list[Path], Int[np.ndarray, " n"] | None]:
@@ -369,7 +438,7 @@ def _find_images(path: Path) -> tuple[list[Path], Int[np.ndarray, " n"] | None]:
 
 
 def _read_images(files: list[Path], sizes: Iterable[int]) -> dict[int, UInt8[np.ndarray, "n size size"]]:
-    """Reads images as grey and resizes each to a square of every size."""
+    """Reads images as grey and squashes each to a square of every size."""
     import numpy as np
     from tqdm import tqdm
 

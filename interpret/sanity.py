@@ -22,9 +22,11 @@ from scipy.ndimage import gaussian_filter
 from scipy.stats import spearmanr
 
 from faceflax.errors import FaceflaxError
-from interpret.attribution import Method, check_maps, checked_images
+from interpret.attribution import Method, answer_shapes, check_maps, checked_images
+from interpret.combinators import smooth_grad
 from interpret.graph import Images, Model, trace
-from interpret.targets import Target
+from interpret.metrics import entropy
+from interpret.targets import Target, as_score
 
 Maps = Float[np.ndarray, "batch height width"]
 Each = Float[np.ndarray, " batch"]
@@ -232,6 +234,98 @@ def cascading_randomization(
     before = method(model, variables, images, target)
     steps = cascade(variables, random, layers(model, variables, images))
     return {layer: compare(before, method(model, drawn, images, target)) for layer, drawn in steps}
+
+
+def smooth_cascading_randomization(
+    method: Method,
+    model: Model,
+    variables: Any,
+    random: Any,
+    images: Images,
+    target: Target,
+    *,
+    samples: int = 10,
+    noise: float = 0.05,
+) -> dict[str, Similarity]:
+    """Smooth MPRT: :func:`cascading_randomization` of maps that are means over noisy copies of the image.
+
+    So that the gradient's own noise does not pass for dependence on the weights. Hedström, Weber, Lapuschkin and Höhne,
+    "Sanity Checks Revisited: An Exploration to Repair the Model Parameter Randomisation Test", 2023 (arXiv:2401.06465).
+
+    Args:
+        method: as in :func:`cascading_randomization`.
+        model: as in :func:`cascading_randomization`.
+        variables: as in :func:`cascading_randomization`.
+        random: as in :func:`cascading_randomization`.
+        images: as in :func:`cascading_randomization`.
+        target: as in :func:`cascading_randomization`.
+        samples: as in :func:`~interpret.combinators.smooth_grad`.
+        noise: as in :func:`~interpret.combinators.smooth_grad`.
+
+    Raises:
+        FaceflaxError: as the method, no samples, or negative noise.
+    """
+    smooth = smooth_grad(method, samples=samples, noise=noise)
+    return cascading_randomization(smooth, model, variables, random, images, target)
+
+
+def efficient_randomization(
+    method: Method, model: Model, variables: Any, random: Any, images: Images, target: Target
+) -> Each:
+    """Efficient MPRT: how much more spread out the maps of an all random network are: higher is better.
+
+    ``(H(A') - H(A)) / H(A)`` with the entropy ``H`` of the maps (:func:`interpret.metrics.entropy`) of the trained and
+    the random network: an explanation of chance should be the more complex one. Nothing is compared pixel by pixel.
+    Hedström et al., 2023 (arXiv:2401.06465). 0 where both maps are one pixel alone; infinity where the first is.
+
+    Args:
+        method: as in :func:`cascading_randomization`.
+        model: as in :func:`cascading_randomization`.
+        variables: as in :func:`cascading_randomization`.
+        random: as in :func:`cascading_randomization`.
+        images: as in :func:`cascading_randomization`.
+        target: as in :func:`cascading_randomization`.
+
+    Raises:
+        FaceflaxError: as the method, or maps with NaN or infinity.
+    """
+    before, after = (np.asarray(entropy(method(model, v, images, target)), np.float64) for v in (variables, random))
+    rise = after - before
+    grown = np.divide(rise, before, where=before > 0, out=np.full_like(rise, np.inf))
+    return np.where(rise == 0, 0, grown)
+
+
+def random_logit(
+    method: Method, model: Model, variables: Any, images: Images, target: Any, *, key: PRNGKeyArray
+) -> Similarity:
+    """How alike the maps of the target and of another class, drawn at random, are: lower is better.
+
+    Sixt, Granz and Landgraf, "When Explanations Lie: Why Many Modified BP Attributions Fail", ICML 2020
+    (arXiv:1912.09818). A map that is the same for all classes explains none.
+
+    Args:
+        method: an attribution method.
+        model: as the methods take it.
+        variables: its variables.
+        images: ``[batch, height, width, channels]``, as the model takes them.
+        target: a class, for all images or one for each.
+        key: of the other classes.
+
+    Raises:
+        FaceflaxError: as the method, a target that is no class, or a network of one class.
+    """
+    images = checked_images(images)
+    logits, features = answer_shapes(model, variables, images)
+    classes = logits.shape[1]
+    if classes < 2:
+        raise FaceflaxError("model", classes, "has {} class", "random_logit needs another to compare with")
+    chosen = np.asarray(target)
+    if chosen.dtype.kind not in "iu":
+        raise FaceflaxError("target", None, f"{target!r} is no class", "give one for all images, or one for each")
+    as_score(target, "last_conv", logits, features)
+    step = np.asarray(jax.random.randint(key, (len(images),), 1, classes))
+    other = (np.broadcast_to(chosen, len(images)) + step) % classes
+    return compare(method(model, variables, images, target), method(model, variables, images, other))
 
 
 def label_randomization(

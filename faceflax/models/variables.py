@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from functools import partial
 from typing import Any
 
 import flax.linen as nn
@@ -42,13 +41,22 @@ def init(
         raise FaceflaxError("image_size", size, "is too small", f"the networks take {MIN_IMAGE_SIZE} pixels or more")
     if size != getattr(model, "image_size", size):
         raise FaceflaxError("image_size", size, f"is not what {type(model).__name__} takes", f"give {model.image_size}")
-    return {"batch_stats": {}, **_init(model, (1, size, size, channels or usual_channels(model)), key)}
+    inside = isinstance(jnp.zeros(()), jax.core.Tracer)  # what is traced is compiled with all the rest, in its way
+    make = _init if inside else _compiled_init
+    return {"batch_stats": {}, **make(model, (1, size, size, channels or usual_channels(model)), key)}
 
 
-# Of the module itself and not of its bound method, which is another function each time and would compile again.
-@partial(jax.jit, static_argnums=(0, 1))
 def _init(model: nn.Module, shape: tuple[int, ...], key: jax.Array) -> Mapping[str, Any]:
     return model.init(key, jnp.zeros(shape))
+
+
+# Of the module itself and not of its bound method, which is another function each time and would compile again. It runs
+# once, so its code need not be fast: without optimisation it compiles in a seventh of the time.
+_compiled_init = jax.jit(
+    _init,
+    static_argnums=(0, 1),
+    compiler_options={"xla_backend_optimization_level": 0, "xla_llvm_disable_expensive_passes": True},
+)
 
 
 def usual_image_size(model: nn.Module) -> int:

@@ -13,7 +13,6 @@ import pytest
 
 import interpret
 from faceflax.errors import FaceflaxError
-from interpret import attribution
 from interpret.rules import deconvnet_relu, guided_relu
 
 pytestmark = pytest.mark.usefixtures("quick_compilation")
@@ -333,14 +332,3 @@ def test_wrong_models(model, message):
     variables = {"params": {**dense, "Dense_0": dense}}
     with pytest.raises(FaceflaxError, match=message):
         interpret.gradient(model, variables, images)
-
-
-@pytest.mark.parametrize("count", [1, 5, 64, 130])
-def test_total_is_the_sum_however_it_is_split(count):
-    def function(i):
-        return {"a": i * jnp.ones((2, 3)), "b": 1.0 / (i + 1)}  # at an index that is not asked for: no matter
-
-    for batch in (1, 7, 100):
-        sums = attribution.total(function, count, batch)
-        np.testing.assert_allclose(sums["a"], np.full((2, 3), count * (count - 1) / 2))
-        np.testing.assert_allclose(sums["b"], sum(1 / (i + 1) for i in range(count)), rtol=1e-5)

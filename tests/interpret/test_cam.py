@@ -234,3 +234,72 @@ def test_a_layer_inside_a_loop():
         )
         assert np.abs(written_out).max() > 0
         np.testing.assert_allclose(scanned, written_out, rtol=1e-4, atol=1e-6)
+
+
+def test_hires_cam_and_x_grad_cam(network, at_conv2):
+    target, activations, gradients = at_conv2
+    ours = interpret.hires_cam(*network, target, layer="conv2")
+    np.testing.assert_allclose(ours, enlarged(relu((activations * gradients).sum(-1))), rtol=1e-4, atol=1e-6)
+    weights = (activations * gradients).sum((1, 2), keepdims=True) / activations.sum((1, 2), keepdims=True)
+    ours = interpret.x_grad_cam(*network, target, layer="conv2")
+    np.testing.assert_allclose(ours, enlarged(relu((weights * activations).sum(-1))), rtol=1e-4, atol=1e-5)
+
+
+def test_eigen_cam(network, at_conv2):
+    target, activations, _ = at_conv2
+    maps = []
+    for one in activations.astype(np.float64):
+        matrix = one.reshape(-1, one.shape[-1])
+        along = matrix @ np.linalg.svd(matrix, full_matrices=False)[2][0]
+        maps.append(relu(along * np.sign(along.sum())).reshape(one.shape[:2]))
+    ours = interpret.eigen_cam(*network, target, layer="conv2")
+    np.testing.assert_allclose(ours, enlarged(np.array(maps, np.float32)), rtol=1e-3, atol=1e-5)
+
+
+def test_score_cam(network, at_conv2):
+    model, variables, images = network
+    target, activations, _ = at_conv2
+    scores = []
+    for k in range(activations.shape[-1]):
+        mask = enlarged(activations[..., k])
+        low, high = mask.min((1, 2), keepdims=True), mask.max((1, 2), keepdims=True)
+        mask = np.divide(mask - low, high - low, where=high > low, out=np.zeros_like(mask))
+        behind = 0.5 + mask * (images - 0.5)
+        scores.append(model.apply(variables, behind, train=False)[0][np.arange(3), target])
+    weights = np.exp(scores) / np.exp(scores).sum(0)
+    expected = enlarged(relu((weights.T[:, None, None] * activations).sum(-1)))
+    ours = interpret.score_cam(*network, target, layer="conv2", baseline=0.5)
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_ablation_cam(network, at_conv2):
+    variables = network[1]
+    target, activations, _ = at_conv2
+    head = {"params": variables["params"]["last_conv"]}
+
+    def score(conv2):
+        return np.asarray(nn.Conv(5, (3, 3)).apply(head, conv2).mean((1, 2)))[np.arange(3), target]
+
+    whole, weights = score(activations), []
+    for k in range(activations.shape[-1]):
+        without = activations.copy()
+        without[..., k] = 0
+        weights.append((whole - score(without)) / np.abs(whole))
+    expected = enlarged(relu((np.array(weights).T[:, None, None] * activations).sum(-1)))
+    ours = interpret.ablation_cam(*network, target, layer="conv2")
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_ablation_of_a_layer_that_is_a_transposed_copy(network):
+    """Its channels are those of the value on the way."""
+    model, variables, images = network
+
+    class Copied(nn.Module):
+        def __call__(self, images, train=False):
+            logits, features = model.apply(variables, images, train=False)
+            return logits, features | {"copy": features["conv2"].transpose(0, 2, 1, 3)}
+
+    ours = interpret.ablation_cam(Copied(), {}, images, np.array([4, 0, 2]), layer="copy")
+    expected = interpret.ablation_cam(model, variables, images, np.array([4, 0, 2]), layer="conv2")
+    assert np.abs(expected).max() > 0
+    np.testing.assert_allclose(ours, np.transpose(expected, (0, 2, 1, 3)), rtol=1e-4, atol=1e-6)

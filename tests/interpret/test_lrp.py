@@ -145,6 +145,146 @@ def test_alpha_beta_rule(dense, alpha):
     np.testing.assert_allclose(ours, written_out(images, kernels, biases, 1, share), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("rule", ["z_plus", "gamma", "flat", "w_squared", "epsilon"])
+def test_rules_of_composites(dense, rule):
+    """Of both layers alike, and of the first alone with the epsilon rule above it."""
+    variables, images, kernels, biases = dense
+    gamma = 0.4
+
+    def share(contributions, bias, kernel):
+        up, down = np.maximum(contributions, 0), np.minimum(contributions, 0)
+        for_it, against = up.sum(0) + np.maximum(bias, 0), down.sum(0) + np.minimum(bias, 0)
+        z = contributions.sum(0) + bias
+        match rule:
+            case "z_plus":
+                return np.where(for_it > 0, up / np.where(for_it > 0, for_it, 1), contributions / z)
+            case "gamma":
+                above = (contributions + gamma * up) / (z + gamma * for_it)
+                return np.where(z >= 0, above, (contributions + gamma * down) / (z + gamma * against))
+            case "flat":
+                return np.full_like(contributions, 1 / len(contributions))
+            case "w_squared":
+                return kernel**2 / (kernel**2).sum(0)
+        return contributions / z
+
+    expected, expected_first = [], []
+    for image in images:
+        x = image.ravel()
+        hidden = np.maximum(x @ kernels[0] + biases[0], 0)
+        start = np.where(np.arange(3) == 1, hidden @ kernels[1] + biases[1], 0)
+        first = share(x[:, None] * kernels[0], biases[0], kernels[0])
+        second = share(hidden[:, None] * kernels[1], biases[1], kernels[1])
+        expected.append(first @ second @ start)
+        contributions = hidden[:, None] * kernels[1]
+        expected_first.append(first @ (contributions / (contributions.sum(0) + biases[1])) @ start)
+    # The folded network: flat and squared weights are those of one layer.
+    names = ("first", "second")
+    folded = {"params": {n: {"kernel": k, "bias": b} for n, k, b in zip(names, kernels, biases, strict=True)}}
+    with jax.enable_x64(True):
+        options = {"epsilon": 1e-12, "gamma": gamma}
+        both = interpret.lrp_composite(Dense(folded=True), folded, images, 1, dense=rule, first=None, **options)
+        one = interpret.lrp_composite(Dense(folded=True), folded, images, 1, first=rule, **options)
+        normed = interpret.lrp_composite(Dense(), variables, images, 1, first="epsilon", **options)
+        plain = interpret.lrp_epsilon(Dense(), variables, images, 1, epsilon=1e-12)
+    np.testing.assert_allclose(both.reshape(4, 6), expected, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(one.reshape(4, 6), expected_first, rtol=1e-6, atol=1e-9)
+    np.testing.assert_allclose(normed, plain, rtol=1e-9, atol=1e-12)
+
+
+def test_epsilon_plus_flat_tells_the_kinds_of_layers_apart():
+    """The first convolution is flat, also behind a scaling; the second by z+; the last product by epsilon."""
+    generator = np.random.default_rng(3)
+    kernels = generator.normal(size=(3, 3, 1, 2)), generator.normal(size=(3, 3, 2, 2)), generator.normal(size=(2, 2))
+    images = generator.uniform(0.1, 1, (1, 4, 5, 1))
+
+    def convolved(x, kernel):
+        return jax.lax.conv_general_dilated(x, kernel, (1, 1), "SAME", dimension_numbers=("NHWC", "HWIO", "NHWC"))
+
+    class Net(nn.Module):
+        def __call__(self, images, train=False):
+            x = nn.relu(convolved((images - 0.1) * 2, kernels[0]))
+            x = nn.relu(convolved(x, kernels[1]))
+            return x.mean((1, 2)) @ kernels[2], {"last_conv": x}
+
+    with jax.enable_x64(True):
+        ours = interpret.lrp_composite(Net(), {}, images, 0, epsilon=1e-12)
+        first = jnp.maximum(convolved((images - 0.1) * 2, kernels[0]), 0)
+        second = jnp.maximum(convolved(first, kernels[1]), 0)
+        relevance = np.asarray(second) / 20 * kernels[2][:, 0]  # the product's and the mean's shares, by epsilon
+        up, back = jax.vjp(lambda x: convolved(x, np.maximum(kernels[1], 0)), first)
+        relevance = first * back(jnp.where(up > 0, relevance / up, 0))[0]
+        seen, back = jax.vjp(lambda x: convolved(x, np.ones((3, 3, 1, 2))), jnp.ones((1, 4, 5, 1)))
+        expected = back(relevance / seen)[0] * 2 * images / ((images - 0.1) * 2)  # the scaling's own share
+    np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-9)
+
+
+class Transformer(nn.Module):
+    """Attention, LayerNorm by hand and by Flax, GELU, a SiLU gate; or, if ``frozen``, what its rules make of it.
+
+    The epsilon rule is then gradient times input where products of activations have half of their gradient, functions
+    of one value are their ratio of result and argument, and deviations are constants (Achtibat et al., section 3).
+    """
+
+    frozen: bool = False
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        stop = jax.lax.stop_gradient if self.frozen else (lambda x: x)
+
+        def half(x):
+            return x / 2 + stop(x / 2)
+
+        def passing(function, x):
+            return x * stop(function(x) / x) if self.frozen else function(x)
+
+        def norm(x):
+            centred = x - x.mean(-1, keepdims=True)
+            return centred / stop(jnp.sqrt((centred**2).mean(-1, keepdims=True) + 1e-3))
+
+        x = nn.Dense(6, name="in")(images.reshape(images.shape[0], 4, -1))
+        y = norm(x)
+        query, key, value = (nn.Dense(6, name=name)(y) for name in ("query", "key", "value"))
+        attention = jax.nn.softmax(half(jnp.einsum("nqc,nkc->nqk", query, key)) / 2)
+        x = x + nn.Dense(6, name="out")(half(jnp.einsum("nqk,nkc->nqc", attention, value)))
+        y = norm(x) * self.param("scale", nn.initializers.ones, (1, 1, 6))
+        x = x + nn.Dense(6, name="mlp")(passing(nn.gelu, nn.Dense(7, name="up")(y)))
+        gate = passing(nn.silu, nn.Dense(6, name="gate")(x))
+        x = x + half(gate * nn.Dense(6, name="gated")(x))
+        return nn.Dense(3, name="head")(x.mean(1)), {"last_conv": x}
+
+
+def test_attn_lrp_is_gradient_times_input_of_the_network_that_its_rules_make():
+    generator = np.random.default_rng(0)
+    images = generator.normal(size=(2, 4, 3, 1))
+    with jax.enable_x64(True):
+        shapes = jax.eval_shape(Transformer().init, jax.random.key(0), images)
+        variables = jax.tree.map(lambda leaf: generator.normal(size=leaf.shape) * 0.6, shapes)
+        ours = np.asarray(interpret.attn_lrp(Transformer(), variables, images, 2, epsilon=1e-12))
+        expected = np.asarray(interpret.gradient_x_input(Transformer(frozen=True), variables, images, 2))
+        plain = np.asarray(interpret.gradient_x_input(Transformer(), variables, images, 2))
+    np.testing.assert_allclose(ours, expected, rtol=1e-6, atol=1e-9)
+    assert not np.allclose(plain, expected, rtol=0.1)
+
+
+def test_attn_lrp_of_masked_attention_and_of_convolutions():
+    """What a mask of minus infinity hides gets nothing; without gates it is the epsilon rule."""
+
+    def masked(x):
+        tokens = x.reshape(1, 2, 2)
+        logits = jnp.where(jnp.array([[True, False], [True, True]])[None], tokens @ tokens.swapaxes(1, 2), -jnp.inf)
+        return jax.nn.softmax(logits) @ tokens
+
+    ours = np.asarray(interpret.attn_lrp(Layers(masked), {}, X, 0)).ravel()
+    assert np.isfinite(ours).all()
+    np.testing.assert_array_equal(ours[2:], 0)
+    model = models.create("mini_xception", 5)
+    variables, images = random_network("mini_xception", biases=True)[1:]
+    variables, images = jax.tree.map(lambda x: np.asarray(x, np.float32), (variables, images))
+    expected = interpret.lrp_epsilon(model, variables, images, 4)
+    ours = interpret.attn_lrp(model, variables, images, 4)
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-4 * np.abs(expected).max())
+
+
 @pytest.mark.parametrize("method", [interpret.lrp_epsilon, interpret.lrp_alpha_beta])
 def test_batch_norm_is_folded(dense, method):
     """A network with BatchNorm gets the maps of the one whose weights have it in them."""
@@ -275,6 +415,9 @@ def test_only_what_leads_to_the_target_needs_rules():
     [
         (interpret.lrp_epsilon, {"epsilon": -1.0}, "epsilon: -1.0 is out of range"),
         (interpret.lrp_alpha_beta, {"alpha": 0.5}, "alpha: 0.5 is out of range; give 1 or more"),
+        (interpret.lrp_composite, {"gamma": -1.0}, "gamma: -1.0 is out of range"),
+        (interpret.lrp_composite, {"first": "zplus"}, "first: unknown 'zplus'; choose one of: epsilon, z_plus, gamma"),
+        (interpret.attn_lrp, {"epsilon": -1.0}, "epsilon: -1.0 is out of range"),
     ],
 )
 def test_options_out_of_range(method, options, message):

@@ -21,12 +21,21 @@ QUICK = {
     "integrated_gradients": {"steps": 3},
     "occlusion": {"patch": 4, "stride": 4},
     "rise": {"masks": 8, "cells": 2},
+    "expected_gradients": {"samples": 3},
+    "guided_integrated_gradients": {"steps": 3},
+    "blur_integrated_gradients": {"steps": 3},
+    "shapley_sampling": {"permutations": 2},
+    "kernel_shap": {"samples": 64},
+    "lime": {"samples": 40},
+    "sobol": {"designs": 4, "cells": 2},
+    "hsic": {"masks": 16, "cells": 2},
+    "extremal_perturbation": {"steps": 5, "cells": 4},
 }
 
 
-@pytest.mark.parametrize("name", methods.METHODS)
+@pytest.mark.parametrize("name", [name for name in methods.METHODS if name not in methods.ATTENTION])
 def test_one_contract(network, name):
-    """Of the images' shape, finite, one image not knowing of another, and mapped over all classes in one call."""
+    """Of the images' shape, finite, the same alone as in a batch, and mapped over all classes in one call."""
     model, variables, images = network
     method = partial(methods.METHODS[name], model, variables, **QUICK.get(name, {}), layer="conv2")
     every = jax.jit(jax.vmap(partial(method, images)))(jnp.arange(5))
@@ -34,9 +43,14 @@ def test_one_contract(network, name):
     assert np.isfinite(every).all()
     assert (np.asarray(every).min() >= 0) == (name in methods.UNSIGNED)
     each = np.stack([every[target, i] for i, target in enumerate((4, 0, 3))])
-    np.testing.assert_allclose(method(images, np.array([4, 0, 3])), each, rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(method(images[1:2], 0)[0], every[0, 1], rtol=1e-3, atol=1e-5)
-    np.testing.assert_allclose(method(images[::-1], 0)[1:], every[0, 1::-1], rtol=1e-3, atol=1e-5)
+    highest = np.abs(every).max()
+    assert highest > 0
+    for ours, expected in (
+        (method(images, np.array([4, 0, 3])), each),
+        (method(images[1:2], 0)[0], every[0, 1]),
+        (method(images[::-1], 0)[1:], every[0, 1::-1]),
+    ):
+        np.testing.assert_allclose(ours, expected, rtol=0, atol=1e-5 * highest)
 
 
 THREE = np.array([0, 1, 5])

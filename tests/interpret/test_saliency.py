@@ -11,10 +11,12 @@ import jax
 import numpy as np
 import pytest
 
+import faceflax
 import interpret
 from faceflax import models, pretrained
 from faceflax.errors import FaceflaxError
 from faceflax.labels import EMOTIONS, GENDERS
+from faceflax.media.demo import photograph
 from faceflax.preprocessing import normalize
 from interpret import figures, saliency
 from interpret.saliency import Options
@@ -39,10 +41,17 @@ def files(tmp_path_factory):
         ("mini", "mini_xception", EMOTIONS, 32),
         ("sequential", "sequential_cnn", EMOTIONS, 40),
         ("gender", "sequential_cnn", GENDERS, 32),
+        ("wide", "sequential_cnn", EMOTIONS, 40),
     ]:
         variables = random_variables(models.create(arch, len(labels)))
         pretrained.save(
-            folder / f"{name}.safetensors", variables, arch=arch, dataset="none", labels=labels, image_size=size
+            folder / f"{name}.safetensors",
+            variables,
+            arch=arch,
+            dataset="none",
+            labels=labels,
+            image_size=size,
+            crop_margin=0.5 if name == "wide" else 0.0,
         )
     generator = np.random.default_rng(0)
     for name in ["flat/1", "flat/2", "classes/happy/1", "classes/happy/2", "classes/angry/1", "wrong/joyful/1"]:
@@ -57,7 +66,7 @@ def files(tmp_path_factory):
 
 
 def options(files, tmp_path, **changes):
-    given = {"weights": (str(files / "mini.safetensors"),), "images": files / "pictures/classes"}
+    given = {"weights": (str(files / "mini.safetensors"),), "images": files / "pictures/classes", "whole_image": True}
     return Options(**given | {"output": tmp_path / "new" / "saliency.png"} | changes)
 
 
@@ -132,6 +141,49 @@ def test_metrics_are_printed(files, tmp_path, capsys):
     assert np.isfinite(values).all()
 
 
+def test_faces_are_found_in_photographs_as_analyze_finds_them(files, tmp_path, capsys):
+    """One alone, tilted; two side by side; and none."""
+    photo = photograph()
+    height, width = photo.shape[:2]
+    turn = cv2.getRotationMatrix2D((width / 2, height / 2), 12, 1)
+    folder = tmp_path / "photographs"
+    folder.mkdir()
+    pictures = {
+        "a.png": cv2.warpAffine(photo, turn, (width, height), borderMode=cv2.BORDER_REPLICATE),
+        "b.png": np.concatenate([photo, photo[:, ::-1]], 1),
+        "c.png": np.full((90, 80, 3), 128, np.uint8),
+    }
+    for name, picture in pictures.items():
+        cv2.imwrite(str(folder / name), picture)
+    weights = tuple(str(files / f"{name}.safetensors") for name in ("mini", "wide"))
+    given = options(files, tmp_path, weights=weights, images=folder, whole_image=False, samples=9, method="gradient")
+    explained = saliency.explain(given)
+    said = (
+        "faces: found and cut out 3 in 2 of 3 images; none in c.png (whole_image takes each image as a face as it is)"
+    )
+    assert said in capsys.readouterr().out
+    found = [face for name in ("a.png", "b.png") for face in faceflax.FaceAnalyzer(preset="fast")(pictures[name])]
+    boxes = [next(name for name, n in (("a.png", 1), ("b.png", 3)) if i < n) for i in range(3)]
+    assert [maps.shape for maps in explained.maps] == [(3, 32, 32), (3, 40, 40)]
+    for cut in ((32, 0.0), (40, 0.5)):
+        expected = {
+            face.crop(pictures[name], cut[1], cut[0]).tobytes() for face, name in zip(found, boxes, strict=True)
+        }
+        assert {image.tobytes() for image in explained.images[cut]} == expected
+
+
+def test_a_labelled_photograph_is_of_one_face(files, tmp_path, capsys):
+    photo = photograph()
+    file = tmp_path / "photographs/sad/1.png"
+    file.parent.mkdir(parents=True)
+    cv2.imwrite(str(file), np.concatenate([photo, photo[:, ::-1]], 1))
+    explained = saliency.explain(
+        options(files, tmp_path, images=tmp_path / "photographs", whole_image=False, method="gradient")
+    )
+    np.testing.assert_array_equal(explained.labels, [EMOTIONS.index("sad")])
+    assert "found and cut out 1 in 1 of 1 images; of several in a labelled image the surest" in capsys.readouterr().out
+
+
 def test_samples_of_each_label_are_chosen_by_the_seed():
     labels = np.array([3, 0, 3, 3, 0, 3, 6] * 10)
     first, again, other = (saliency._choose(labels, [6, 0, 3, 5], 4, seed) for seed in (0, 0, 1))
@@ -147,7 +199,7 @@ def test_samples_of_each_label_are_chosen_by_the_seed():
         ({"samples": 0}, "samples: 0 is out of range; give 1 to 20"),
         ({"seed": -1}, "seed: -1 is negative"),
         ({"output": Path("saliency.gif")}, "output: 'saliency.gif' is none of .png, .pdf, .npz"),
-        ({"method": "shap"}, "method: unknown 'shap'; choose one of: gradient, gradient_x_input, .*, rise"),
+        ({"method": "shap"}, "method: unknown 'shap'; choose one of: gradient, gradient_x_input, .*, rise,"),
         ({"emotions": ("bored",)}, "emotions: unknown 'bored'; choose one of: angry"),
         ({"emotions": ("fear", "sad")}, "emotions: no face of classes shows fear, sad; name others"),
         ({"arch": ("resnet",)}, "arch: unknown 'resnet'; choose one of: mini_xception, sequential_cnn, vgg"),
@@ -157,14 +209,19 @@ def test_samples_of_each_label_are_chosen_by_the_seed():
         ({"weights": ("gender",)}, "weights: .* predicts woman, man; give weights that predict angry, disgust"),
         ({"images": "nowhere"}, "images: there is nothing at"),
         ({"images": "empty"}, "images: no images in"),
+        (
+            {"images": "flat", "whole_image": False},
+            "images: no face was found in the 2 images of 'flat'; whole_image takes each image as a face as it is",
+        ),
+        ({"images": None}, "whole_image: is for images; give them, or leave it out"),
         ({"images": "broken"}, "images: cannot read the image .*1.jpg'"),
         ({"images": "broken/none.jpg"}, "images: cannot read the image .*none.jpg'"),
         ({"images": "wrong"}, "images: the folders of .*: unknown 'joyful'; choose one of: angry"),
     ],
 )
 def test_bad_input(files, tmp_path, changes, message):
-    if "images" in changes:
-        changes = {"images": files / "pictures" / changes["images"]}
+    if changes.get("images"):
+        changes = changes | {"images": files / "pictures" / changes["images"]}
     if changes.get("weights") == ("gender",):
         changes = {"weights": (str(files / "gender.safetensors"),)}
     with pytest.raises(FaceflaxError, match=message):
