@@ -14,10 +14,10 @@ Commands::
     python scripts/export.py runs/face_detector-faces/weights.safetensors face_detector-faces --half
     python -m experiments.detection --yunet yunet_2026may.onnx
 
-Result, rounding to float16 included: 85.70% (epoch 31 of 31). The shipped weights came about in more
-steps than the two of this file: 39 epochs of grey crops, with a stem that took one channel (80.2%), then in colour, from the
-same function of grey images, 21 epochs of a schedule of 60 (83.0%); then with the second unit at stride 8, which began
-as almost the identity, 9 of 34 (83.6%); then this file's second stage. An epoch of 735 steps took 75 to 170 seconds
+Result, rounding to float16 included: 85.70% (epoch 31 of 31). The shipped weights came about in more steps than the
+two of this file: 39 epochs of grey crops, with a stem that took one channel (80.2%), then in colour, from the same
+function of grey images, 21 epochs of a schedule of 60 (83.0%); then with the second unit at stride 8, which began as
+almost the identity, 9 of 34 (83.6%); then this file's second stage. An epoch of 735 steps took 75 to 170 seconds
 beside other work on two cores with AVX-512.
 
 What helped, in validation's mean recall: faces below 11 pixels count neither way, and crops begin at faces of 14 pixels
