@@ -34,7 +34,7 @@ _LIKELY = 0.4
 """Share of the score asked of a face that is enough where a face was a frame ago."""
 _OVERLAP = 0.4
 """Two faces of different tiles with a larger intersection over union are one."""
-_PART, _AS_CERTAIN = 2.0, 0.75
+_PART, _AS_CERTAIN = 1.5, 0.75
 """How many times higher a face is than one seen in a part of it, and the least ratio of their scores."""
 _SAME = 0.3
 """Least intersection over union of a face with where it should be."""
