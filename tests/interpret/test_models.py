@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
-from functools import partial
+from functools import cache, partial
 
 import flax.linen as nn
 import jax
@@ -228,6 +228,7 @@ NETWORKS = {
     ),
     "pytree of one image": one_image,
 }
+NETWORKS = {name: cache(make) for name, make in NETWORKS.items()}  # made once, not for each method
 
 
 def mask_area(outputs):
