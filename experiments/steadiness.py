@@ -31,6 +31,9 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import UInt8
 
+    from faceflax import FaceAnalyzer
+    from faceflax.faces import Detector
+
 FPS, SECONDS = 25, 10
 MEMORY = 0.96
 """How much of a film's state is kept from frame to frame: a drift lasts about a second."""
@@ -100,12 +103,11 @@ def main(options: Options) -> None:
         )
 
 
-def watch(film: Iterable[np.ndarray], analyzer: object, counts: Counts) -> None:
-    """Adds what happens in a film to the counts."""
-    from faceflax import FaceAnalyzer, VideoAnalyzer
+def watch(film: Iterable[np.ndarray], analyzer: FaceAnalyzer, counts: Counts, detector: Detector | None = None) -> None:
+    """Adds what happens in a film to the counts; ``detector`` as for :class:`faceflax.VideoAnalyzer`."""
+    from faceflax import VideoAnalyzer
 
-    assert isinstance(analyzer, FaceAnalyzer)
-    shown, raw = VideoAnalyzer(analyzer), VideoAnalyzer(analyzer, smoothing=0)
+    shown, raw = VideoAnalyzer(analyzer, detector=detector), VideoAnalyzer(analyzer, detector=detector, smoothing=0)
     before: dict[int | None, tuple[str, str, str, str]] = {}
     for frame in film:
         tracks = shown.locate(frame)
