@@ -68,7 +68,7 @@ def compute(seed, networks):
 def drawn_detector():
     """A random network of maps that are read by any later layer."""
     width = int(rng.choice(VECTORS))
-    layers = [DetectorLayer("patches", width, weights=(weights(16, width), weights(width)), relu=True)]
+    layers = [DetectorLayer("patches", width, weights=(weights(48, width), weights(width)), relu=True)]
     strides = [4]
     for _ in range(rng.integers(1, 10)):
         source, outputs = int(rng.integers(len(layers))), int(rng.choice(VECTORS))
@@ -100,12 +100,12 @@ def search(seed, networks):
     own = np.random.default_rng(seed)
     for network in networks:
         height, width = (int(side) for side in own.choice([1, 2, 7, 40, 99], 2))
-        grey = own.integers(0, 256, (height, width), dtype=np.uint8)
+        image = own.integers(0, 256, (height, width, 3), dtype=np.uint8)
         regions = [
             Region(*own.uniform(-120, 120, 2), *own.choice([0.01, 3, 31.5, 64, 700], 2), *(int(s) * 32 for s in sides))
             for sides in own.integers(1, 4, (own.integers(0, 5), 2))
         ]
-        faces = network.detect(grey, regions, min_score=0.3, max_faces=int(own.integers(0, 50)))
+        faces = network.detect(image, regions, min_score=0.3, max_faces=int(own.integers(0, 50)))
         assert np.isfinite(faces).all()
 
 
