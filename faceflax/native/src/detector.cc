@@ -104,7 +104,8 @@ std::vector<T> TapsFirst(const Samples& samples) {
   std::vector<T> result;
   result.reserve(samples.weights.size() * kColours);
   for (Index t = 0; t < samples.taps; ++t) {
-    for (Index i = 0; i < count; ++i) result.insert(result.end(), kColours, samples.weights[i * samples.taps + t] * T(127.5));
+    for (Index i = 0; i < count; ++i)
+      result.insert(result.end(), kColours, samples.weights[i * samples.taps + t] * T(127.5));
   }
   return result;
 }
@@ -565,7 +566,8 @@ int faceflax_detect(const FaceflaxDetector* detector, const uint8_t* image, int6
       return Refuse("image: " + std::to_string(height) + "x" + std::to_string(width) +
                     " pixels is no size; give 1 to 1048576 rows and columns");
     }
-    if (stride < width * kColours) return Refuse("image: rows " + std::to_string(stride) + " bytes apart overlap; copy the image");
+    if (stride < width * kColours)
+      return Refuse("image: rows " + std::to_string(stride) + " bytes apart overlap; copy the image");
     if (count < 0 || (count > 0 && !regions)) return Refuse("regions: null; give an array of them");
     for (Index i = 0; i < count; ++i) {
       const FaceflaxRegion& region = regions[i];
