@@ -44,9 +44,9 @@ FACEFLAX_API int64_t faceflax_detector_places(const FaceflaxDetector* detector, 
 FACEFLAX_API int faceflax_detector_outputs(const FaceflaxDetector* detector, const float* images, int64_t count,
                                            int64_t rows, int64_t columns, float* outputs);
 
-// Finds faces in regions of an image [height, width, 3] whose rows are `stride` bytes apart. `faces` has room for `max_faces` of 16
-// numbers: left, top, width and height of the box in pixels of the image, score, x and y of five landmarks, and the
-// number of the region; the best score comes first. `found` is how many there are.
+// Finds faces in regions of an image [height, width, 3] whose rows are `stride` bytes apart. `faces` has room for
+// `max_faces` of 16 numbers: left, top, width and height of the box in pixels of the image, score, x and y of five
+// landmarks, and the number of the region; the best score comes first. `found` is how many there are.
 FACEFLAX_API int faceflax_detect(const FaceflaxDetector* detector, const uint8_t* image, int64_t height, int64_t width,
                                  int64_t stride, const FaceflaxRegion* regions, int64_t count, double min_score,
                                  double max_overlap, int64_t max_faces, float* faces, int64_t* found);
