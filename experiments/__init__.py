@@ -9,7 +9,7 @@ Run from a clone, each as ``python -m experiments.NAME``; each file's docstring 
 * ``near_duplicates.py``: which of FER-2013's test images are in its training set too; the list is beside it.
 * ``crop_margin.py``: how a detected face is to be cut out for a network.
 * ``detection/``: how many faces are found, in photographs under all conditions and in videos.
-* ``steadiness.py``: how often labels change in films of faces whose expression does not.
+* ``steadiness.py``: how often labels change in videos of faces whose expression does not.
 * ``soak.py``: whether anything grows in the live loop over thousands of frames.
 * ``xla_forms.py``: the forms of layers that were tried against XLA.
 * ``tools/``: soft labels for training, and the model cards of shipped weights.

@@ -1,4 +1,4 @@
-"""How often a face's labels change in a film in which its expression does not.
+"""How often a face's labels change in a video in which its expression does not.
 
 Commands::
 
@@ -6,9 +6,9 @@ Commands::
     python -m experiments.steadiness --dataset fairface
     python -m experiments.steadiness --clips ../shared/data/video
 
-The first two make a film of ten seconds of each of 30 faces of the validation split: the picture, in the middle of a
+The first two make a video of ten seconds of each of 30 faces of the validation split: the picture, in the middle of a
 frame that repeats its border, drifts, turns, grows and shrinks a little, the light changes, it is blurred now and then,
-and every frame has noise of its own. The last reads films; their faces do move, so it counts more than mistakes.
+and every frame has noise of its own. The last reads videos; their faces do move, so it counts more than mistakes.
 
 Printed are, for emotion and gender, the share of frames whose raw label is another one than in the frame before, and
 how many times in ten seconds of a face the label that :class:`faceflax.VideoAnalyzer` shows changes, which averages
@@ -36,14 +36,14 @@ if TYPE_CHECKING:
 
 FPS, SECONDS = 25, 10
 MEMORY = 0.96
-"""How much of a film's state is kept from frame to frame: a drift lasts about a second."""
+"""How much of a video's state is kept from frame to frame: a drift lasts about a second."""
 DRIFT, TURN, GROWTH, LIGHT, BLUR, NOISE = 6.0, 3.0, 0.03, 0.1, 0.7, 3.0
 """Standard deviations: pixels of the face's 192, degrees, shares of the size and of the light, pixels, grey values."""
 
 
 @dataclass(frozen=True)
 class Options:
-    """Count how often labels change in films of single faces whose expression stays."""
+    """Count how often labels change in videos of single faces whose expression stays."""
 
     dataset: str = "fer2013"
     """A prepared dataset of cut-out faces."""
@@ -58,7 +58,7 @@ class Options:
     gender_weights: Weights | None = None
     """Of gender; those of the preset fast if not given."""
     seed: int = 0
-    """Of the films."""
+    """Of the videos."""
 
 
 @dataclass
@@ -78,7 +78,7 @@ class Changes:
 
 @dataclass
 class Counts:
-    """Of some films."""
+    """Of some videos."""
 
     emotion: Changes = field(default_factory=Changes)
     gender: Changes = field(default_factory=Changes)
@@ -92,8 +92,8 @@ def main(options: Options) -> None:
 
     analyzer = make_analyzer("fast", options.emotion_weights, options.gender_weights)
     counts = Counts()
-    for film in clips(options.clips) if options.clips else films(options):
-        watch(film, analyzer, counts)
+    for video in clips(options.clips) if options.clips else videos(options):
+        watch(video, analyzer, counts)
     for name in ("emotion", "gender"):
         seen: Changes = getattr(counts, name)
         count = max(seen.frames, 1)
@@ -103,13 +103,15 @@ def main(options: Options) -> None:
         )
 
 
-def watch(film: Iterable[np.ndarray], analyzer: FaceAnalyzer, counts: Counts, detector: Detector | None = None) -> None:
-    """Adds what happens in a film to the counts; ``detector`` as for :class:`faceflax.VideoAnalyzer`."""
+def watch(
+    video: Iterable[np.ndarray], analyzer: FaceAnalyzer, counts: Counts, detector: Detector | None = None
+) -> None:
+    """Adds what happens in a video to the counts; ``detector`` as for :class:`faceflax.VideoAnalyzer`."""
     from faceflax import VideoAnalyzer
 
     shown, raw = VideoAnalyzer(analyzer, detector=detector), VideoAnalyzer(analyzer, detector=detector, smoothing=0)
     before: dict[int | None, tuple[str, str, str, str]] = {}
-    for frame in film:
+    for frame in video:
         tracks = shown.locate(frame)
         now = {}
         for a, b in zip(shown.read(frame, tracks), raw.read(frame, tracks), strict=True):
@@ -123,8 +125,8 @@ def watch(film: Iterable[np.ndarray], analyzer: FaceAnalyzer, counts: Counts, de
         before = now
 
 
-def films(options: Options) -> Iterator[Iterator[np.ndarray]]:
-    """Makes a film of each of the split's first faces."""
+def videos(options: Options) -> Iterator[Iterator[np.ndarray]]:
+    """Makes a video of each of the split's first faces."""
     import numpy as np
     from tqdm import tqdm
 
@@ -132,11 +134,11 @@ def films(options: Options) -> Iterator[Iterator[np.ndarray]]:
     from faceflax.evaluation.detected import SIDE
 
     examples = data.load(options.dataset, "validation", image_size=SIDE, data_dir=options.data_dir)
-    for number in tqdm(range(min(options.count, len(examples.images))), unit="film", disable=None):
-        yield film(examples.images[number, :, :, 0], np.random.default_rng([options.seed, number]))
+    for number in tqdm(range(min(options.count, len(examples.images))), unit="video", disable=None):
+        yield video(examples.images[number, :, :, 0], np.random.default_rng([options.seed, number]))
 
 
-def film(image: UInt8[np.ndarray, "side side"], random: np.random.Generator) -> Iterator[np.ndarray]:
+def video(image: UInt8[np.ndarray, "side side"], random: np.random.Generator) -> Iterator[np.ndarray]:
     """Yields the frames of a face that keeps its expression while the camera and the light do not keep still."""
     import numpy as np
 

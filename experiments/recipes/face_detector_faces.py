@@ -21,11 +21,9 @@ almost the identity, 9 of 34 (83.6%); then this file's second stage. An epoch of
 beside other work on two cores with AVX-512.
 
 What helped, in validation's mean recall: faces below 11 pixels count neither way, and crops begin at faces of 14 pixels
-in place of 9, with half the blur, darkness and noise: 79.3% to 80.2% within two epochs of 2e-3. Colour: 80.2% to 82.5%
-within five epochs at the same rate. YuNet itself loses 6 points of WIDER FACE's faces where it is shown grey
-photographs. Training recall on photographs of people was no higher than on validation: it is the network's size and
-the length of training that limit it, not the photographs. Half the blur again lost enlarged faces of few pixels
-(FER-2013's: 75% found at a score of 0.6 in place of 84%), so that it came back in the second stage.
+in place of 9, with half the blur, darkness and noise: 79.3% to 80.2% within two epochs. Colour: 80.2% to 82.5% within
+five. With so little blur enlarged faces of few pixels were found less often, so that it came back in the second stage.
+The loss on training crops still fell at the end.
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Options:
     """
 
     paths: Annotated[tyro.conf.Positional[tuple[str, ...]], tyro.conf.arg(metavar="PATH ...", help_behavior_hint="")]
-    """Images, videos, folders with both, zip and tar archives, addresses of films (https://...)."""
+    """Images, videos, folders with both, zip and tar archives, addresses of videos (https://...)."""
     csv: Path | None = None
     """The table (.csv): a row per face and frame: time, track, box, landmarks, labels and all probabilities."""
     jsonl: Path | None = None

@@ -2,7 +2,7 @@
 
 Each image stands in the middle of a frame (:mod:`faceflax.evaluation.detected`), the detector finds its face, and the
 network sees it turned upright, as :class:`faceflax.FaceAnalyzer` cuts it out. Then the frame is corrupted, and the
-detector looks again where the face was, as it does in a film; where it does not find the face again, the place it had
+detector looks again where the face was, as it does in a video; where it does not find the face again, the place it had
 is taken. So all rows are of the same faces. Choices between networks are made by :attr:`Robustness.score`.
 """
 

@@ -44,8 +44,8 @@ def local_path(field: str, address: str) -> Path | None:
         FaceflaxError: an unknown protocol, or the file of another machine.
 
     Example:
-        >>> local_path("source", "file:///films/a%20b.mp4").as_posix()
-        '/films/a b.mp4'
+        >>> local_path("source", "file:///videos/a%20b.mp4").as_posix()
+        '/videos/a b.mp4'
     """
     parts = urlsplit(address)
     if parts.scheme == "file":

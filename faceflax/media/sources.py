@@ -201,7 +201,7 @@ def _open_camera(index: int) -> Source:
 
 
 def _open_stream(address: str) -> Source:
-    """A film in the network is read once; what has no end is read like a camera."""
+    """A video in the network is read once; what has no end is read like a camera."""
     video = open_video(address, warn)
     name = masked(address)
     if not video.live:

@@ -1,4 +1,4 @@
-"""Films of one face: what moves in them, and what is counted."""
+"""Videos of one face: what moves in them, and what is counted."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 import pytest
 
-from experiments.steadiness import FPS, SECONDS, Counts, Options, film, main, watch
+from experiments.steadiness import FPS, SECONDS, Counts, Options, main, video, watch
 from faceflax import FaceAnalyzer
 from faceflax.errors import FaceflaxError
 from faceflax.faces.network import NetworkDetector
@@ -22,10 +22,10 @@ def portrait():
 
 
 def test_a_film_is_ten_seconds_and_depends_on_its_seed_alone(portrait):
-    first = list(film(portrait, np.random.default_rng(3)))
+    first = list(video(portrait, np.random.default_rng(3)))
     assert len(first) == FPS * SECONDS
     assert {frame.shape for frame in first} == {(384, 384, 3)}
-    for one, again in zip(first, film(portrait, np.random.default_rng(3)), strict=True):
+    for one, again in zip(first, video(portrait, np.random.default_rng(3)), strict=True):
         np.testing.assert_array_equal(one, again)
     steps = [np.abs(a.astype(int) - b).mean() for a, b in pairwise(first)]
     whole = np.abs(first[0].astype(int) - first[125]).mean()
@@ -33,7 +33,7 @@ def test_a_film_is_ten_seconds_and_depends_on_its_seed_alone(portrait):
 
 
 def test_nothing_changes_in_a_film_that_stands_still(portrait):
-    frame = next(film(portrait, np.random.default_rng(0)))
+    frame = next(video(portrait, np.random.default_rng(0)))
     counts = Counts()
     (face,) = NetworkDetector()(frame)
     watch(repeat(frame, 12), FaceAnalyzer(preset="fast"), counts, detector=lambda _: [face])
@@ -42,7 +42,7 @@ def test_nothing_changes_in_a_film_that_stands_still(portrait):
 
 
 def test_a_cut_to_nobody_counts_for_nothing(portrait):
-    frames = [*islice(film(portrait, np.random.default_rng(0)), 4), *repeat(np.full((384, 384, 3), 90, np.uint8), 3)]
+    frames = [*islice(video(portrait, np.random.default_rng(0)), 4), *repeat(np.full((384, 384, 3), 90, np.uint8), 3)]
     counts = Counts()
     watch(frames, FaceAnalyzer(preset="fast"), counts)
     assert counts.emotion.frames == 3
