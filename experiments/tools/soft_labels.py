@@ -1,4 +1,4 @@
-"""Target distributions for the training images of a dataset, from annotators' votes or from teacher networks.
+"""Target distributions for the training images of a dataset, from annotators' votes, from teacher networks, or both.
 
 Commands::
 
@@ -30,7 +30,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Options:
-    """Write soft labels for a dataset's training images, from FER+ votes or from teachers' probabilities."""
+    """Write soft labels for a dataset's training images, from FER+ votes, teachers' probabilities, or both."""
 
     output: Path
     """The .npy file to write."""
@@ -44,28 +44,34 @@ class Options:
     """Weights (shipped names or .safetensors) whose probabilities are averaged, each with flip averaging."""
     temperature: float = 1.0
     """Divides the teachers' calibrated logits: above 1 softens."""
+    votes_weight: float = 0.25
+    """Share of the votes where teachers are given as well."""
 
 
 def main(options: Options) -> None:
     """Reads the training split, makes its soft labels, and says how often they agree with the hard ones."""
     if options.output.suffix != ".npy":
         raise FaceflaxError("output", options.output, "is not an .npy file", "name it so")
-    if (options.ferplus is None) == (not options.teachers):
-        given = "both" if options.teachers else "neither"
-        raise FaceflaxError("teachers", None, f"{given} of ferplus and teachers is given", "give one of the two")
+    if options.ferplus is None and not options.teachers:
+        raise FaceflaxError("teachers", None, "neither ferplus nor teachers is given", "give one of the two, or both")
+    if not 0 <= options.votes_weight <= 1:
+        raise FaceflaxError("votes_weight", options.votes_weight, "is not usable", "give a number in [0, 1]")
     if not 0 < options.temperature < float("inf"):
         raise FaceflaxError("temperature", options.temperature, "is not usable", "give a number above 0")
     files.writable_file("output", options.output)
 
     import numpy as np
 
-    if options.ferplus is not None:
-        from faceflax import data
+    from faceflax import data
 
-        examples = data.load(options.dataset, "train", image_size=48, data_dir=options.data_dir)
-        soft = from_votes(options.ferplus, examples)
-    else:
+    if options.teachers:
         soft, examples = from_teachers(options.teachers, options.dataset, options.data_dir, options.temperature)
+    else:
+        examples = data.load(options.dataset, "train", image_size=48, data_dir=options.data_dir)
+    if options.ferplus is not None:
+        votes = from_votes(options.ferplus, examples)
+        share = options.votes_weight
+        soft = (1 - share) * soft + share * votes if options.teachers else votes
     with files.replacing(options.output) as temporary:
         np.save(temporary, soft.astype(np.float32))
     agree = (soft.argmax(1) == examples.labels).mean()

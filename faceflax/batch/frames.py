@@ -148,7 +148,7 @@ def analyze(
         every_frame=every_frame,
         records=records,
     )
-    types: dict[type, Any] = {int: "Int64", float: "float64", str: object}
+    types: dict[type, Any] = {bool: "boolean", int: "Int64", float: "float64", str: object}
     values = [[row[name] for name in COLUMNS.kinds] for row in rows]
     columns = list(zip(*values, strict=True)) or [()] * len(COLUMNS.kinds)
     frame = pd.DataFrame(

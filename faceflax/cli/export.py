@@ -1,8 +1,8 @@
 """Gives trained weights a name to ship under: ``faceflax export runs/RUN/weights.safetensors NAME``.
 
-Fits the temperature on the validation split, measures validation and test accuracy, and writes the pair
-``NAME.safetensors`` and ``NAME.json`` that ``faceflax.load(NAME)`` reads. Of a network that finds faces, the recall on
-the validation split takes the place of the accuracies.
+Fits the temperature on the validation split, and the probability from which on a label is sure; measures validation and
+test accuracy; and writes the pair ``NAME.safetensors`` and ``NAME.json`` that ``faceflax.load(NAME)`` reads. Of a
+network that finds faces, the recall on the validation split takes the place of the accuracies.
 """
 
 from __future__ import annotations
@@ -18,6 +18,9 @@ from faceflax.files import writable_file
 if TYPE_CHECKING:
     from faceflax.pretrained import WeightsInfo
 
+ENOUGH = {True: 0.8, False: 0.95}
+"""The share of sure labels that is right, of more than two classes and of two."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -27,6 +30,9 @@ class Options:
     """A .safetensors file that a training run wrote."""
     name: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="NAME")]
     """The name to load them by, ARCH-DATASET."""
+    detector: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE")] = None
+    """Fit on the validation faces as this detector finds them (faceflax, haar or a YuNet file), as they are and
+    corrupted: probabilities are then right for pictures such as people have. On the dataset's images if not given."""
     half: bool = False
     """Round the parameters to float16, for half the file, before they are measured."""
     output_dir: Path = Path("faceflax/pretrained/weights")
@@ -50,9 +56,9 @@ def main(options: Options) -> None:
         variables = jax.tree.map(lambda values: values.astype(jnp.float16).astype(jnp.float32), variables)
     if info.arch in models.DETECTORS:
         scenes = data.load_scenes(info.dataset, "validation", data_dir=options.data_dir)
-        accuracy, temperature = {"validation": mean_recall(variables, scenes)[0]}, 1.0
+        accuracy, temperature, sure = {"validation": mean_recall(variables, scenes)[0]}, 1.0, None
     else:
-        accuracy, temperature = _labelling(options, model, variables, info)
+        accuracy, temperature, sure = _labelling(options, model, variables, info)
     info = pretrained.save(
         file,
         variables,
@@ -63,15 +69,25 @@ def main(options: Options) -> None:
         crop_margin=data.crop_margin(info.dataset),
         temperature=temperature,
         accuracy=accuracy,
+        sure=sure,
         half=options.half,
     )
     print(f"{file}  sha256 {info.sha256}")
     print("  ".join(f"{split} {value:.2%}" for split, value in accuracy.items()), f" temperature {temperature:.3f}")
+    if sure:
+        print(
+            "sure from {confidence:.1%} on: {coverage:.1%} of the labels, {accuracy:.1%} of them right".format(**sure)
+        )
 
 
-def _labelling(options: Options, model: Any, variables: Any, info: WeightsInfo) -> tuple[dict[str, float], float]:
-    """The accuracy on each split, and the temperature that fits the validation split best."""
+def _labelling(
+    options: Options, model: Any, variables: Any, info: WeightsInfo
+) -> tuple[dict[str, float], float, dict[str, float]]:
+    """The accuracy on each split, the temperature that fits the validation split best, and from when on it is sure."""
+    import numpy as np
+
     from faceflax import data, evaluation
+    from faceflax.training.detected import validation_crops
 
     logits, labels = {}, {}
     for split in ("validation", "test"):
@@ -79,4 +95,13 @@ def _labelling(options: Options, model: Any, variables: Any, info: WeightsInfo) 
         logits[split] = evaluation.predict_logits(model, variables, examples.images)
         labels[split] = examples.labels
     accuracy = {split: float((logits[split].argmax(-1) == labels[split]).mean()) for split in logits}
-    return accuracy, evaluation.fit_temperature(logits["validation"], labels["validation"])
+    shown, wanted, counts = logits["validation"], labels["validation"], np.ones(len(labels["validation"]))
+    if options.detector:
+        clean, hurt = validation_crops(options.detector, info.dataset, info.image_size, options.data_dir)
+        shown = np.concatenate([evaluation.predict_logits(model, variables, x) for x in (clean.images, *hurt)])
+        wanted = np.tile(wanted[clean.index], 1 + len(hurt))
+        counts = np.ones(len(wanted))
+        counts[: len(clean.index)] = len(hurt)  # as much as all corruptions together, as in Robustness.score
+    temperature = evaluation.fit_temperature(shown, wanted, counts)
+    enough = ENOUGH[len(info.labels) > 2]
+    return accuracy, temperature, evaluation.sure_from(shown, wanted, temperature, enough, counts)

@@ -93,6 +93,8 @@ class FaceAnalyzer:
         self._process = Process("this FaceAnalyzer")
         self._mirrored = chosen.mirrored
         infos = [info for _, info in networks]
+        self.sure_from = tuple(info.sure["confidence"] if info.sure else 0.0 for info in infos)
+        """The probabilities of an emotion and of a gender from which on the analyzer is sure of them."""
         self._cuts = [(info.crop_margin, info.image_size) for info in infos]
         self._classify = Classifiers(
             [folded for folded, _ in networks],
@@ -155,7 +157,7 @@ class FaceAnalyzer:
             mirrored = self._classify(*(np.ascontiguousarray(faces[:, :, ::-1]) for faces in crops))
             emotions, genders = (emotions + mirrored[0]) / 2, (genders + mirrored[1]) / 2
         answers = zip(emotions, genders, faces, strict=True)
-        return [[make_face(face, *next(answers)) for face in found] for found in detections]
+        return [[make_face(face, *next(answers), sure_from=self.sure_from) for face in found] for found in detections]
 
     def probabilities(
         self, frame: Image, boxes: Detections
@@ -185,8 +187,22 @@ def make_face(
     genders: Float32[np.ndarray, " 2"],
     crops: Crops,
     track_id: int | None = None,
+    *,
+    sure_from: Sequence[float],
 ) -> Face:
-    """Returns a detected face with its most probable labels; the arguments are as in :class:`~faceflax.Face`."""
+    """Returns a detected face with its most probable labels.
+
+    Args:
+        face: where it is.
+        emotions: probabilities, as in :class:`~faceflax.Face`.
+        genders: the same.
+        crops: as there.
+        track_id: as there.
+        sure_from: the lowest probabilities of an emotion and of a gender that are sure.
+    """
+    emotion_sure, gender_sure = (
+        bool(values.max() >= low) for values, low in zip((emotions, genders), sure_from, strict=True)
+    )
     return Face(
         box=_whole(face),
         emotion=EMOTIONS[int(np.argmax(emotions))],
@@ -197,6 +213,8 @@ def make_face(
         score=face.score,
         landmarks=face.landmarks,
         crops=crops,
+        emotion_sure=emotion_sure,
+        gender_sure=gender_sure,
     )
 
 

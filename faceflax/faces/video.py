@@ -146,11 +146,11 @@ class VideoAnalyzer:
             averages[track.id].last = self._reads
         oldest = self._reads - self.finder.tracker.memory
         self._averages = {number: average for number, average in averages.items() if average.last >= oldest}
-        faces = []
+        faces, sure_from = [], self.analyzer.sure_from
         for track in located:
             emotions, genders = averages[track.id].values
             crops = read[track.id].crops if track.id in read else {}
-            faces.append(make_face(_detection(track), emotions, genders, crops, track.id))
+            faces.append(make_face(_detection(track), emotions, genders, crops, track.id, sure_from=sure_from))
         return faces
 
     def __call__(self, frame: Image) -> list[Face]:

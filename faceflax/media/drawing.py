@@ -23,7 +23,8 @@ def draw_faces(frame: Image, faces: Sequence[Face]) -> Image:
     """Returns a copy of ``frame`` with each face's box and its two labels, such as ``happy 93%`` and ``woman 88%``.
 
     Text and lines scale with the frame, but no larger than suits the face, so that labels cover no other faces.
-    Labels stay inside the frame: above the box, or below where there is no room above.
+    A label that the network is not sure of ends in a question mark. Labels stay inside the frame: above the box, or
+    below where there is no room above.
 
     Args:
         frame: uint8 ``[height, width, 3]`` BGR.
@@ -36,8 +37,8 @@ def draw_faces(frame: Image, faces: Sequence[Face]) -> Image:
         color = COLORS[face.gender]
         cv2.rectangle(image, (x, y), (x + width - 1, y + height - 1), color, thickness)
         lines = [
-            f"{face.emotion} {face.emotion_probabilities.max():.0%}",
-            f"{face.gender} {face.gender_probabilities.max():.0%}",
+            f"{face.emotion}{'' if face.emotion_sure else '?'} {face.emotion_probabilities.max():.0%}",
+            f"{face.gender}{'' if face.gender_sure else '?'} {face.gender_probabilities.max():.0%}",
         ]
         draw_label(image, lines, face.box, color)
     return image

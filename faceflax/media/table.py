@@ -28,6 +28,7 @@ SUFFIXES: tuple[str, ...] = (".csv", ".jsonl", ".parquet")
 """Of the formats."""
 
 _DIGITS = {"time": 3, "score": 4, "size": 1, "sharpness": 1}
+_BOOLS = "false", "true"
 _FORMULA = ("=", "+", "-", "@", "\t", "\r")
 
 Row = dict[str, Any]
@@ -76,25 +77,32 @@ class Columns:
         kind = self.kinds[name]
         if kind is str:
             return readable(value)
-        return round(float(value), self.digits(name)) if kind is float else int(value)
+        return round(float(value), self.digits(name)) if kind is float else kind(value)
 
     def _cell(self, name: str, value: Any) -> str:
         if value is None:
             return ""
-        if self.kinds[name] is float:
+        kind = self.kinds[name]
+        if kind is float:
             return f"{value:.{self.digits(name)}f}"
-        return _quoted(harmless(readable(value))) if self.kinds[name] is str else str(int(value))
+        if kind is bool:
+            return _BOOLS[bool(value)]
+        return _quoted(harmless(readable(value))) if kind is str else str(int(value))
 
     def parse(self, row: dict[str, str]) -> Row:
         """Returns a row of a CSV file with its values' types."""
-        return {name: self.kinds[name](value) if value else None for name, value in row.items() if name in self.kinds}
+
+        def parsed(kind: type, value: str) -> Any:
+            return None if not value else value == _BOOLS[True] if kind is bool else kind(value)
+
+        return {name: parsed(self.kinds[name], value) for name, value in row.items() if name in self.kinds}
 
     def arrow(self) -> pyarrow.Schema:
         """Returns the columns as Parquet has them, with the version as ``faceflax.schema`` in the metadata."""
         with needing_extras():
             import pyarrow
 
-        types = {int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
+        types = {bool: pyarrow.bool_(), int: pyarrow.int64(), float: pyarrow.float64(), str: pyarrow.string()}
         fields = [pyarrow.field(name, types[kind]) for name, kind in self.kinds.items()]
         return pyarrow.schema(fields, {"faceflax.schema": str(SCHEMA)})
 

@@ -20,6 +20,9 @@ MAX_CROP_MARGIN = 2.0
 TEMPERATURES = 1e-3, 1e3
 """Lowest and highest temperature: beyond them every probability is 0, 1 or uniform."""
 
+SURE: tuple[str, ...] = ("confidence", "accuracy", "coverage")
+"""What a record says of the labels that are sure."""
+
 
 @dataclass(frozen=True)
 class WeightsInfo:
@@ -38,6 +41,9 @@ class WeightsInfo:
         temperature: the logits are divided by it before the softmax, from 0.001 to 1000.
         accuracy: for each split, the share of its images labelled correctly, in [0, 1], as the model card states it.
         sha256: of the ``.safetensors`` file, in hexadecimal.
+        sure: ``confidence``, the lowest probability at which a label is sure, with the ``accuracy`` of the labels from
+            there on and their ``coverage``, the share of all; shares in [0, 1], of the validation faces that
+            ``faceflax export`` measured. None where it was not measured.
 
     Raises:
         FaceflaxError: a field's value cannot be right.
@@ -58,6 +64,7 @@ class WeightsInfo:
     temperature: float
     accuracy: dict[str, float]
     sha256: str
+    sure: dict[str, float] | None = None
 
     def __post_init__(self) -> None:
         if self.arch not in models.list_models():
@@ -83,6 +90,15 @@ class WeightsInfo:
                 isinstance(self.accuracy, dict)
                 and all(isinstance(split, str) and _is_in(share, 0, 1) for split, share in self.accuracy.items()),
                 "a number in [0, 1] for each split",
+            ),
+            "sure": (
+                self.sure is None
+                or (
+                    isinstance(self.sure, dict)
+                    and self.sure.keys() == set(SURE)
+                    and all(_is_in(share, 0, 1) for share in self.sure.values())
+                ),
+                f"null or {', '.join(SURE)}, each in [0, 1]",
             ),
             "sha256": (re.fullmatch("[0-9a-f]{64}", str(self.sha256)) is not None, "64 hexadecimal digits"),
         }
@@ -116,7 +132,7 @@ def read_record(file: Path) -> WeightsInfo:
     except (ValueError, RecursionError) as error:
         raise FaceflaxError("weights", record, f"the record {{}} is not JSON ({error})", "restore it") from None
     names = {field.name for field in fields(WeightsInfo)} - {"name"}
-    if not isinstance(content, dict) or content.keys() != names or not isinstance(content["labels"], list):
+    if not isinstance(content, dict) or content.keys() | {"sure"} != names or not isinstance(content["labels"], list):
         problem = (
             f"the record {{}} is not an object with exactly the fields {', '.join(sorted(names))} (labels is a list)"
         )

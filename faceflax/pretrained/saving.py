@@ -28,6 +28,7 @@ def save(
     crop_margin: float = 0.0,
     temperature: float = 1.0,
     accuracy: Mapping[str, float] | None = None,
+    sure: Mapping[str, float] | None = None,
     half: bool = False,
 ) -> WeightsInfo:
     """Writes ``path`` and its record, each in one step, after the checks that :func:`load` makes.
@@ -42,6 +43,7 @@ def save(
         crop_margin: share of a detected box's side to add on each side.
         temperature: what to divide the logits by before the softmax.
         accuracy: share of images labelled correctly, in [0, 1], for each split measured.
+        sure: from which probability on a label is sure, as :attr:`WeightsInfo.sure` says.
         half: round the parameters to float16, for half the file; measure ``accuracy`` with the rounded ones then.
 
     Returns:
@@ -66,6 +68,7 @@ def save(
         temperature=temperature,
         accuracy=dict(accuracy or {}),
         sha256="0" * 64,  # until there are bytes to hash
+        sure=None if sure is None else dict(sure),
     )
     tensors = {name: np.asarray(value) for name, value in flatten_dict(variables, sep="/").items()}
     try:
@@ -88,6 +91,7 @@ def save(
         temperature=float(temperature),
         accuracy={split: float(share) for split, share in info.accuracy.items()},
         sha256=hashlib.sha256(content).hexdigest(),
+        sure=None if info.sure is None else {name: float(value) for name, value in info.sure.items()},
     )
     for target in (file, record_file(file)):
         files.writable_file("path", target)

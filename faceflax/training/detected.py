@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
 from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 from jaxtyping import Int, UInt8
+from tqdm import tqdm
 
 from faceflax import data
 from faceflax.errors import FaceflaxError
@@ -14,6 +17,10 @@ from faceflax.evaluation.corruptions import CORRUPTIONS
 from faceflax.evaluation.detected import SIDE, FoundFaces, find_faces
 from faceflax.evaluation.robustness import corrupted
 from faceflax.faces import make_detector
+
+T = TypeVar("T")
+TOGETHER = 512
+"""Images whose frames are in memory together."""
 
 
 @dataclass(frozen=True)
@@ -41,8 +48,9 @@ def training_crops(detector: str, dataset: str, image_size: int, data_dir: Path 
     Raises:
         FaceflaxError: no such detector, or it finds a face in none of the images.
     """
-    faces = _find(detector, dataset, "train", data_dir)
-    return Crops(faces.cut(data.crop_margin(dataset), image_size), faces.index)
+    margin = data.crop_margin(dataset)
+    parts = list(_find(detector, dataset, "train", data_dir, lambda faces: faces.cut(margin, image_size)))
+    return Crops(np.concatenate([images for _, images in parts]), np.concatenate([index for index, _ in parts]))
 
 
 def validation_crops(
@@ -52,18 +60,34 @@ def validation_crops(
 
     They are what :mod:`faceflax.evaluation.robustness` measures. Arguments and errors as for :func:`training_crops`.
     """
-    faces = _find(detector, dataset, "validation", data_dir)
     margin = data.crop_margin(dataset)
     again = make_detector(detector)
     kinds = [each for each in CORRUPTIONS if each.common]
-    hurt = [corrupted(faces, each, again, margin=margin, size=image_size)[0] for each in kinds]
-    return Crops(faces.cut(margin, image_size), faces.index), hurt
+
+    def cut(faces: FoundFaces) -> list[UInt8[np.ndarray, "faces size size 1"]]:
+        hurt = (corrupted(faces, each, again, margin=margin, size=image_size)[0] for each in kinds)
+        return [faces.cut(margin, image_size), *hurt]
+
+    parts = list(_find(detector, dataset, "validation", data_dir, cut))
+    clean, *hurt = map(np.concatenate, zip(*(images for _, images in parts), strict=True))
+    return Crops(clean, np.concatenate([index for index, _ in parts])), hurt
 
 
-def _find(detector: str, dataset: str, split: str, data_dir: Path | None) -> FoundFaces:
+def _find(
+    detector: str, dataset: str, split: str, data_dir: Path | None, use: Callable[[FoundFaces], T]
+) -> Iterator[tuple[Int[np.ndarray, " faces"], T]]:
+    """Yields what ``use`` makes of some of the split's faces and which images they are of, until all had their turn."""
     images = data.load(dataset, split, image_size=SIDE, data_dir=data_dir).images
-    faces = find_faces(images, make_detector(detector))
-    if not faces.views:
+    finder = make_detector(detector)
+    found = 0
+    with tqdm(total=len(images), desc=f"finding faces of {dataset} {split}", unit=" images", leave=False) as bar:
+        for first in range(0, len(images), TOGETHER):
+            faces = find_faces(images[first : first + TOGETHER], finder)
+            found += len(faces.index)
+            if faces.views:
+                faces = replace(faces, index=faces.index + first)
+                yield faces.index, use(faces)
+            bar.update(faces.count)
+    if not found:
         problem = f"finds a face in none of the {len(images)} images of {dataset} {split}"
         raise FaceflaxError("detector", detector, f"{{}} {problem}", "leave it out, or name another dataset")
-    return faces

@@ -21,6 +21,7 @@ from faceflax.evaluation import (
     fit_temperature,
     group_shares,
     predict_logits,
+    sure_from,
     worst,
 )
 from faceflax.preprocessing import normalize
@@ -157,6 +158,33 @@ def test_the_fitted_temperature_lowers_the_calibration_error():
     assert temperature == pytest.approx(3, rel=0.1)
     before, after = (calibrate(overconfident, labels, t).error for t in (1, temperature))
     assert after < 0.03 < 0.1 < before
+
+
+def test_labels_from_the_threshold_on_are_right_often_enough_and_no_lower_one_would_do():
+    rng = np.random.default_rng(5)
+    logits = rng.normal(0, 2, (500, 3)).round(1)  # with ties
+    labels = (logits + rng.gumbel(size=logits.shape)).argmax(1)
+    weights = rng.integers(1, 4, 500)
+    found = sure_from(logits, labels, temperature=2.0, accuracy=0.8, weights=weights)
+    again = sure_from(*(np.repeat(values, weights, axis=0) for values in (logits, labels)), 2.0, 0.8)
+    assert found == pytest.approx(again)
+    powers = np.exp(logits / 2.0)
+    confidence = (powers / powers.sum(1, keepdims=True)).max(1)
+
+    def right(threshold):
+        sure = confidence >= threshold - 1e-12
+        return np.average((logits.argmax(1) == labels)[sure], weights=weights[sure]), weights[sure].sum()
+
+    share, count = right(found["confidence"])
+    assert share == pytest.approx(found["accuracy"])
+    assert count / weights.sum() == pytest.approx(found["coverage"])
+    assert share >= 0.8
+    assert all(right(lower)[0] < 0.8 for lower in np.unique(confidence[confidence < found["confidence"] - 1e-9]))
+
+
+def test_a_network_that_is_never_right_is_never_sure():
+    found = sure_from(np.array([[1.0, 0.0]] * 3), np.array([1, 1, 1]), temperature=1.0, accuracy=0.8)
+    assert found == {"confidence": 1.0, "accuracy": 0.0, "coverage": 0.0}
 
 
 def test_groups_are_counted_by_hand_and_the_worst_is_named():

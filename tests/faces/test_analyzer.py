@@ -9,6 +9,7 @@ from faceflax.faces.analyzer import PRESETS, FaceAnalyzer
 from faceflax.faces.crop import crop_face
 from faceflax.faces.detection import Detection
 from faceflax.faces.haar import HaarDetector
+from faceflax.faces.video import VideoAnalyzer
 from faceflax.labels import EMOTIONS, GENDERS
 from faceflax.media import demo
 
@@ -41,6 +42,22 @@ def test_probabilities_are_the_networks_on_the_crops(analyzer, weights, photo):
             assert probabilities.dtype == np.float32
             np.testing.assert_allclose(probabilities, expected, atol=1e-5)
             assert getattr(face, kind) == labels[expected.argmax()]
+
+
+@pytest.mark.parametrize("low", [0.0, 0.9])
+def test_a_label_is_sure_from_the_threshold_of_its_weights_on(tmp_path, weights, photo, low):
+    files = []
+    for number, file in enumerate(weights):
+        loaded = faceflax.pretrained.load(file)
+        fields = {name: getattr(loaded.info, name) for name in ("arch", "dataset", "labels", "image_size")}
+        sure = {"confidence": low if number else 0.1, "accuracy": 0.8, "coverage": 0.5}
+        files.append(tmp_path / f"{number}.safetensors")
+        faceflax.pretrained.save(files[-1], loaded.variables, **fields, sure=sure, temperature=50.0)
+    images, video = FaceAnalyzer(*files), VideoAnalyzer(FaceAnalyzer(*files))
+    for (face,) in (images(photo), video(photo)):
+        assert face.emotion_sure
+        assert face.gender_sure == (face.gender_probabilities.max() >= low) == (low == 0)
+        assert (face.to_dict()["emotion_sure"], face.to_dict()["gender_sure"]) == (True, low == 0)
 
 
 def test_box_is_four_python_integers_about_the_eyes(analyzer, photo):

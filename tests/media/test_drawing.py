@@ -1,3 +1,5 @@
+from dataclasses import replace
+
 import numpy as np
 import pytest
 
@@ -22,6 +24,14 @@ def test_red_for_woman_blue_for_man():
         np.testing.assert_array_equal(drawn[139, 130], COLORS[gender])  # the box's lower edge
         np.testing.assert_array_equal(drawn[110, 130], [128, 128, 128])  # its inside stays
         assert (frame == 128).all()  # and so does the frame given
+
+
+def test_a_label_that_is_not_sure_looks_otherwise():
+    frame = np.full((300, 300, 3), 128, np.uint8)
+    sure = face((100, 100, 100, 100))
+    pictures = [draw_faces(frame, [each]) for each in (sure, replace(sure, emotion_sure=False), sure)]
+    assert (pictures[0] != pictures[1]).any()
+    np.testing.assert_array_equal(pictures[0], pictures[2])
 
 
 def test_without_faces_nothing_changes():

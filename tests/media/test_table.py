@@ -20,7 +20,7 @@ POINTS = np.float32([[10, 20.06], [30, 20], [20, 30], [12, 40], [28, 40]])
 CROPS = {(0.1, 64): np.random.default_rng(0).integers(0, 256, (64, 64), np.uint8)}
 FACE = Face(
     *((1, 2, 30, 40), "happy", np.eye(7, dtype=np.float32)[3], "man", np.float32([0.25, 0.75])),
-    *(4, 0.875, POINTS, CROPS),
+    *(4, 0.875, POINTS, CROPS, True, False),
 )
 NAMES = [
     "clip.mp4",

@@ -64,7 +64,10 @@ def refused(file, *words):
 def test_what_is_saved_comes_back_bit_for_bit(tmp_path, variables):
     path = tmp_path / "new folder" / "mine.safetensors"
     info = pretrained.save(
-        path, variables, **RECORD, crop_margin=0.25, temperature=1.5, accuracy={"test": np.float32(0.5)}
+        *(path, variables),
+        **RECORD,
+        **{"crop_margin": 0.25, "temperature": 1.5, "accuracy": {"test": np.float32(0.5)}},
+        sure={"confidence": np.float32(0.625), "accuracy": 0.8, "coverage": 0.5},
     )
     model, loaded = pretrained.load(path)
     assert model == models.create("mini_xception", 2)
@@ -72,6 +75,7 @@ def test_what_is_saved_comes_back_bit_for_bit(tmp_path, variables):
     assert pretrained.weights_info(str(path)) == info
     assert (info.name, info.labels, info.image_size) == ("mine", ("cat", "dog"), 48)
     assert (info.crop_margin, info.temperature, info.accuracy) == (0.25, 1.5, {"test": 0.5})
+    assert info.sure == {"confidence": 0.625, "accuracy": 0.8, "coverage": 0.5}
     assert info.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     assert sorted(p.name for p in path.parent.iterdir()) == ["mine.json", "mine.safetensors"]
     assert path.stat().st_size < 300_000
@@ -192,6 +196,14 @@ def test_a_record_that_is_something_else(file, text):
     refused(file, "mine.json")
 
 
+def test_a_record_from_before_there_was_a_threshold_loads(file):
+    record = file.with_suffix(".json")
+    content = json.loads(record.read_text())
+    del content["sure"]
+    record.write_text(json.dumps(content))
+    assert pretrained.load(file).info.sure is None
+
+
 @pytest.mark.parametrize(
     ("field", "value"),
     [
@@ -221,6 +233,9 @@ def test_a_record_that_is_something_else(file, text):
         ("accuracy", 0.65),
         ("accuracy", {"test": 10**400}),
         ("labels", ["cat", ""]),
+        ("sure", {"confidence": 0.5}),
+        ("sure", {"confidence": 1.5, "accuracy": 0.8, "coverage": 0.5}),
+        ("sure", 0.5),
         ("sha256", "abc"),
         ("colour", "blue"),
     ],
