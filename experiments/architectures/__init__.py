@@ -6,6 +6,5 @@ from faceflax import models
 
 __all__: list[str] = []
 
-models.register("mini_xception_antialiased", "experiments.architectures.variants:MiniXceptionAntialiased")
 models.register("mini_xception_se", "experiments.architectures.variants:MiniXceptionSE")
 models.register("tang_cnn", "experiments.architectures.tang_cnn:TangCNN")

@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-from functools import partial, reduce
+from functools import partial
 
 import flax.linen as nn
-import jax.numpy as jnp
-from jax import lax
-from jaxtyping import Array
 
 from faceflax.models.blocks import Activation, BatchNorm, Conv, Images, SeparableConv, max_pool
 from faceflax.models.mini_xception import MiniXception
@@ -37,51 +34,6 @@ class SqueezeExcitedModule(nn.Module):
         return shortcut + max_pool(x * gate[:, None, None])
 
 
-class AntialiasedModule(nn.Module):
-    """mini-Xception's module with :func:`blurred` halves: of the maxima at every pixel, and before the shortcut.
-
-    Zhang, "Making Convolutional Networks Shift-Invariant Again", ICML 2019.
-    """
-
-    features: int
-    activation: Activation = nn.relu
-
-    @nn.compact
-    def __call__(self, x: Images, train: bool = False) -> Images:
-        """Maps ``[batch, h, w, c]`` to ``[batch, ceil(h / 2), ceil(w / 2), features]``."""
-        norm = partial(BatchNorm, use_running_average=not train)
-        shortcut = norm(name="shortcut_bn")(Conv(self.features, 1, name="shortcut"), blurred(x))
-        x = norm(name="bn1")(SeparableConv(self.features, name="conv1"), x, self.activation)
-        x = norm(name="bn2")(SeparableConv(self.features, name="conv2"), x)
-        return shortcut + blurred(_maxima(x))
-
-
-def blurred(x: Images) -> Images:
-    """Every second pixel both ways of ``x`` smoothed by (1, 2, 1) / 4 along both axes, the edge repeated outwards.
-
-    Example:
-        >>> print(blurred(jnp.array([0.0, 0.0, 4.0, 0.0]).reshape(1, 1, 4, 1)).ravel())
-        [0. 2.]
-    """
-    for axis in (1, 2):
-        near = [(1, 1) if i == axis else (0, 0) for i in range(4)]
-        padded = jnp.pad(x, near, mode="edge")
-        size = x.shape[axis]
-        left, middle, right = (lax.slice_in_dim(padded, i, i + size, stride=2, axis=axis) for i in range(3))
-        x = (left + 2 * middle + right) / 4
-    return x
-
-
-def _maxima(x: Images) -> Images:
-    """The maximum of each pixel's 3x3 neighbourhood."""
-    for axis in (1, 2):
-        near = [(1, 1) if i == axis else (0, 0) for i in range(4)]
-        padded = jnp.pad(x, near, constant_values=-jnp.inf)
-        views: list[Array] = [lax.slice_in_dim(padded, i, i + x.shape[axis], axis=axis) for i in range(3)]
-        x = reduce(jnp.maximum, views)
-    return x
-
-
 class MiniXceptionSE(MiniXception):
     """:class:`~faceflax.models.mini_xception.MiniXception` of :class:`SqueezeExcitedModule` blocks.
 
@@ -96,19 +48,3 @@ class MiniXceptionSE(MiniXception):
     """
 
     module = SqueezeExcitedModule
-
-
-class MiniXceptionAntialiased(MiniXception):
-    """:class:`~faceflax.models.mini_xception.MiniXception` of :class:`AntialiasedModule` blocks.
-
-    58,423 parameters for 7 classes, as in the plain network.
-
-    Example:
-        >>> import jax
-        >>> model = MiniXceptionAntialiased(num_classes=7)
-        >>> variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
-        >>> sum(array.size for array in jax.tree.leaves(variables))
-        58423
-    """
-
-    module = AntialiasedModule

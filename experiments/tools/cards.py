@@ -172,7 +172,7 @@ def card(
         yield f"| distilled from | {names}, whose predictions are {recipe.teacher_weight:.0%} of each target |"
     yield f"| chosen on | {CHOSEN[info.dataset]}: the epoch, the temperature and the recipe |"
     yield f"| measured once on | {MEASURED[info.dataset]} |"
-    grown = f"a Haar box grown by {info.crop_margin:.1%} of its side on each side"
+    grown = f"the upright square of a detected face, grown by {info.crop_margin:.1%} of its side on each side"
     yield f"| crop | {grown} (`experiments/crop_margin.py`) |"
     yield f"| made by | `{made_by}` |\n"
     yield "| accuracy, 95% interval | validation | test |"
@@ -214,10 +214,18 @@ def card(
     if "robustness" in test:
         yield from _robustness(test["robustness"])
     before, after = test["expected_calibration_error"].values()
+    seen = ", of faces as the detector finds them, as they are and corrupted" if recipe.detector else ""
     yield (
         f"\nProbabilities are `softmax(logits / {info.temperature:.3f})`, the temperature fitted on the validation "
-        f"split; it takes the expected calibration error on the test split from {before:.2%} to {after:.2%}.\n"
+        f"split{seen}; it takes the expected calibration error on the test split's own crops from {before:.2%} to "
+        f"{after:.2%}.\n"
     )
+    if info.sure:
+        yield (
+            f"The network is sure of a label from a probability of {info.sure['confidence']:.0%} on, and unsure below: "
+            f"{info.sure['coverage']:.1%} of the labels of the validation split{seen} are sure, and "
+            f"{info.sure['accuracy']:.1%} of these are right.\n"
+        )
     yield "## What it is not for\n"
     yield NOT_FOR["emotion" if emotion else "gender"]
 

@@ -120,6 +120,8 @@ def main(options: Options) -> None:
     logits = views[options.flip]
     result = evaluation.evaluate(logits, examples.labels, info.labels)
     members = {examples.label: (examples.names, examples.labels), **examples.attributes}
+    if len(examples.names) == 2:  # errors add up where groups meet; of more classes the cells would be small
+        members |= {f"{kind} and {examples.label}": _cells(examples, kind) for kind in examples.attributes}
     groups = {kind: evaluation.group_shares(right[options.flip], *of) for kind, of in members.items()}
     robustness = None
     if options.robustness and detector:
@@ -196,6 +198,13 @@ def _keep(options: Options, examples: Examples, removed: frozenset[str]) -> np.n
         problem = f"names {named} of the rows of {options.dataset} {options.split}, such as {examples.ids[0]!r}"
         raise FaceflaxError("without", options.without, problem, "name a list that was made for this dataset")
     return keep
+
+
+def _cells(examples: Examples, kind: str) -> tuple[tuple[str, ...], np.ndarray]:
+    """The groups of an attribute divided by the label."""
+    groups, members = examples.attributes[kind]
+    names = tuple(f"{group}, {name}" for group in groups for name in examples.names)
+    return names, members * len(examples.names) + examples.labels
 
 
 def _through_detector(

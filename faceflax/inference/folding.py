@@ -8,6 +8,7 @@ Flax.
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -60,6 +61,7 @@ def fold(
     """
     rules: dict[str, Callable[[Variables], list[Layer]]] = {
         "mini_xception": _mini_xception,
+        "mini_xception_antialiased": partial(_mini_xception, blurred=True),
         "sequential_cnn": _sequential_cnn,
         "vgg": _vgg,
     }
@@ -149,13 +151,14 @@ class Variables:
         factor, offset = self.batch_norm(f"{block}/bn{half}")
         return self.layer("separable", name, depthwise, pointwise * factor, offset, relu=relu)
 
-    def shortcut(self, block: str, width: int) -> Layer:
+    def shortcut(self, block: str, width: int, blurred: bool) -> Layer:
         """The 1x1 convolution beside a block, and its BatchNorm; the block itself starts from the channels before."""
         kernel = self.take(f"params/{block}/shortcut/kernel", 1, 1, self.width, width)
         before, self.width = self.width, width
         factor, offset = self.batch_norm(f"{block}/shortcut_bn")
         self.width = before
-        return self.layer("shortcut", f"{block}/shortcut", kernel[0, 0] * factor, offset)
+        kind: Kind = "blurred_shortcut" if blurred else "shortcut"
+        return self.layer(kind, f"{block}/shortcut", kernel[0, 0] * factor, offset)
 
     def head(self) -> Layer:
         """The last convolution."""
@@ -194,7 +197,7 @@ def _text(shape: tuple[int | str, ...]) -> str:
     return f"({', '.join(map(str, shape))}{',' if len(shape) == 1 else ''})"
 
 
-def _mini_xception(variables: Variables) -> list[Layer]:
+def _mini_xception(variables: Variables, blurred: bool = False) -> list[Layer]:
     layers = [
         variables.convolution(name, MINI_XCEPTION_STEM, 3, bias=False, relu=True, padding="VALID")
         for name in ("stem1", "stem2")
@@ -202,10 +205,10 @@ def _mini_xception(variables: Variables) -> list[Layer]:
     for index, width in enumerate(MINI_XCEPTION_BLOCKS, start=1):
         block = f"block{index}"
         layers += [
-            variables.shortcut(block, width),
+            variables.shortcut(block, width, blurred),
             variables.separable(block, 1, width, relu=True),
             variables.separable(block, 2, width, relu=False),
-            Layer("max_pool"),
+            Layer("blurred_max_pool" if blurred else "max_pool"),
         ]
     return [*layers, variables.head()]
 

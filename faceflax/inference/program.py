@@ -20,19 +20,27 @@ from faceflax import native
 from faceflax.errors import FaceflaxError
 from faceflax.inference import folding
 from faceflax.inference.folding import Program
-from faceflax.models.blocks import conv, depthwise_conv, max_pool
-from faceflax.models.mini_xception import MiniXception
+from faceflax.models.blocks import blurred, conv, depthwise_conv, max_pool, maxima
+from faceflax.models.mini_xception import MiniXception, MiniXceptionAntialiased
 from faceflax.models.sequential_cnn import SequentialCNN
 from faceflax.models.vgg import VGG
 
+ARCHITECTURES: dict[type[nn.Module], str] = {
+    MiniXception: "mini_xception",
+    MiniXceptionAntialiased: "mini_xception_antialiased",
+    SequentialCNN: "sequential_cnn",
+    VGG: "vgg",
+}
+"""What can be written as layers."""
+
 
 def fold(model: nn.Module, variables: Mapping[str, Any]) -> Program | None:
-    """Writes a network as layers, or returns None for one that is not of the three architectures with their own ReLU.
+    """Writes a network as layers, or returns None for one that is not of :data:`ARCHITECTURES` with their own ReLU.
 
     Raises:
         FaceflaxError: ``variables`` are not the network's.
     """
-    arch = {MiniXception: "mini_xception", SequentialCNN: "sequential_cnn", VGG: "vgg"}.get(type(model))
+    arch = ARCHITECTURES.get(type(model))
     if arch is None or model.activation is not nn.relu:
         return None
     tensors = flatten_dict({name: variables.get(name, {}) for name in ("params", "batch_stats")}, sep="/")
@@ -65,6 +73,10 @@ def evaluate(program: Program, images: Float[Array, "batch height width channels
                 x = depthwise_conv(x, weights[0]) @ weights[1] + bias
             case "shortcut":
                 shortcut = x[:, ::2, ::2] @ weights[0] + bias
+            case "blurred_shortcut":
+                shortcut = blurred(x) @ weights[0] + bias
+            case "blurred_max_pool":
+                x = blurred(maxima(x)) + shortcut
             case "max_pool":
                 x = max_pool(x) + shortcut
             case "average_pool":

@@ -280,6 +280,35 @@ def _max_pool_bwd(residuals: tuple[Images, Images | None], g: Images) -> tuple[I
 max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
 
 
+# Antialiased pooling.
+
+
+def blurred(x: Images) -> Images:
+    """Every second pixel both ways of ``x`` smoothed by (1, 2, 1) / 4 along both axes, the edge repeated outwards.
+
+    Example:
+        >>> print(blurred(jnp.array([0.0, 0.0, 4.0, 0.0]).reshape(1, 1, 4, 1)).ravel())
+        [0. 2.]
+    """
+    for axis in (1, 2):
+        near = [(1, 1) if i == axis else (0, 0) for i in range(4)]
+        padded = jnp.pad(x, near, mode="edge")
+        size = x.shape[axis]
+        left, middle, right = (lax.slice_in_dim(padded, i, i + size, stride=2, axis=axis) for i in range(3))
+        x = (left + 2 * middle + right) / 4
+    return x
+
+
+def maxima(x: Images) -> Images:
+    """The maximum of each pixel's 3x3 neighbourhood."""
+    for axis in (1, 2):
+        near = [(1, 1) if i == axis else (0, 0) for i in range(4)]
+        padded = jnp.pad(x, near, constant_values=-jnp.inf)
+        views: list[Array] = [lax.slice_in_dim(padded, i, i + x.shape[axis], axis=axis) for i in range(3)]
+        x = reduce(jnp.maximum, views)
+    return x
+
+
 # Batch normalisation by the batch's own moments, and the ReLU behind it in the same pass over memory.
 
 

@@ -16,6 +16,7 @@ _NETWORKS: dict[str, str | type[nn.Module]] = {
     "sequential_cnn": "faceflax.models.sequential_cnn:SequentialCNN",
     "vgg": "faceflax.models.vgg:VGG",
     "face_detector": "faceflax.models.face_detector:FaceDetector",
+    "mini_xception_antialiased": "faceflax.models.mini_xception:MiniXceptionAntialiased",
 }
 
 

@@ -10,7 +10,7 @@ import ctypes
 import weakref
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import TYPE_CHECKING, Literal, get_args
 
 import numpy as np
 
@@ -23,9 +23,11 @@ if TYPE_CHECKING:  # slow to import, and only annotations need it
     Images = Float32[np.ndarray, "batch height width channels"]
     Logits = Float32[np.ndarray, "batch classes"]
 
-Kind = Literal["convolution", "separable", "shortcut", "max_pool", "average_pool", "head"]
+Kind = Literal[
+    "convolution", "separable", "shortcut", "max_pool", "average_pool", "head", "blurred_shortcut", "blurred_max_pool"
+]
 
-_CODES = {"convolution": 0, "separable": 1, "shortcut": 2, "max_pool": 3, "average_pool": 4, "head": 5}
+_CODES = {kind: code for code, kind in enumerate(get_args(Kind))}
 _WEIGHTS = {  # kind: what its weights are, and their axes
     "convolution": {"kernel": 4, "bias": 1},
     "separable": {"kernel": 4, "pointwise": 2, "bias": 1},
@@ -33,6 +35,8 @@ _WEIGHTS = {  # kind: what its weights are, and their axes
     "max_pool": {},
     "average_pool": {},
     "head": {"kernel": 4, "bias": 1},
+    "blurred_shortcut": {"kernel": 2, "bias": 1},
+    "blurred_max_pool": {},
 }
 
 
@@ -45,6 +49,8 @@ class Layer:
     * ``shortcut``: kernel ``[inputs, outputs]`` and bias, of every second pixel both ways; kept for the next max-pool.
     * ``max_pool``: none; 3x3, stride 2, SAME, plus the shortcut.
     * ``average_pool``: none; 2x2, stride 2, SAME.
+    * ``blurred_shortcut``: as a shortcut, of the pixels smoothed by (1, 2, 1) / 4 along both axes, the edge repeated.
+    * ``blurred_max_pool``: none; of the 3x3 maxima at all pixels, smoothed so, every second, plus the shortcut.
     * ``head``: kernel ``[size, size, inputs, classes]`` of size 1 or 3 and bias of the last convolution, then the mean
       over pixels.
 

@@ -33,7 +33,7 @@ class TrainConfig:
     """
 
     arch: str = "mini_xception"
-    """Network: mini_xception, sequential_cnn or vgg; or face_detector, which finds faces."""
+    """Network: mini_xception, mini_xception_antialiased, sequential_cnn or vgg; or face_detector, which finds faces."""
     dataset: str = "fer2013"
     """Dataset: fer2013, ferplus, fairface, imdb, wiki, folder/NAME or synthetic; faces or wider for a detector."""
     data_dir: Path | None = None

@@ -196,6 +196,23 @@ def test_groups_are_counted_by_hand_and_the_worst_is_named():
     assert gap == pytest.approx(3 / 6 - 1 / 3)
 
 
+def test_of_two_classes_each_group_is_divided_by_them():
+    faces = data.render_faces(40, seed=3, image_size=32)
+    examples = data.Examples(
+        images=faces.images,
+        labels=np.arange(40) % 2,
+        ids=tuple(map(str, range(40))),
+        names=("woman", "man"),
+        label="gender",
+        split="test",
+        attributes={"age": (("young", "old"), np.arange(40) // 10 % 2)},
+        skipped=0,
+    )
+    names, members = command._cells(examples, "age")
+    assert names == ("young, woman", "young, man", "old, woman", "old, man")
+    assert [names[i] for i in members[[0, 1, 10, 11, 20]]] == [*names, "young, woman"]
+
+
 @pytest.fixture(scope="module")
 def data_dir(tmp_path_factory):
     """A prepared ``folder`` dataset whose test split has 2, 3 and 1 images of the classes a, b and c."""

@@ -19,7 +19,7 @@ from faceflax.errors import FaceflaxError
 from faceflax.inference import folding, program
 
 ROOT = Path(__file__).resolve().parents[2]
-ARCHS = ["mini_xception", "sequential_cnn", "vgg"]
+ARCHS = ["mini_xception", "mini_xception_antialiased", "sequential_cnn", "vgg"]
 
 # Of the layers that were folded from Linen modules' variables before folding worked on names, bit for bit.
 DIGESTS = {
@@ -80,7 +80,7 @@ def test_linen_s_variables_are_taken_whole_and_batch_norm_is_what_its_formula_sa
         start = wide.get(f"params/{name}/bias", 0.0)
         return kernel * (scale / np.sqrt(var + 1e-3)), bias + (start - mean) * scale / np.sqrt(var + 1e-3)
 
-    if arch == "mini_xception":
+    if arch.startswith("mini_xception"):
         names = [("stem1", "stem1_bn"), ("stem2", "stem2_bn")]
         for i in range(1, 5):
             names.append((f"block{i}/shortcut", f"block{i}/shortcut_bn"))

@@ -43,7 +43,7 @@ def both_engines(networks, images):
         yield native.run([(native.Network(p), x) for p, x in zip(programs, images, strict=True)])
 
 
-@pytest.mark.parametrize("arch", ["mini_xception", "sequential_cnn", "vgg"])
+@pytest.mark.parametrize("arch", ["mini_xception", "mini_xception_antialiased", "sequential_cnn", "vgg"])
 @pytest.mark.parametrize("size", [(32, 32), (47, 51), (64, 64)])
 def test_a_folded_network_is_the_network(arch, size):
     model, variables = random_network(arch)

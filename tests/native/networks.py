@@ -27,12 +27,22 @@ def separable(rng, inputs, outputs, relu=True):
     return Layer("separable", kernels, relu)
 
 
-def shortcut(rng, inputs, outputs):
-    return Layer("shortcut", (weights(rng, inputs, outputs), weights(rng, outputs)))
+def shortcut(rng, inputs, outputs, kind="shortcut"):
+    return Layer(kind, (weights(rng, inputs, outputs), weights(rng, outputs)))
 
 
 def head(rng, inputs, classes, size=3):
     return Layer("head", (weights(rng, size, size, inputs, classes), weights(rng, classes)))
+
+
+def smoothed(x):
+    """Every second pixel of an image smoothed by a kernel of 3x3, its edge repeated outwards."""
+    count = x.shape[-1]
+    kernel = jnp.tile(jnp.outer(jnp.array([1, 2, 1]), jnp.array([1, 2, 1]))[..., None, None] / 16, (1, 1, 1, count))
+    framed = jnp.pad(x, ((0, 0), (1, 1), (1, 1), (0, 0)), mode="edge")
+    return lax.conv_general_dilated(
+        framed, kernel.astype(x.dtype), (2, 2), "VALID", dimension_numbers=LAYOUT, feature_group_count=count
+    )
 
 
 def reference(layers, images, relu=jax.nn.relu):
@@ -54,6 +64,12 @@ def reference(layers, images, relu=jax.nn.relu):
                 continue
             case "max_pool":
                 x = lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 2, 2, 1), "SAME")
+                x, add = x if add is None else x + add, None
+            case "blurred_shortcut":
+                add = jnp.einsum("bhwi,io->bhwo", smoothed(x), w[0]) + w[1][None, None, None]
+                continue
+            case "blurred_max_pool":
+                x = smoothed(lax.reduce_window(x, -jnp.inf, lax.max, (1, 3, 3, 1), (1, 1, 1, 1), "SAME"))
                 x, add = x if add is None else x + add, None
             case "average_pool":
                 odd = ((0, 0), (0, x.shape[1] % 2), (0, x.shape[2] % 2), (0, 0))

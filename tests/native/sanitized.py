@@ -13,6 +13,7 @@ from faceflax.native import DetectorLayer, DetectorNetwork, Layer, Region, detec
 
 rng = np.random.default_rng(0)
 VECTORS = (8, 16, 32, 96)
+KINDS = "convolution", "separable", "shortcut", "blurred_shortcut", "max_pool", "blurred_max_pool", "average_pool"
 
 
 def weights(*shape):
@@ -29,16 +30,16 @@ def drawn(channels):
     layers, shortcut = [], None
     for _ in range(rng.integers(1, 7)):
         outputs = int(rng.choice(VECTORS))
-        kind = rng.choice(["convolution", "separable", "shortcut", "max_pool", "average_pool"])
+        kind = rng.choice(list(KINDS))
         if kind == "convolution" or channels not in VECTORS:
             padding = "SAME" if layers or rng.integers(3) else "VALID"
             layers.append(convolution(int(rng.integers(1, 4)), channels, outputs, padding))
         elif kind == "separable":
             kernels = weights(3, 3, 1, channels), weights(channels, outputs), weights(outputs)
             layers.append(Layer("separable", kernels, bool(rng.integers(2))))
-        elif kind == "shortcut" and shortcut is None:
+        elif kind.endswith("shortcut") and shortcut is None:
             shortcut = outputs
-            layers.append(Layer("shortcut", (weights(channels, outputs), weights(outputs))))
+            layers.append(Layer(kind, (weights(channels, outputs), weights(outputs))))
             continue
         elif shortcut is None and layers:
             layers.append(Layer(kind))

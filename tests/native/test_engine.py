@@ -64,6 +64,15 @@ OTHERS = {
         Layer("max_pool"),
         networks.head(rng, 16, 3),
     ),
+    "antialiased": lambda rng: (
+        networks.convolution(rng, 3, 1, 8),
+        networks.shortcut(rng, 8, 32, "blurred_shortcut"),
+        networks.separable(rng, 8, 32, relu=False),
+        Layer("blurred_max_pool"),
+        networks.convolution(rng, 3, 32, 32),
+        Layer("blurred_max_pool"),
+        networks.head(rng, 32, 3),
+    ),
     "a pixel of one channel": lambda rng: (networks.convolution(rng, 1, 1, 8), networks.head(rng, 8, 3)),
     "colours": lambda rng: (networks.convolution(rng, 5, 3, 16), networks.head(rng, 16, 3)),
     "even kernels": lambda rng: (
@@ -109,7 +118,7 @@ def test_every_kind_of_layer(size):
 
 
 @pytest.mark.parametrize("name", OTHERS)
-@pytest.mark.parametrize("size", [(2, 2), (6, 7)])
+@pytest.mark.parametrize("size", [(2, 2), (6, 7), (13, 12)])
 def test_other_networks(name, size):
     rng = np.random.default_rng(2)
     layers = OTHERS[name](rng)
@@ -131,7 +140,7 @@ def test_convolutions_of_many_channels(size):
     assert_right(layers, drawn(rng, (2, *size, 1)))
 
 
-@pytest.mark.parametrize("arch", ["mini_xception", "sequential_cnn", "vgg"])
+@pytest.mark.parametrize("arch", ["mini_xception", "mini_xception_antialiased", "sequential_cnn", "vgg"])
 @pytest.mark.parametrize(("batch", "size"), [(0, (32, 32)), (2, (47, 51)), (40, (33, 40))])
 def test_this_project_s_networks(arch, batch, size):
     model, rng = models.create(arch, 7), np.random.default_rng(3)
@@ -297,6 +306,14 @@ HEAD = Layer("head", (array(3, 3, 8, 2), array(2)))
             [STEM, Layer("separable", (array(3, 3, 1, 8), array(16, 8), array(8))), HEAD],
             r"layers\[1\] \(separable\).inputs: 16 channels where the layer before gives 8",
         ),
+        (
+            [Layer("blurred_shortcut", (array(3, 8), array(8))), HEAD],
+            r"layers\[0\] \(blurred_shortcut\).inputs: 3 channels of a blurred shortcut cannot be computed",
+        ),
+        (
+            [STEM, Layer("blurred_shortcut", (array(8, 16), array(16))), Layer("blurred_max_pool"), HEAD],
+            r"layers\[2\] \(blurred_max_pool\).inputs: 8 channels where the shortcut gives 16",
+        ),
         ([STEM, Layer("shortcut", (array(8, 16), array(16))), HEAD], r"kind: not possible between a shortcut and its"),
         (
             [STEM, Layer("shortcut", (array(8, 16), array(16))), Layer("max_pool"), HEAD],
@@ -334,7 +351,7 @@ KEPT = []
 @pytest.mark.parametrize(
     ("changes", "message"),
     [
-        ({"kind": 6}, r"layers\[0\].kind: 6 is unknown; give one of 0 to 5"),
+        ({"kind": 8}, r"layers\[0\].kind: 8 is unknown; give one of 0 to 7"),
         ({"kind": -1}, r"layers\[0\].kind: -1 is unknown"),
         ({"relu": 2}, r"relu: 2 is not possible"),
         ({"same": 7}, r"same: 7 is not possible"),

@@ -70,6 +70,10 @@ struct Kernels {
   void (*max_pool_gradient)(const T* winners, const T* g, Index height, Index width, Index channels, T* d);
   void (*average_pool)(const T* x, Index height, Index width, Index channels, T* y);
   void (*average_pool_gradient)(const T* g, Index height, Index width, Index channels, T* d);
+  void (*maxima)(const T* x, Index height, Index width, Index channels, T* y, T* winners);
+  void (*maxima_gradient)(const T* winners, const T* g, Index height, Index width, Index channels, T* d);
+  void (*blur)(const T* x, Index height, Index width, Index channels, const T* add, T* y);
+  void (*blur_gradient)(const T* g, Index height, Index width, Index channels, T* d);
   void (*moments)(const T* x, Index pixels, Index channels, T* mean, T* squares);
   void (*normalise)(const T* x, Index pixels, Index channels, const T* factor, const T* offset, bool relu, T* y);
   void (*normalise_sums)(const T* x, const T* cotangent, Index pixels, Index channels, const T* factor, const T* offset,

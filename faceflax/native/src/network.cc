@@ -37,6 +37,10 @@ struct Layer {
   Index lost() const { return same ? 0 : size - 1; }
 };
 
+bool IsShortcut(int32_t kind) { return kind == kFaceflaxShortcut || kind == kFaceflaxBlurredShortcut; }
+bool IsMaxPool(int32_t kind) { return kind == kFaceflaxMaxPool || kind == kFaceflaxBlurredMaxPool; }
+bool IsPooling(int32_t kind) { return IsMaxPool(kind) || kind == kFaceflaxAveragePool; }
+
 // A layer that was evaluated, for the way back.
 struct Step {
   const Layer* layer;
@@ -91,7 +95,7 @@ struct FaceflaxNetwork {
         rows -= layer.lost(), columns -= layer.lost();
         if (rows < 1 || columns < 1) return "images: " + given + tail + " is too small for the network; enlarge them";
       }
-      if (layer.kind == kFaceflaxMaxPool || layer.kind == kFaceflaxAveragePool) {
+      if (faceflax::IsPooling(layer.kind)) {
         rows = (rows + 1) / 2, columns = (columns + 1) / 2;
       }
     }
@@ -110,16 +114,18 @@ namespace faceflax {
 namespace {
 
 const char* KindName(int32_t kind) {
-  const char* names[] = {"convolution", "separable", "shortcut", "max_pool", "average_pool", "head"};
-  return kind >= kFaceflaxConvolution && kind <= kFaceflaxHead ? names[kind] : nullptr;
+  const char* names[] = {"convolution",  "separable", "shortcut",         "max_pool",
+                         "average_pool", "head",      "blurred_shortcut", "blurred_max_pool"};
+  return kind >= kFaceflaxConvolution && kind <= kFaceflaxBlurredMaxPool ? names[kind] : nullptr;
 }
 
 // Why a layer cannot be computed after layers whose output has `channels` channels (0: it is the first), or "".
 std::string Check(const FaceflaxLayer& layer, Index channels) {
   if (!KindName(layer.kind)) {
-    return "kind: " + std::to_string(layer.kind) + " is unknown; give one of 0 to " + std::to_string(kFaceflaxHead);
+    return "kind: " + std::to_string(layer.kind) + " is unknown; give one of 0 to " +
+           std::to_string(kFaceflaxBlurredMaxPool);
   }
-  const bool pooling = layer.kind == kFaceflaxMaxPool || layer.kind == kFaceflaxAveragePool;
+  const bool pooling = IsPooling(layer.kind);
   const bool convolution = layer.kind == kFaceflaxConvolution, separable = layer.kind == kFaceflaxSeparable;
   if (layer.relu != 0 && !(layer.relu == 1 && (convolution || separable))) {
     return "relu: " + std::to_string(layer.relu) + " is not possible for this kind; only convolutions may have 1";
@@ -155,12 +161,13 @@ std::string Check(const FaceflaxLayer& layer, Index channels) {
     return "outputs: " + std::to_string(layer.outputs) + " channels cannot be computed; give " +
            (layer.kind == kFaceflaxHead ? "1 to 65536" : "8, 16 or a multiple of 32");
   }
-  if (separable && !Vectors(layer.inputs)) {
-    return "inputs: " + std::to_string(layer.inputs) + " channels of a separable convolution cannot be computed; " +
+  if ((separable || layer.kind == kFaceflaxBlurredShortcut) && !Vectors(layer.inputs)) {
+    return "inputs: " + std::to_string(layer.inputs) + " channels of a " +
+           (separable ? "separable convolution" : "blurred shortcut") + " cannot be computed; " +
            "give 8, 16 or a multiple of 32";
   }
   const bool head = layer.kind == kFaceflaxHead;
-  const Index size = convolution || (head && layer.size == 1) ? layer.size : layer.kind == kFaceflaxShortcut ? 1 : 3;
+  const Index size = convolution || (head && layer.size == 1) ? layer.size : IsShortcut(layer.kind) ? 1 : 3;
   if (size < 1 || size > 64 || layer.size != size) {
     return "size: a kernel of " + std::to_string(layer.size) + " pixels a side is not possible for this kind; give " +
            (convolution ? "1 to 64"
@@ -188,10 +195,10 @@ std::string Check(const FaceflaxLayer* layers, Index count) {
       wrong = "kind: a head must be the last layer, and only that; move it there";
     }
     if (wrong.empty() && shortcut > 0) {
-      if (layer.kind == kFaceflaxShortcut || layer.kind == kFaceflaxHead || layer.kind == kFaceflaxAveragePool ||
+      if (IsShortcut(layer.kind) || layer.kind == kFaceflaxHead || layer.kind == kFaceflaxAveragePool ||
           (layer.kind == kFaceflaxConvolution && !layer.same && layer.size > 1)) {
         wrong = "kind: not possible between a shortcut and its max-pool; only what keeps the image's size is";
-      } else if (layer.kind == kFaceflaxMaxPool && shortcut != channels) {
+      } else if (IsMaxPool(layer.kind) && shortcut != channels) {
         wrong = "inputs: " + std::to_string(channels) + " channels where the shortcut gives " +
                 std::to_string(shortcut) + "; make them agree";
       }
@@ -200,10 +207,10 @@ std::string Check(const FaceflaxLayer* layers, Index count) {
       const char* name = KindName(layer.kind);
       return "layers[" + std::to_string(i) + "]" + (name ? std::string(" (") + name + ")" : "") + "." + wrong;
     }
-    if (layer.kind == kFaceflaxShortcut) {
+    if (IsShortcut(layer.kind)) {
       shortcut = layer.outputs;
       if (channels == 0) channels = layer.inputs;
-    } else if (layer.kind == kFaceflaxMaxPool) {
+    } else if (IsMaxPool(layer.kind)) {
       shortcut = 0;
     } else if (layer.kind != kFaceflaxAveragePool) {
       channels = layer.outputs;
@@ -215,7 +222,7 @@ std::string Check(const FaceflaxLayer* layers, Index count) {
 // Whether a layer that can be computed can be differentiated by its input.
 bool WayBack(const FaceflaxLayer& layer) {
   if (layer.kind == kFaceflaxConvolution) return Outputs(layer.inputs, 1);
-  return layer.kind != kFaceflaxShortcut || Vectors(layer.inputs);
+  return !IsShortcut(layer.kind) || Vectors(layer.inputs);
 }
 
 Layer Packed(const FaceflaxLayer& from, Index channels, bool back) {
@@ -254,11 +261,13 @@ Layer Packed(const FaceflaxLayer& from, Index channels, bool back) {
       break;
     }
     case kFaceflaxShortcut:
+    case kFaceflaxBlurredShortcut:
       layer.panels = Panels(from.kernel, 1, 1, inputs, outputs);
       layer.bias = Values(from.bias, outputs);
       if (back) layer.back = Panels(Transposed(from.kernel, inputs, outputs).data(), 1, 1, outputs, inputs);
       break;
     case kFaceflaxMaxPool:
+    case kFaceflaxBlurredMaxPool:
     case kFaceflaxAveragePool:
       break;
     case kFaceflaxHead:
@@ -333,6 +342,26 @@ void FaceflaxNetwork::Run(const T* x, Index height, Index width, T* logits, std:
         shortcut = y;
         break;
       }
+      case kFaceflaxBlurredShortcut: {
+        T* part = Scratch(kPart, step.out_height * step.out_width * channels);
+        kernels->blur(x, height, width, channels, nullptr, part);
+        T* y = Scratch(kShortcut, step.out_height * step.out_width * outputs);
+        kernels->convolve(Pointwise(step.out_height * step.out_width, channels, outputs), part, layer.panels.of(1),
+                          layer.bias.data(), nullptr, false, y);
+        shortcut = y;
+        break;
+      }
+      case kFaceflaxBlurredMaxPool: {
+        T* part = Scratch(kPart, height * width * channels);
+        T* winners = steps ? output(height * width * channels) : nullptr;
+        kernels->maxima(x, height, width, channels, part, winners);
+        T* y = output(step.out_height * step.out_width * channels);
+        kernels->blur(part, height, width, channels, shortcut, y);
+        x = y, height = step.out_height, width = step.out_width;
+        shortcut = nullptr;
+        step.winners = winners;
+        break;
+      }
       case kFaceflaxMaxPool: {
         const Index size = step.out_height * step.out_width * channels;
         T* y = output(size);
@@ -354,7 +383,7 @@ void FaceflaxNetwork::Run(const T* x, Index height, Index width, T* logits, std:
         break;
     }
     if (!steps) continue;
-    if (layer.kind != kFaceflaxShortcut) step.out_height = height, step.out_width = width;
+    if (!IsShortcut(layer.kind)) step.out_height = height, step.out_width = width;
     step.y = x;
     steps->push_back(step);
   }
@@ -374,11 +403,12 @@ void FaceflaxNetwork::Explain(const T* image, Index height, Index width, Index t
     const Index size = step->height * step->width * step->channels;
     const Index out_size = step->out_height * step->out_width * step->outputs;
     if (layer.relu) kernels->guide(step->y, out_size, g);
-    if (layer.kind == kFaceflaxShortcut) {  // its share is added to g, which is the gradient by its input
+    if (IsShortcut(layer.kind)) {  // its share is added to g, which is the gradient by its input
       T* part = Scratch(kPart, step->out_height * step->out_width * step->channels);
       kernels->convolve(Pointwise(step->out_height * step->out_width, step->outputs, step->channels), pooled,
                         layer.back.of(1), nullptr, nullptr, false, part);
-      kernels->spread(part, step->height, step->width, step->channels, g);
+      (layer.kind == kFaceflaxShortcut ? kernels->spread : kernels->blur_gradient)(part, step->height, step->width,
+                                                                                   step->channels, g);
       continue;
     }
     T* d = Scratch(kSide + (side ^= 1), size);
@@ -392,6 +422,15 @@ void FaceflaxNetwork::Explain(const T* image, Index height, Index width, Index t
         std::copy(g, g + out_size, pooled);
         kernels->max_pool_gradient(step->winners, g, step->height, step->width, step->channels, d);
         break;
+      case kFaceflaxBlurredMaxPool: {
+        pooled = Scratch(kShortcut, out_size);
+        std::copy(g, g + out_size, pooled);
+        T* part = Scratch(kPart, size);
+        std::fill_n(part, size, T(0));
+        kernels->blur_gradient(g, step->height, step->width, step->channels, part);
+        kernels->maxima_gradient(step->winners, part, step->height, step->width, step->channels, d);
+        break;
+      }
       case kFaceflaxAveragePool:
         kernels->average_pool_gradient(g, step->height, step->width, step->channels, d);
         break;
@@ -420,6 +459,7 @@ void FaceflaxNetwork::Explain(const T* image, Index height, Index width, Index t
         break;
       }
       case kFaceflaxShortcut:
+      case kFaceflaxBlurredShortcut:
         break;
     }
     g = d;
@@ -444,7 +484,7 @@ int faceflax_create(const FaceflaxLayer* layers, int64_t count, FaceflaxNetwork*
     Index channels = made->channels;
     for (Index i = 0; i < count; ++i) {
       made->layers.push_back(Packed(layers[i], channels, made->explains));
-      if (layers[i].kind != kFaceflaxShortcut) channels = made->layers.back().outputs;
+      if (!IsShortcut(layers[i].kind)) channels = made->layers.back().outputs;
     }
     *network = made.release();
     return 0;

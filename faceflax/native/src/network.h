@@ -18,6 +18,8 @@ enum FaceflaxKind {
   kFaceflaxMaxPool,      // none; 3x3, stride 2, SAME, plus the shortcut
   kFaceflaxAveragePool,  // none; 2x2, stride 2, SAME
   kFaceflaxHead,  // kernel [size, size, inputs, outputs] of size 1 or 3, SAME, and bias, then the mean over pixels
+  kFaceflaxBlurredShortcut,  // as a shortcut, of pixels smoothed by (1, 2, 1) / 4 both ways, the edge repeated outwards
+  kFaceflaxBlurredMaxPool,   // none; every second of the 3x3 maxima at all pixels, smoothed so, plus the shortcut
 };
 
 struct FaceflaxLayer {

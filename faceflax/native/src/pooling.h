@@ -82,6 +82,92 @@ void PoolGradient(const T* winners, const T* g, Index height, Index width, Index
   WithLanes(channels, [&](auto n) { MaxPoolGradient<decltype(n)::value>(winners, g, height, width, channels, d); });
 }
 
+// The maximum of each pixel's 3x3 neighbourhood and, where wanted, which of the nine it was; as MaxPool, of every
+// pixel.
+template <int N>
+void MaximaOf(const T* x, Index height, Index width, Index channels, T* y, T* winners) {
+  for (Index h = 0; h < height; ++h) {
+    const Index i0 = h == 0, i1 = h + 1 == height ? 2 : 3;
+    for (Index w = 0; w < width; ++w) {
+      const Index j0 = w == 0, j1 = w + 1 == width ? 2 : 3;
+      const Index at = (h * width + w) * channels;
+      for (Index c = 0; c < channels; c += N) {
+        const T* corner = x + at + c - (width + 1) * channels;  // read from (i0, j0) on
+        Vector<N> best = Load<N>(corner + (i0 * width + j0) * channels), winner = Fill<N>(3 * i0 + j0);
+        for (Index i = i0; i < i1; ++i) {
+          for (Index j = j0; j < j1; ++j) {
+            const Vector<N> value = Load<N>(corner + (i * width + j) * channels);
+            const auto larger = (value > best) | (value != value);
+            best = larger ? value : best;
+            if (winners) winner = larger ? Fill<N>(3 * i + j) : winner;
+          }
+        }
+        Store<N>(y + at + c, best);
+        if (winners) Store<N>(winners + at + c, winner);
+      }
+    }
+  }
+}
+
+void Maxima(const T* x, Index height, Index width, Index channels, T* y, T* winners) {
+  WithLanes(channels, [&](auto n) { MaximaOf<decltype(n)::value>(x, height, width, channels, y, winners); });
+}
+
+void MaximaGradient(const T* winners, const T* g, Index height, Index width, Index channels, T* d) {
+  Zero(d, height * width * channels);
+  for (Index at = 0; at < height * width * channels; ++at) {
+    const Index winner = static_cast<Index>(winners[at]);
+    d[at + ((winner / 3 - 1) * width + winner % 3 - 1) * channels] += g[at];
+  }
+}
+
+// The pixels that a blurred one is made of, the edge repeated outwards, and their weights.
+struct Blurred {
+  Index pixels[9];
+  T weights[9];
+
+  Blurred(Index h, Index w, Index height, Index width) {
+    for (Index t = 0; t < 9; ++t) {
+      const Index i = t / 3 - 1, j = t % 3 - 1;
+      pixels[t] = Clamp<Index>(2 * h + i, 0, height - 1) * width + Clamp<Index>(2 * w + j, 0, width - 1);
+      weights[t] = T((2 - i * i) * (2 - j * j)) / 16;
+    }
+  }
+};
+
+// Every second pixel both ways, smoothed by (1, 2, 1) / 4 along both; plus `add`, where given.
+template <int N>
+void BlurOf(const T* x, Index height, Index width, Index channels, const T* add, T* y) {
+  for (Index h = 0; 2 * h < height; ++h) {
+    for (Index w = 0; 2 * w < width; ++w, y += channels) {
+      const Blurred from(h, w, height, width);
+      for (Index c = 0; c < channels; c += N) {
+        Vector<N> sum{};
+        for (int t = 0; t < 9; ++t) sum += Load<N>(x + from.pixels[t] * channels + c) * from.weights[t];
+        if (add) sum += Load<N>(add + c);
+        Store<N>(y + c, sum);
+      }
+      if (add) add += channels;
+    }
+  }
+}
+
+void Blur(const T* x, Index height, Index width, Index channels, const T* add, T* y) {
+  WithLanes(channels, [&](auto n) { BlurOf<decltype(n)::value>(x, height, width, channels, add, y); });
+}
+
+// Adds to `d`.
+void BlurGradient(const T* g, Index height, Index width, Index channels, T* d) {
+  for (Index h = 0; 2 * h < height; ++h) {
+    for (Index w = 0; 2 * w < width; ++w, g += channels) {
+      const Blurred from(h, w, height, width);
+      for (int t = 0; t < 9; ++t) {
+        for (Index c = 0; c < channels; ++c) d[from.pixels[t] * channels + c] += g[c] * from.weights[t];
+      }
+    }
+  }
+}
+
 void AveragePool(const T* x, Index height, Index width, Index channels, T* y) {
   for (Index h = 0; h < height; h += 2) {
     for (Index w = 0; w < width; w += 2, y += channels) {

@@ -30,10 +30,18 @@
 namespace faceflax {
 
 extern const Kernels FACEFLAX_TABLE;
-const Kernels FACEFLAX_TABLE = {FACEFLAX_SET,      Convolve,      Winograd,      ConvolveGradient,  Depthwise,
-                                DepthwiseGradient, Pool,          PoolGradient,  AveragePool,       AveragePoolGradient,
-                                Moments,           Normalise,     NormaliseSums, NormaliseGradient, Head,
-                                HeadGradient,      Guide,         Spread,        AddDoubled,        WeighRows,
-                                WeighColumns,      FACEFLAX_TILES};
+const Kernels FACEFLAX_TABLE = {FACEFLAX_SET,  Convolve,
+                                Winograd,      ConvolveGradient,
+                                Depthwise,     DepthwiseGradient,
+                                Pool,          PoolGradient,
+                                AveragePool,   AveragePoolGradient,
+                                Maxima,        MaximaGradient,
+                                Blur,          BlurGradient,
+                                Moments,       Normalise,
+                                NormaliseSums, NormaliseGradient,
+                                Head,          HeadGradient,
+                                Guide,         Spread,
+                                AddDoubled,    WeighRows,
+                                WeighColumns,  FACEFLAX_TILES};
 
 }  // namespace faceflax
