@@ -46,7 +46,7 @@ static inline bool Vectors(Index channels) {
 // content, and gone with the next call for the same slot.
 T* Scratch(int slot, Index size);
 
-enum Slot { kPadded, kZeros, kSide, kOtherSide, kShortcut, kPart, kWide, kNarrow, kKept = kNarrow + 4 };
+enum Slot { kPadded, kZeros, kSide, kOtherSide, kShortcut, kPart, kRow, kWide, kNarrow, kKept = kNarrow + 4 };
 
 // Products of bfloat16 numbers on matrix tiles, for training; float32 alone.
 struct TileKernels {

@@ -109,8 +109,32 @@ void MaximaOf(const T* x, Index height, Index width, Index channels, T* y, T* wi
   }
 }
 
+// The same without the winners: down the columns, then along the row.
+template <int N>
+void MaximaByRows(const T* x, Index height, Index width, Index channels, T* y) {
+  const Index size = width * channels;
+  T* row = Scratch(kRow, size);
+  const auto larger = [](Vector<N> best, const T* from) {
+    const Vector<N> value = Load<N>(from);
+    return (value > best) | (value != value) ? value : best;
+  };
+  for (Index h = 0; h < height; ++h, y += size) {
+    const T *middle = x + h * size, *above = h > 0 ? middle - size : middle,
+            *below = h + 1 < height ? middle + size : middle;
+    for (Index i = 0; i < size; i += N) Store<N>(row + i, larger(larger(Load<N>(middle + i), above + i), below + i));
+    for (Index i = 0; i < size; i += N) {
+      const T *at = row + i, *left = i < channels ? at : at - channels,
+              *right = i + channels < size ? at + channels : at;
+      Store<N>(y + i, larger(larger(Load<N>(at), left), right));
+    }
+  }
+}
+
 void Maxima(const T* x, Index height, Index width, Index channels, T* y, T* winners) {
-  WithLanes(channels, [&](auto n) { MaximaOf<decltype(n)::value>(x, height, width, channels, y, winners); });
+  WithLanes(channels, [&](auto n) {
+    if (winners) return MaximaOf<decltype(n)::value>(x, height, width, channels, y, winners);
+    MaximaByRows<decltype(n)::value>(x, height, width, channels, y);
+  });
 }
 
 void MaximaGradient(const T* winners, const T* g, Index height, Index width, Index channels, T* d) {
@@ -121,7 +145,7 @@ void MaximaGradient(const T* winners, const T* g, Index height, Index width, Ind
   }
 }
 
-// The pixels that a blurred one is made of, the edge repeated outwards, and their weights.
+// The pixels that a blurred one is made of, the edge repeated outwards, and their weights, for the way back.
 struct Blurred {
   Index pixels[9];
   T weights[9];
@@ -138,14 +162,21 @@ struct Blurred {
 // Every second pixel both ways, smoothed by (1, 2, 1) / 4 along both; plus `add`, where given.
 template <int N>
 void BlurOf(const T* x, Index height, Index width, Index channels, const T* add, T* y) {
-  for (Index h = 0; 2 * h < height; ++h) {
-    for (Index w = 0; 2 * w < width; ++w, y += channels) {
-      const Blurred from(h, w, height, width);
+  const Index size = width * channels;
+  T* row = Scratch(kRow, size);
+  const auto sum = [](const T* before, const T* middle, const T* after) {
+    return (Load<N>(before) + 2 * Load<N>(middle) + Load<N>(after)) / 4;
+  };
+  for (Index h = 0; h < height; h += 2) {
+    const T *middle = x + h * size, *above = h > 0 ? middle - size : middle,
+            *below = h + 1 < height ? middle + size : middle;
+    for (Index i = 0; i < size; i += N) Store<N>(row + i, sum(above + i, middle + i, below + i));
+    for (Index w = 0; w < width; w += 2, y += channels) {
+      const T *at = row + w * channels, *left = w > 0 ? at - channels : at, *right = w + 1 < width ? at + channels : at;
       for (Index c = 0; c < channels; c += N) {
-        Vector<N> sum{};
-        for (int t = 0; t < 9; ++t) sum += Load<N>(x + from.pixels[t] * channels + c) * from.weights[t];
-        if (add) sum += Load<N>(add + c);
-        Store<N>(y + c, sum);
+        Vector<N> value = sum(left + c, at + c, right + c);
+        if (add) value += Load<N>(add + c);
+        Store<N>(y + c, value);
       }
       if (add) add += channels;
     }
