@@ -25,7 +25,10 @@ from faceflax.media.table import Row, rows_of
 from faceflax.media.videos import Wanted, open_video
 from faceflax.pipeline import Ended, pipeline
 
-_CHUNK_FRAMES, _CHUNK_BYTES = 16, 2**26  # most frames and bytes that go through together
+TOGETHER = 16
+"""Most images or frames that go through the networks together."""
+
+_CHUNK_BYTES = 2**26  # of these frames, at most
 
 
 class Analyzers(NamedTuple):
@@ -106,7 +109,7 @@ class _Chunk:
 
     @property
     def full(self) -> bool:
-        return len(self.frames) >= _CHUNK_FRAMES or sum(frame.nbytes for frame in self.frames) >= _CHUNK_BYTES
+        return len(self.frames) >= TOGETHER or sum(frame.nbytes for frame in self.frames) >= _CHUNK_BYTES
 
 
 def tasks_of(inputs: Sequence[Input]) -> list[list[Input]]:
@@ -114,7 +117,7 @@ def tasks_of(inputs: Sequence[Input]) -> list[list[Input]]:
     tasks: list[list[Input]] = []
     for kind, group in groupby(inputs, key=lambda item: item.kind):
         items = list(group)
-        step = _CHUNK_FRAMES if kind == "image" else 1
+        step = TOGETHER if kind == "image" else 1
         tasks += [items[start : start + step] for start in range(0, len(items), step)]
     return tasks
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
@@ -112,6 +112,19 @@ def find_inputs(
         shown = ", ".join(map(str, paths))
         raise FaceflaxError("paths", shown, "no images, videos or archives in {}")
     return list(search.found.values()), search.others
+
+
+def find_file(path: Path, name: str) -> tuple[list[Input], list[Record]]:
+    """Lists the images and videos that a file is or, as an archive, holds; as :func:`find_inputs` does in a folder.
+
+    Args:
+        path: of the file.
+        name: what stands in the tables in place of the path.
+    """
+    search = _Search((), ())
+    search.file(path, path.name)
+    found = [replace(item, name=f"{name}{item.name.removeprefix(str(path))}") for item in search.found.values()]
+    return found, [replace(item, input=f"{name}{item.input.removeprefix(str(path))}") for item in search.others]
 
 
 class _Search:
