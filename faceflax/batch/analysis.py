@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from faceflax.batch.archives import ERRORS, Archive
 from faceflax.batch.inputs import Input, Record, Status, reason_of
@@ -19,7 +19,7 @@ from faceflax.errors import FaceflaxError
 from faceflax.faces.face import Face
 from faceflax.faces.frame import Frame, Image
 from faceflax.faces.video import TwoStageAnalyzer
-from faceflax.media.images import is_animation, read_image
+from faceflax.media.images import is_animation, read_pages
 from faceflax.media.sources import Source, animation_source, open_file, video_source
 from faceflax.media.table import Row, rows_of
 from faceflax.media.videos import Wanted, open_video
@@ -160,7 +160,7 @@ def results_of(
 
     archives = _Archives()
     reader = _Reader(analyzers, reading, archives, progress, sources or {})
-    counts = [0, 0]  # frames and faces of the video that is under way
+    counts: dict[str, list[int]] = {}  # frames and faces of the input that is under way
     before = time.monotonic()
     with closing(archives), pipeline(reader.chunks(tasks), [locate, read], capacity=1) as through, suppress(Ended):
         while True:
@@ -207,18 +207,14 @@ def plan(inputs: Sequence[Input], reading: Reading, progress: Progress) -> list[
     return planned
 
 
-def _counted(chunk: _Chunk, counts: list[int]) -> Iterator[Record]:
+def _counted(chunk: _Chunk, counts: dict[str, list[int]]) -> Iterator[Record]:
     """The records of the inputs that end with a chunk, with their frames and faces."""
-    if chunk.video is None:
-        faces = dict(zip((frame.name for frame in chunk.frames), map(len, chunk.faces), strict=True))
-        for end in chunk.ends:
-            yield _ended(end, int(end.input in faces), faces.get(end.input, 0))
-        return
-    counts[0] += len(chunk.frames)
-    counts[1] += sum(map(len, chunk.faces))
+    for frame, faces in zip(chunk.frames, chunk.faces, strict=True):
+        count = counts.setdefault(frame.name, [0, 0])
+        count[0] += 1
+        count[1] += len(faces)
     for end in chunk.ends:
-        yield _ended(end, *counts)
-        counts[:] = 0, 0
+        yield _ended(end, *counts.pop(end.input, (0, 0)))
 
 
 def _ended(end: Record, frames: int, faces: int) -> Record:
@@ -284,17 +280,19 @@ class _Reader:
             reason = None
             try:
                 with ExitStack() as stack:
-                    file = Path(item.path)
-                    if item.member is None:
-                        image, scale = read_image(file, longest=self._reading.longest)
-                    else:
-                        member = stack.enter_context(closing(self._archives.get(item).open(item.member)))
+                    file: Path | BinaryIO = Path(item.path)
+                    name = None
+                    if item.member is not None:
+                        file = stack.enter_context(closing(self._archives.get(item).open(item.member)))
                         name = Path(item.member)
-                        image, scale = read_image(member, name=name, longest=self._reading.longest)
-                chunk.frames.append(Frame(image, item.name))
-                chunk.scales.append(scale)
+                    for page, (image, scale) in enumerate(read_pages(file, name=name, longest=self._reading.longest)):
+                        if chunk.full:
+                            yield chunk
+                            chunk = _Chunk()
+                        chunk.frames.append(Frame(image, item.name, page))
+                        chunk.scales.append(scale)
             except (FaceflaxError, *ERRORS) as error:
-                status, reason = "failed", reason_of(error)
+                status, reason = "damaged", reason_of(error)
             chunk.ends.append(Record(item.name, "image", status, reason))
             if chunk.full:
                 yield chunk

@@ -227,11 +227,21 @@ def _say(records: list[Record], before: int, written: Sequence[Path | str | None
     print("inputs:", *(f"  {line}" for line in batch.reasons(records)), sep="\n")
     for file in written:
         if file is not None and (isinstance(file, str) or file.exists()):
-            print(f"wrote {file}")
+            print(f"wrote {_printable(str(file))}")
     bad = [record for record in records if record.status in ("failed", "damaged")]
     if bad:
-        lines = [f"  {record.input}: {record.reason}" for record in bad[:_MOST_LINES]]
+        lines = [_printable(f"  {record.input}: {record.reason}") for record in bad[:_MOST_LINES]]
         if len(bad) > _MOST_LINES:
-            lines.append(f"  and {len(bad) - _MOST_LINES} more, which are in {written[1]}")
+            lines.append(f"  and {len(bad) - _MOST_LINES} more, which are in {_printable(str(written[1]))}")
         print(f"{len(bad)} could not be read, or not whole:", *lines, sep="\n", file=sys.stderr)
         sys.exit(1)
+
+
+def _printable(text: str) -> str:
+    """Text as one line that any terminal takes: names may hold line ends, colours, and bytes that are not UTF-8.
+
+    Example:
+        >>> _printable("two\\nlines of caf\\udce9.jpg")
+        'two\\\\nlines of caf\\\\udce9.jpg'
+    """
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)
