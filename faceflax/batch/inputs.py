@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
@@ -212,7 +213,7 @@ class _Search:
         elif told in ("image", "video") or named in ("image", "video"):
             moving = told == "video" or (told is None and named == "video")
             if may_be_animated(head):
-                with archive.open(inner) as file:
+                with suppress(*ERRORS), archive.open(inner) as file:  # said when its turn comes
                     moving = is_animation(file)
             item = Input(name, "video" if moving else "image", path, inner, kind)
             self.add(item, str(path.resolve()))

@@ -8,7 +8,6 @@ import socket
 import tarfile
 import threading
 import zipfile
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
@@ -23,6 +22,7 @@ from faceflax.faces.face import Face
 from faceflax.media.table import read_rows
 
 from ..media.clips import write_clip
+from ..rights import nobody
 
 
 def picture(kind="PNG", level=90, **options):
@@ -123,6 +123,18 @@ def test_an_encrypted_file_is_named_and_the_others_are_read(here):
     assert "is encrypted" in records["a.zip/secret.png"].reason
 
 
+def test_a_damaged_animation_in_an_archive_does_not_hide_what_follows(here):
+    Path("a.gif").write_bytes(animation("GIF"))
+    with zipfile.ZipFile("z.zip", "w") as archive:
+        archive.write("a.gif")
+        archive.writestr("b.png", picture())
+    content = Path("z.zip").read_bytes()
+    Path("z.zip").write_bytes(content.replace(Path("a.gif").read_bytes()[-8:], bytes(8)))  # its checksum is another
+    records = run([Path("z.zip")], Path("o.csv"))
+    assert statuses(records) == {"z.zip/a.gif": "failed", "z.zip/b.png": "done"}
+    assert "CRC" in records["z.zip/a.gif"].reason
+
+
 def test_an_archive_cut_short_is_named(here):
     Path("m").mkdir()
     Path("m/a.png").write_bytes(picture())
@@ -199,20 +211,6 @@ def test_what_cannot_be_opened_does_not_hold_up_the_others(here):
     assert reasons["m/pipe.mp4"].startswith("is a pipe, not a file")
     assert reasons["m/socket.jpg"].startswith("is a socket, not a file")
     assert "No such file" in reasons["m/gone.jpg"]
-
-
-@contextmanager
-def nobody(folder):
-    """For root, who may read everything, the rights of another user, who may write into ``folder``."""
-    if os.geteuid() != 0:
-        yield
-        return
-    folder.chmod(0o777)
-    os.seteuid(65534)
-    try:
-        yield
-    finally:
-        os.seteuid(0)
 
 
 def test_what_opens_and_cannot_be_read_is_named(here):
