@@ -110,7 +110,7 @@ class Setting:
     graphs: Mapping[str, Path]
     own_graphs: bool = True
     video: Path | None = None
-    files: Path | None = None
+    files: Path = Path("files")
 
 
 def cases(rows: Sequence[str], setting: Setting) -> list[Case]:
@@ -331,7 +331,6 @@ if __name__ == "__main__":
 
 
 def _files(setting: Setting) -> Iterator[Case]:
-    assert setting.files is not None
     photographs, film = {"folder": str(setting.files / "few")}, {"file": str(setting.files / "film.mp4")}
 
     def case(name: str, threads: int, unit: str, contenders: Mapping[str, Call | Process]) -> Case:
