@@ -37,9 +37,6 @@ Element: TypeAlias = str | Input | tuple[str, np.ndarray] | filesystem.FileMetad
 """What :class:`Analyze` takes: a path or an address; an input found before; an image in memory with its name, uint8
 ``[height, width, 3]`` BGR; or what ``fileio.MatchFiles`` and ``fileio.ReadMatches`` give."""
 
-# Beam tells every step of its own as it goes; what went wrong is enough.
-logging.getLogger("apache_beam").setLevel(logging.WARNING)
-
 
 class Analyze(beam.PTransform):
     """Turns inputs into rows of the documented tables.
@@ -119,6 +116,7 @@ def run(
         FaceflaxError: a pattern that matches nothing, a runner that is unknown, a folder with files in it, or a
             pipeline that failed.
     """
+    logging.getLogger("apache_beam").setLevel(logging.WARNING)  # it tells every step of its own
     flags = [f"--{option.removeprefix('--')}" for option in ("default_sdk_harness_log_level=WARNING", *options)]
     try:
         chosen = create_runner(runner)
