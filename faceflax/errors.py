@@ -79,6 +79,7 @@ EXTRAS = {
         *("array_record", "h5py", "importlib_resources", "orbax", "sklearn", "tensorboardX", "tensorflow_datasets"),
     ),
     "tables": ("pandas", "pyarrow"),
+    "beam": ("apache_beam",),
     "benchmark": ("captum", "onnx", "onnxruntime", "torch"),
 }
 """The import names of the packages that come with each extra. The core's packages are not among them."""

@@ -27,6 +27,10 @@ How it is made fair:
   First each frame is done before the next; then, in threads, a frame is found while the one before it is labelled.
   ``--explain`` is all of it with each face's guided backpropagation. In how many frames a face is found stands beside
   the times; whether it is one, :mod:`experiments.detection.clips` says.
+* The row ``files`` has photographs of 12 megapixels, cut from the demo's enlarged, and the demo's video as H.264: read
+  and analysed as ``faceflax analyze`` does it, and one after the other with OpenCV and an analyzer, all with the preset
+  ``fast``. Searched whole, the photographs show faces in faces too, which are not compared. Of the command itself, with
+  two workers and with one, whole processes are timed, starts included.
 * A time is the median of all timings; a ratio is faceflax's median over the peer's. In parentheses are the 10th and
   90th percentile, for a ratio those of the rounds.
 """

@@ -102,6 +102,7 @@ class Setting:
         graphs: each network's ONNX file.
         own_graphs: they hold our weights.
         video: a video with one face for whole frames; the demo's if None.
+        files: the folder that :mod:`experiments.benchmarks.files` has made, for the row ``files``.
     """
 
     repeats: int
@@ -109,6 +110,7 @@ class Setting:
     graphs: Mapping[str, Path]
     own_graphs: bool = True
     video: Path | None = None
+    files: Path = Path("files")
 
 
 def cases(rows: Sequence[str], setting: Setting) -> list[Case]:
@@ -318,6 +320,50 @@ def _live(setting: Setting) -> Iterator[Case]:
     )
 
 
+_ANALYZE = """
+import sys, tempfile
+from faceflax.cli.main import main
+if __name__ == "__main__":
+    with tempfile.TemporaryDirectory() as folder:
+        sys.argv[1:] = ["analyze", sys.argv[1], "--csv", f"{folder}/faces.csv", "--workers", sys.argv[2]]
+        main()
+"""
+
+
+def _files(setting: Setting) -> Iterator[Case]:
+    photographs, film = {"folder": str(setting.files / "few")}, {"file": str(setting.files / "film.mp4")}
+
+    def case(name: str, threads: int, unit: str, contenders: Mapping[str, Call | Process]) -> Case:
+        return Case("files", name, threads, unit, max(setting.repeats // 6, 1), contenders)
+
+    for threads in setting.threads:
+        yield case(
+            "eight photographs of 12 megapixels",
+            threads,
+            "ms",
+            {
+                OURS: Call(".files", "photographs", photographs),
+                "cv2.imread, FaceAnalyzer": Call(".files", "photographs_whole", photographs, checked=False),
+            },
+        )
+        yield case(
+            "a film of 640x360, 4 s",
+            threads,
+            "ms",
+            {
+                OURS: Call(".files", "film", film),
+                "cv2.VideoCapture, VideoAnalyzer": Call(".files", "film_in_turn", film),
+            },
+        )
+    many = str(setting.files / "many")
+    yield case(
+        "faceflax analyze --workers 2, 240 photographs of 12 megapixels",
+        setting.threads[-1],
+        "s",
+        {OURS: Process(("-c", _ANALYZE, many, "2")), "one worker": Process(("-c", _ANALYZE, many, "1"))},
+    )
+
+
 ROWS: dict[str, Callable[[Setting], Iterator[Case]]] = {
     "forward": _forward,
     "train": _train,
@@ -325,5 +371,6 @@ ROWS: dict[str, Callable[[Setting], Iterator[Case]]] = {
     "start": _start,
     "memory": _memory,
     "live": _live,
+    "files": _files,
 }
 """The groups of cases that ``--rows`` takes."""

@@ -64,9 +64,12 @@ def run(
                 run_process(Process(("-m", "experiments.benchmarks.peer_onnx", arch, str(file))), 1, folder)
         if onnx:
             graphs["mini_xception"] = onnx.resolve()
-        bar = tqdm(
-            cases(rows, Setting(repeats, tuple(threads), graphs, onnx is None, video)), unit="case", disable=None
-        )
+        media = folder / "files"
+        if "files" in rows:
+            media.mkdir()
+            run_process(Process(("-m", "experiments.benchmarks.files", str(media), "30")), 1, folder)
+        setting = Setting(repeats, tuple(threads), graphs, onnx is None, video, media)
+        bar = tqdm(cases(rows, setting), unit="case", disable=None)
         try:
             for case in bar:
                 bar.set_description(case.name)

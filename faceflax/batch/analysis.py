@@ -10,7 +10,7 @@ from contextlib import ExitStack, closing, contextmanager, suppress
 from dataclasses import dataclass, field, replace
 from itertools import groupby
 from pathlib import Path
-from typing import Any, Literal, NamedTuple
+from typing import Any, BinaryIO, Literal, NamedTuple
 
 from faceflax.batch.archives import ERRORS, Archive
 from faceflax.batch.inputs import Input, Record, Status, reason_of
@@ -19,13 +19,16 @@ from faceflax.errors import FaceflaxError
 from faceflax.faces.face import Face
 from faceflax.faces.frame import Frame, Image
 from faceflax.faces.video import TwoStageAnalyzer
-from faceflax.media.images import is_animation, read_image
+from faceflax.media.images import is_animation, read_pages
 from faceflax.media.sources import Source, animation_source, open_file, video_source
 from faceflax.media.table import Row, rows_of
 from faceflax.media.videos import Wanted, open_video
 from faceflax.pipeline import Ended, pipeline
 
-_CHUNK_FRAMES, _CHUNK_BYTES = 16, 2**26  # most frames and bytes that go through together
+TOGETHER = 16
+"""Most images or frames that go through the networks together."""
+
+_CHUNK_BYTES = 2**26  # of these frames, at most
 
 
 class Analyzers(NamedTuple):
@@ -106,7 +109,7 @@ class _Chunk:
 
     @property
     def full(self) -> bool:
-        return len(self.frames) >= _CHUNK_FRAMES or sum(frame.nbytes for frame in self.frames) >= _CHUNK_BYTES
+        return len(self.frames) >= TOGETHER or sum(frame.nbytes for frame in self.frames) >= _CHUNK_BYTES
 
 
 def tasks_of(inputs: Sequence[Input]) -> list[list[Input]]:
@@ -114,7 +117,7 @@ def tasks_of(inputs: Sequence[Input]) -> list[list[Input]]:
     tasks: list[list[Input]] = []
     for kind, group in groupby(inputs, key=lambda item: item.kind):
         items = list(group)
-        step = _CHUNK_FRAMES if kind == "image" else 1
+        step = TOGETHER if kind == "image" else 1
         tasks += [items[start : start + step] for start in range(0, len(items), step)]
     return tasks
 
@@ -157,7 +160,7 @@ def results_of(
 
     archives = _Archives()
     reader = _Reader(analyzers, reading, archives, progress, sources or {})
-    counts = [0, 0]  # frames and faces of the video that is under way
+    counts: dict[str, list[int]] = {}  # frames and faces of the input that is under way
     before = time.monotonic()
     with closing(archives), pipeline(reader.chunks(tasks), [locate, read], capacity=1) as through, suppress(Ended):
         while True:
@@ -204,18 +207,14 @@ def plan(inputs: Sequence[Input], reading: Reading, progress: Progress) -> list[
     return planned
 
 
-def _counted(chunk: _Chunk, counts: list[int]) -> Iterator[Record]:
+def _counted(chunk: _Chunk, counts: dict[str, list[int]]) -> Iterator[Record]:
     """The records of the inputs that end with a chunk, with their frames and faces."""
-    if chunk.video is None:
-        faces = dict(zip((frame.name for frame in chunk.frames), map(len, chunk.faces), strict=True))
-        for end in chunk.ends:
-            yield _ended(end, int(end.input in faces), faces.get(end.input, 0))
-        return
-    counts[0] += len(chunk.frames)
-    counts[1] += sum(map(len, chunk.faces))
+    for frame, faces in zip(chunk.frames, chunk.faces, strict=True):
+        count = counts.setdefault(frame.name, [0, 0])
+        count[0] += 1
+        count[1] += len(faces)
     for end in chunk.ends:
-        yield _ended(end, *counts)
-        counts[:] = 0, 0
+        yield _ended(end, *counts.pop(end.input, (0, 0)))
 
 
 def _ended(end: Record, frames: int, faces: int) -> Record:
@@ -281,17 +280,19 @@ class _Reader:
             reason = None
             try:
                 with ExitStack() as stack:
-                    file = Path(item.path)
-                    if item.member is None:
-                        image, scale = read_image(file, longest=self._reading.longest)
-                    else:
-                        member = stack.enter_context(closing(self._archives.get(item).open(item.member)))
+                    file: Path | BinaryIO = Path(item.path)
+                    name = None
+                    if item.member is not None:
+                        file = stack.enter_context(closing(self._archives.get(item).open(item.member)))
                         name = Path(item.member)
-                        image, scale = read_image(member, name=name, longest=self._reading.longest)
-                chunk.frames.append(Frame(image, item.name))
-                chunk.scales.append(scale)
+                    for page, (image, scale) in enumerate(read_pages(file, name=name, longest=self._reading.longest)):
+                        if chunk.full:
+                            yield chunk
+                            chunk = _Chunk()
+                        chunk.frames.append(Frame(image, item.name, page))
+                        chunk.scales.append(scale)
             except (FaceflaxError, *ERRORS) as error:
-                status, reason = "failed", reason_of(error)
+                status, reason = "damaged", reason_of(error)
             chunk.ends.append(Record(item.name, "image", status, reason))
             if chunk.full:
                 yield chunk

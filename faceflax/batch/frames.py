@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing
 from functools import partial
 from itertools import islice
@@ -13,13 +13,14 @@ from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 
-from faceflax.batch.analysis import Analyzers, Reading, results_of, tasks_of
+from faceflax.batch.analysis import TOGETHER, Analyzers, Reading, results_of, tasks_of
 from faceflax.batch.inputs import Input, Record, find_inputs
 from faceflax.errors import FaceflaxError, needing_extras
 from faceflax.faces.analyzer import FaceAnalyzer
 from faceflax.faces.choosing import make_detector
 from faceflax.faces.detection import Detector
-from faceflax.faces.frame import Frame
+from faceflax.faces.face import Face
+from faceflax.faces.frame import Frame, Image
 from faceflax.faces.video import VideoAnalyzer
 from faceflax.media.sources import Source
 from faceflax.media.table import COLUMNS, Row, rows_of
@@ -27,7 +28,7 @@ from faceflax.media.table import COLUMNS, Row, rows_of
 if TYPE_CHECKING:  # only annotations need it
     import pandas
 
-_FPS, _TOGETHER = 25.0, 16
+_FPS = 25.0
 _log = logging.getLogger("faceflax")
 
 Paths = str | PathLike[str] | Iterable[str | PathLike[str]]
@@ -76,7 +77,8 @@ def iter_rows(
     analyzers = Analyzers(analyzer.analyze_batch, partial(VideoAnalyzer, analyzer, detector=moving))
     paths, arrays = _divide(inputs)
     if paths is None and not video:
-        yield from _of_images(arrays, analyzer, reading, told)
+        images = (Frame(image, str(number)) for number, image in enumerate(arrays))
+        yield from rows_of_images(images, analyzer.analyze_batch, reading, told)
         return
     tasks = [[Input("0", "video", Path("0"))]]
     sources = {}
@@ -185,12 +187,22 @@ def _path(path: str | PathLike[str]) -> str | Path:
     return path if isinstance(path, str) else Path(fspath(path))
 
 
-def _of_images(
-    images: Iterator[np.ndarray], analyzer: FaceAnalyzer, reading: Reading, records: list[Record]
+def rows_of_images(
+    images: Iterator[Frame],
+    find: Callable[[Sequence[Image]], Sequence[Sequence[Face]]],
+    reading: Reading,
+    records: list[Record],
 ) -> Iterator[Row]:
-    frames = (Frame(image, str(number)) for number, image in enumerate(images))
-    while some := list(islice(frames, _TOGETHER)):
-        for frame, faces in zip(some, analyzer.analyze_batch(some), strict=True):
+    """Yields the rows of images in memory.
+
+    Args:
+        images: with their names.
+        find: finds and labels the faces of several images.
+        reading: whether images without a face have rows.
+        records: what became of each image is appended to it.
+    """
+    while some := list(islice(images, TOGETHER)):
+        for frame, faces in zip(some, find(some), strict=True):
             _tell(Record(frame.name, "image", "done" if faces else "no face", frames=1, faces=len(faces)), records)
             yield from rows_of(frame, faces, "image", every_frame=reading.every_frame)
 

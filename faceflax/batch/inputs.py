@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import os
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, replace
 from fnmatch import fnmatch
 from pathlib import Path
 from typing import Any, Literal
@@ -114,6 +115,19 @@ def find_inputs(
     return list(search.found.values()), search.others
 
 
+def find_file(path: Path, name: str) -> tuple[list[Input], list[Record]]:
+    """Lists the images and videos that a file is or, as an archive, holds; as :func:`find_inputs` does in a folder.
+
+    Args:
+        path: of the file.
+        name: what stands in the tables in place of the path.
+    """
+    search = _Search((), ())
+    search.file(path, path.name)
+    found = [replace(item, name=f"{name}{item.name.removeprefix(str(path))}") for item in search.found.values()]
+    return found, [replace(item, input=f"{name}{item.input.removeprefix(str(path))}") for item in search.others]
+
+
 class _Search:
     def __init__(self, include: Sequence[str], exclude: Sequence[str]) -> None:
         self.found: dict[tuple[str, str | None], Input] = {}
@@ -199,7 +213,7 @@ class _Search:
         elif told in ("image", "video") or named in ("image", "video"):
             moving = told == "video" or (told is None and named == "video")
             if may_be_animated(head):
-                with archive.open(inner) as file:
+                with suppress(*ERRORS), archive.open(inner) as file:  # said when its turn comes
                     moving = is_animation(file)
             item = Input(name, "video" if moving else "image", path, inner, kind)
             self.add(item, str(path.resolve()))

@@ -47,6 +47,8 @@ def analyze(
     """
     if workers < 1:
         raise FaceflaxError("workers", workers, "is not a number of processes", "give 1 or more")
+    if workers > 1 and parts is None:
+        raise FaceflaxError("parts", None, "there is no folder for what the workers write", "give parts_of(table)")
     reading = Reading() if reading is None else reading
     records: list[Record] = []
     encode = encoder(table.suffix)
@@ -60,8 +62,7 @@ def analyze(
         tasks = tasks_of(plan([item for item in inputs if item.name not in table.records], reading, progress))
         analyzers = make() if workers == 1 and tasks else None
         with bar(progress, workers) as show:
-            if workers > 1:
-                assert parts is not None
+            if workers > 1 and parts is not None:
 
                 def take(path: Path, ended: list[Record]) -> None:
                     table.append(path)

@@ -129,7 +129,10 @@ def open_table(path: Path, settings: Mapping[str, Any]) -> Iterator[Table]:
             raise FaceflaxError(field, path, "was begun with other options, weights or another version", remedy)
         size = place.stat().st_size if place.exists() else 0
         for line in lines[1:]:
-            entry = json.loads(line)
+            try:
+                entry = json.loads(line)
+            except ValueError:  # zeros, which a lost write leaves behind
+                break
             if entry["bytes"] > size:  # its rows were lost
                 break
             records |= {values[0]: Record(*values) for values in entry["inputs"]}

@@ -15,11 +15,14 @@ from faceflax.cli.metavars import Weights
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
-    from faceflax.batch import Analyzers, Input, Record
+    from collections.abc import Callable, Sequence
+
+    from faceflax.batch import Analyzers, Input, Reading, Record
 
 _MOST_LINES = 20  # of inputs that are listed at the end, and in which the reasons are counted
 
 Patterns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN ...", help_behavior_hint="")]
+Pairs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)
@@ -38,8 +41,9 @@ class Options:
     """The table (.csv): a row per face and frame: time, track, box, landmarks, labels and all probabilities."""
     jsonl: Path | None = None
     """The table as JSON (.jsonl), a line per face and frame, in place of --csv."""
-    parquet: Path | None = None
-    """The table as Parquet (.parquet), in place of --csv; needs the extra "tables"."""
+    parquet: Annotated[str | None, tyro.conf.arg(metavar="PATH")] = None
+    """The table as Parquet (.parquet), in place of --csv; needs the extra "tables". With --runner a folder of such
+    files, on any file system that Beam knows."""
     report: Path | None = None
     """Also write a page (.html): the emotions of each video's faces over time, and those of all images."""
     faces: bool = False
@@ -64,6 +68,11 @@ class Options:
     """Weights for perceived emotion in place of the preset's: a shipped name or a .safetensors file."""
     gender_weights: Weights | None = None
     """Weights for perceived gender in place of the preset's: a shipped name or a .safetensors file."""
+    runner: Annotated[str | None, tyro.conf.arg(metavar="RUNNER")] = None
+    """Analyze on many machines with Apache Beam: DirectRunner (this one), FlinkRunner, SparkRunner, DataflowRunner;
+    needs the extra "beam"."""
+    runner_options: Pairs = ()
+    """What the runner needs, each as NAME=VALUE, such as flink_master=host:8081 or direct_num_workers=4."""
     detection: Annotated[DetectionOptions, tyro.conf.arg(name="")] = field(default_factory=DetectionOptions)
 
 
@@ -81,6 +90,11 @@ def main(options: Options) -> None:
     reading = batch.Reading(options.every, options.fps, options.max_side or None, options.every_frame)
     if options.workers < 1:
         raise FaceflaxError("workers", options.workers, "is not a number of processes", "give 1 or more")
+    if options.runner is not None:
+        _run_pipeline(options, options.runner, reading)
+        return
+    if options.runner_options:
+        raise FaceflaxError("runner_options", options.runner_options[0], "is for --runner", "add --runner NAME")
     table_file = _table(options)
     if options.report is not None:
         outputs.check_table("report", options.report, ".html")
@@ -91,7 +105,7 @@ def main(options: Options) -> None:
 
     import faceflax
 
-    make = partial(make_analyzers, options.preset, options.emotion_weights, options.gender_weights, options.detection)
+    make = _maker(options)
     ready = make() if options.workers == 1 else None
     if ready is None:  # what cannot be loaded is said here, not in a worker
         options.detection.for_images(options.preset)
@@ -120,6 +134,10 @@ def main(options: Options) -> None:
     _say(records, before, [table_file, batch.inputs_of(table_file), options.report])
 
 
+def _maker(options: Options) -> Callable[[], Analyzers]:
+    return partial(make_analyzers, options.preset, options.emotion_weights, options.gender_weights, options.detection)
+
+
 def make_analyzers(
     preset: PresetName, emotion_weights: str | None, gender_weights: str | None, detection: DetectionOptions
 ) -> Analyzers:
@@ -139,10 +157,36 @@ def make_analyzers(
     )
 
 
+def _run_pipeline(options: Options, runner: str, reading: Reading) -> None:
+    """Analyses in a pipeline: paths here are listed first, those on Beam's file systems by the workers."""
+    from faceflax import batch
+    from faceflax.batch import beam
+
+    if options.parquet is None:
+        raise FaceflaxError("parquet", None, "there is no folder for the tables", "--runner writes --parquet only")
+    for name in ("csv", "jsonl", "report"):
+        if getattr(options, name) is not None:
+            raise FaceflaxError(name, getattr(options, name), "is not written by --runner", "use --parquet alone")
+    if options.workers != 1:
+        remedy = "use --runner-options, such as direct_num_workers=4"
+        raise FaceflaxError("workers", options.workers, "is not for --runner", remedy)
+    patterns = [path for path in options.paths if beam.is_remote(path)]
+    here = [path for path in options.paths if not beam.is_remote(path)]
+    if patterns and (options.include or options.exclude):
+        field = "include" if options.include else "exclude"
+        raise FaceflaxError(field, None, f"is not for files such as {patterns[0]}", "give a narrower pattern as PATH")
+    inputs, others = batch.find_inputs(here, options.include, options.exclude) if here else ([], [])
+    options.detection.for_images(options.preset)  # what cannot be loaded is said here, not in a worker
+    given = (patterns, inputs, options.parquet, _maker(options), reading, others)
+    records = beam.run(*given, runner=runner, options=options.runner_options)
+    _say(records, 0, [options.parquet, beam.inputs_folder(options.parquet)])
+
+
 def _table(options: Options) -> Path:
     from faceflax.media import outputs
 
-    given = {"csv": options.csv, "jsonl": options.jsonl, "parquet": options.parquet}
+    parquet = None if options.parquet is None else Path(options.parquet)
+    given = {"csv": options.csv, "jsonl": options.jsonl, "parquet": parquet}
     named = {name: file for name, file in given.items() if file is not None}
     if len(named) != 1:
         problem = "there is no file for the table" if not named else "there are several files for the table"
@@ -172,7 +216,7 @@ def _report(options: Options, page: Path, rows: Path, records: list[Record], inp
         raise error.renamed("paths" if error.field == "video" else error.field) from None
 
 
-def _say(records: list[Record], before: int, written: list[Path | None]) -> None:
+def _say(records: list[Record], before: int, written: Sequence[Path | str | None]) -> None:
     from faceflax import batch
 
     done = [record for record in records if record.frames]
@@ -182,12 +226,22 @@ def _say(records: list[Record], before: int, written: list[Path | None]) -> None
     print(f"{images} images and {videos} videos{earlier}; {frames} frames, {faces} faces")
     print("inputs:", *(f"  {line}" for line in batch.reasons(records)), sep="\n")
     for file in written:
-        if file is not None and file.exists():
-            print(f"wrote {file}")
+        if file is not None and (isinstance(file, str) or file.exists()):
+            print(f"wrote {_printable(str(file))}")
     bad = [record for record in records if record.status in ("failed", "damaged")]
     if bad:
-        lines = [f"  {record.input}: {record.reason}" for record in bad[:_MOST_LINES]]
+        lines = [_printable(f"  {record.input}: {record.reason}") for record in bad[:_MOST_LINES]]
         if len(bad) > _MOST_LINES:
-            lines.append(f"  and {len(bad) - _MOST_LINES} more, which are in {written[1]}")
+            lines.append(f"  and {len(bad) - _MOST_LINES} more, which are in {_printable(str(written[1]))}")
         print(f"{len(bad)} could not be read, or not whole:", *lines, sep="\n", file=sys.stderr)
         sys.exit(1)
+
+
+def _printable(text: str) -> str:
+    """Text as one line that any terminal takes: names may hold line ends, colours, and bytes that are not UTF-8.
+
+    Example:
+        >>> _printable("two\\nlines of caf\\udce9.jpg")
+        'two\\\\nlines of caf\\\\udce9.jpg'
+    """
+    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)

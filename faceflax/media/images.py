@@ -31,6 +31,7 @@ MOST_PIXELS = 2**28
 
 _FORMATS = ("JPEG", "PNG", "GIF", "WEBP", "TIFF", "BMP", "DIB", "AVIF", "HEIF", "JPEG2000", "PPM")
 _ANIMATED = {"AVIF", "GIF", "PNG", "WEBP"}
+_SUBFILE_TYPE = 254  # tag of a TIFF file's pages; its lowest bit is set where one is another's smaller copy
 _SHORTEST, _USUAL = 10, 100  # milliseconds; browsers show an animation's image for the second where it says less
 # Flips and turns by the EXIF orientation, as OpenCV's code for a turn and axis for a flip after it.
 _TURNS: dict[int, tuple[int | None, int | None]] = {
@@ -92,6 +93,38 @@ def read_image(
         return decode(picture, field, _path(file, name), longest=longest, background=background)
 
 
+def read_pages(
+    file: Path | BinaryIO, *, field: str = "source", name: Path | None = None, longest: int | None = None
+) -> Iterator[Reduced]:
+    """Yields the pages of a TIFF file, without those that are another one's smaller copy; of others the one image.
+
+    Args:
+        file: its path, or an open file.
+        field: what the caller names it by, for the error.
+        name: its path for the error, where ``file`` is not one.
+        longest: see :func:`read_image`.
+
+    Raises:
+        FaceflaxError: as :func:`read_image`; the pages before a damaged one have been yielded.
+    """
+    path = _path(file, name)
+    with open_image(file, field=field, name=name) as picture:
+        yield decode(picture, field, path, longest=longest)
+        index = 0
+        while picture.format == "TIFF":
+            index += 1
+            try:
+                picture.seek(index)
+                smaller = getattr(picture, "tag_v2", {}).get(_SUBFILE_TYPE, 0) & 1
+            except EOFError:
+                return
+            except Exception as error:  # a damaged file makes Pillow raise almost anything
+                raise not_media(field, path, f" from its page {index + 1} on ({_one_line(error)})") from None
+            if not smaller:
+                _check_size(picture, field, path)
+                yield decode(picture, field, path, longest=longest)
+
+
 @contextmanager
 def open_image(
     file: Path | bytes | BinaryIO, *, field: str = "source", name: Path | None = None
@@ -111,9 +144,7 @@ def open_image(
         picture = _identify(file)
         if picture is None:
             raise not_media(field, path)
-        if picture.width * picture.height > MOST_PIXELS:
-            problem = f"has {picture.width} x {picture.height} pixels, more than can be read"
-            raise FaceflaxError(field, path, problem, f"reduce it to at most {MOST_PIXELS / 1e6:.0f} megapixels")
+        _check_size(picture, field, path)
         yield picture
 
 
@@ -220,6 +251,12 @@ def encode(image: Image, suffix: str) -> bytes:
     except OSError as error:  # WebP ends at 16383 pixels, JPEG at 65535
         raise ValueError(f"{name} cannot hold it: {error}") from None
     return file.getvalue()
+
+
+def _check_size(picture: PIL.Image.Image, field: str, path: Path) -> None:
+    if picture.width * picture.height > MOST_PIXELS:
+        problem = f"has {picture.width} x {picture.height} pixels, more than can be read"
+        raise FaceflaxError(field, path, problem, f"reduce it to at most {MOST_PIXELS / 1e6:.0f} megapixels")
 
 
 def _share(side: int, longest: int, longer: int) -> int:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import sys
 import time
 from collections.abc import Callable, Generator
@@ -111,7 +112,7 @@ def open_source(source: str) -> Source:
         if local is None:
             return _open_stream(source)
         path = local
-    if path.is_dir():
+    if os.path.isdir(path):  # Path.is_dir raises where a folder above is closed to us
         return _open_folder(path)
     return open_file(path)
 
@@ -127,7 +128,7 @@ def open_file(source: Path, warn: Callable[[str], None] = warn, *, wanted: Wante
     Raises:
         FaceflaxError: no such file, or one that cannot be read.
     """
-    if not source.exists():
+    if not os.path.exists(source):
         raise FaceflaxError("source", source, "there is no {}", _CHOICES)
     if kind_of(read_head("source", source)) != "image":
         return video_source(open_video(source, warn, wanted=wanted), source.name, source)
@@ -247,7 +248,10 @@ def camera_frames(capture: Capture, connect: Callable[[], Capture], source: str 
 
 
 def _open_folder(folder: Path) -> Source:
-    files = sorted(file for file in folder.iterdir() if file.is_file() and _may_be_image(file))
+    try:
+        files = sorted(file for file in folder.iterdir() if os.path.isfile(file) and _may_be_image(file))
+    except OSError as error:
+        raise FaceflaxError("source", folder, f"cannot read the folder {{}} ({error.strerror})") from None
     if not files:
         raise FaceflaxError("source", folder, "no images in the folder {}")
 

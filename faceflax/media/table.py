@@ -68,10 +68,14 @@ class Columns:
 
     def json(self, rows: Iterable[Row]) -> str:
         """Returns rows as JSON objects, each on a line of its own."""
-        return "".join(json.dumps({name: self.value(name, row[name]) for name in self.kinds}) + "\n" for row in rows)
+        return "".join(json.dumps(self.written(row)) + "\n" for row in rows)
+
+    def written(self, row: Row) -> Row:
+        """Returns a row as tables have it: numbers rounded, text that can be encoded."""
+        return {name: self.value(name, row[name]) for name in self.kinds}
 
     def value(self, name: str, value: Any) -> Any:
-        """Returns a value as tables have it: numbers rounded, text that can be encoded."""
+        """Returns a value as tables have it."""
         if value is None:
             return None
         kind = self.kinds[name]
@@ -204,7 +208,7 @@ def write_table(path: Path, rows: Iterable[Row], columns: Columns) -> None:
     """
     with replacing(path) as temporary:
         if path.suffix.lower() == ".parquet":
-            _write_parquet(temporary, ({n: columns.value(n, row[n]) for n in columns.kinds} for row in rows), columns)
+            _write_parquet(temporary, map(columns.written, rows), columns)
             return
         with temporary.open("w", encoding="utf-8", newline="") as file:
             if path.suffix.lower() == ".csv":

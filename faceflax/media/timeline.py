@@ -49,7 +49,7 @@ FEWEST_FRAMES = 10
 
 _BODY = """<p>What networks perceived in images of faces. It is no evidence of what a person feels or is; do not use it
 to judge people.</p>
-<p>{% for status, count in counts %}{{ count }} inputs {{ status }}{{ "." if loop.last else "; " }}{% endfor %}</p>
+<p>Inputs: {% for status, count in counts %}{{ count }} {{ status }}{{ "." if loop.last else ", " }}{% endfor %}</p>
 {% if images %}{{ images }}{% endif %}{% for section in sections %}{{ section }}{% endfor %}
 {% if left_out %}<h2>Damaged, failed and skipped</h2>
 <div class="wide"><table class="words">
@@ -288,7 +288,7 @@ class _Images:
     def section(self, count: int) -> Markup | None:
         if not count:
             return None
-        text = f"{self._with_face:,} of {count:,} images show a face; {self._faces:,} faces in all."
+        text = f"Images with a face: {self._with_face:,} of {count:,}. Faces: {self._faces:,}."
         faces = max(self._faces, 1)
         shares = [(e, f"{n:,}", f"{n / faces:.0%}") for e, n in zip(EMOTIONS, self._emotions, strict=True)]
         shares += [
@@ -329,7 +329,7 @@ def section(
     figure = pages.figure(
         timeline(shown, seconds), f"Probabilities of the seven emotions over time, {len(shown)} faces"
     )
-    shares = pages.table(("share of frames", "seen", *EMOTIONS), _shares(shown))
+    shares = pages.table(("share of frames", *(f"face {face.id}" for face in shown)), _shares(shown))
     return pages.render(
         _SECTION,
         name=name,
@@ -372,8 +372,10 @@ def plot_emotions(rows: Iterable[Row] | pandas.DataFrame, name: str | None = Non
 
 
 def _shares(faces: Sequence[FaceHistory]) -> Iterable[tuple[str, ...]]:
-    for face in faces:
-        yield f"face {face.id}", f"{len(face.frames):,} frames", *(f"{share:.0%}" for share in face.shares)
+    """A column for each face, so that those of a few fit into a phone's width."""
+    yield "frames", *(f"{len(face.frames):,}" for face in faces)
+    for emotion, shares in zip(EMOTIONS, zip(*(face.shares for face in faces), strict=True), strict=True):
+        yield emotion, *(f"{share:.0%}" for share in shares)
 
 
 def _face(face: FaceHistory, samples: Iterable[tuple[int, np.ndarray]]) -> dict[str, Any]:

@@ -16,6 +16,7 @@ import numpy as np
 
 from faceflax.errors import FaceflaxError
 from faceflax.faces.frame import Image
+from faceflax.media import hdr
 from faceflax.media.addresses import masked
 from faceflax.media.kinds import not_media, read_head
 from faceflax.opencv import cv2
@@ -238,6 +239,8 @@ class _Reader:
             width, height = (round(width * aspect), height) if aspect > 1 else (width, round(height / aspect))
         # More threads are slower here.
         image = frame.to_ndarray(format="bgr24", width=width, height=height, threads=1)
+        if frame.color_trc in (hdr.PQ, hdr.HLG):
+            image = hdr.to_sdr(image, frame.color_trc)
         if frame.rotation != self._rotation:  # looking at the matrix of each frame would leak memory
             self._rotation, self._matrix = frame.rotation, _matrix(frame)
         return _upright(image, self._matrix)

@@ -14,6 +14,7 @@ import numpy as np
 import pytest
 
 from faceflax import batch
+from faceflax.batch.analysis import results_of, tasks_of
 from faceflax.errors import FaceflaxError
 from faceflax.faces.face import Face
 from faceflax.media.table import COLUMNS
@@ -252,6 +253,18 @@ def test_it_goes_on_from_files_cut_off_anywhere(media):
         assert table.read_bytes() == rows
 
 
+def test_it_goes_on_behind_a_journal_that_ends_in_zeros(media):
+    """As a computer leaves it that lost its power: the file has its length, and not its content."""
+    table, journal = Path("o.csv"), batch.journal_of(Path("o.csv"))
+    run([media], table)
+    rows, lines = table.read_bytes(), journal.read_bytes().splitlines(keepends=True)
+    for kept in range(1, len(lines)):
+        zeros = b"".join(bytes(len(line) - 1) + b"\n" for line in lines[kept:])
+        journal.write_bytes(b"".join(lines[:kept]) + zeros)
+        run([media], table)
+        assert table.read_bytes() == rows
+
+
 def test_a_file_that_is_there_is_not_touched(media):
     table = Path("o.csv")
     table.write_text("mine")
@@ -286,3 +299,24 @@ def test_memory_does_not_grow_with_the_video(tmp_path):
         tracemalloc.stop()
     on_the_way = 8 * 16  # frames: sixteen together, in four hands and before and behind them
     assert peak < (on_the_way + 32) * 160 * 120 * 3
+
+
+def resident():
+    """MiB that this process has in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
+@pytest.mark.slow
+@pytest.mark.skipif(not Path("/proc/self/statm").exists(), reason="this system does not say how much memory is in use")
+def test_memory_stays_flat_over_ten_thousand_inputs_and_a_long_film(tmp_path):
+    """All of the process's memory, the libraries' too: what Python does not count, FFmpeg and Pillow may keep."""
+    path = write_image(tmp_path / "m/00000.jpg", 200, size=(240, 320))
+    for index in range(1, 10_000):
+        (tmp_path / f"m/{index:05}.jpg").hardlink_to(path)
+    film = write_video(tmp_path / "film.avi", 20_000, size=(160, 120))
+    analyzers = batch.Analyzers(images, Video)
+    for inputs in (tmp_path / "m", film):
+        tasks = tasks_of(batch.find_inputs([inputs])[0])
+        seen = [resident() for _ in results_of(tasks, analyzers, batch.Reading())]
+        third = len(seen) // 3
+        assert max(seen[2 * third :]) - np.median(seen[third : third + 50]) < 12, inputs

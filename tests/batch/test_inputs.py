@@ -3,9 +3,12 @@
 import gzip
 import io
 import os
+import signal
 import socket
 import tarfile
+import threading
 import zipfile
+from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 
 import numpy as np
@@ -19,6 +22,7 @@ from faceflax.faces.face import Face
 from faceflax.media.table import read_rows
 
 from ..media.clips import write_clip
+from ..rights import nobody
 
 
 def picture(kind="PNG", level=90, **options):
@@ -119,6 +123,18 @@ def test_an_encrypted_file_is_named_and_the_others_are_read(here):
     assert "is encrypted" in records["a.zip/secret.png"].reason
 
 
+def test_a_damaged_animation_in_an_archive_does_not_hide_what_follows(here):
+    Path("a.gif").write_bytes(animation("GIF"))
+    with zipfile.ZipFile("z.zip", "w") as archive:
+        archive.write("a.gif")
+        archive.writestr("b.png", picture())
+    content = Path("z.zip").read_bytes()
+    Path("z.zip").write_bytes(content.replace(Path("a.gif").read_bytes()[-8:], bytes(8)))  # its checksum is another
+    records = run([Path("z.zip")], Path("o.csv"))
+    assert statuses(records) == {"z.zip/a.gif": "failed", "z.zip/b.png": "done"}
+    assert "CRC" in records["z.zip/a.gif"].reason
+
+
 def test_an_archive_cut_short_is_named(here):
     Path("m").mkdir()
     Path("m/a.png").write_bytes(picture())
@@ -197,14 +213,53 @@ def test_what_cannot_be_opened_does_not_hold_up_the_others(here):
     assert "No such file" in reasons["m/gone.jpg"]
 
 
+def test_what_opens_and_cannot_be_read_is_named(here):
+    """As on a failing disk; Linux lets nobody read the beginning of its own memory."""
+    if not Path("/proc/self/mem").exists():
+        pytest.skip("this system has no /proc/self/mem")
+    Path("m").mkdir()
+    Path("m/a.png").write_bytes(picture())
+    Path("m/b.png").symlink_to("/proc/self/mem")
+    records = run([Path("m")], Path("o.csv"))
+    assert statuses(records) == {"m/a.png": "done", "m/b.png": "failed"}
+    assert "Input/output error" in records["m/b.png"].reason
+
+
+def test_every_page_of_a_tiff_file_is_looked_at(here):
+    pages = [Image.new("RGB", (64, 48), (level,) * 3) for level in (200, 0, 90)]
+    small = Image.new("RGB", (32, 24), (200,) * 3)
+    small.encoderinfo = {"tiffinfo": {254: 1}}  # a smaller copy of the page before
+    Path("m").mkdir()
+    pages[0].save("m/a.tif", save_all=True, append_images=[*pages[1:], small])
+    Path("m/b.png").write_bytes(picture())
+    many = [Image.new("RGB", (64, 48), (200,) * 3)] * 40
+    many[0].save("m/c.tif", save_all=True, append_images=many[1:])
+    content = Path("m/c.tif").read_bytes()
+    Path("m/d.tif").write_bytes(content[: len(content) // 2])
+    with zipfile.ZipFile("m/z.zip", "w") as archive:
+        archive.write("m/a.tif", "a.tif")
+    records = run([Path("m")], Path("o.csv"))
+    counts = {name: (record.status, record.frames, record.faces) for name, record in records.items()}
+    damaged = counts.pop("m/d.tif")
+    assert counts == {
+        **{"m/a.tif": ("done", 3, 2), "m/b.png": ("done", 1, 1), "m/c.tif": ("done", 40, 40)},
+        "m/z.zip/a.tif": ("done", 3, 2),
+    }
+    assert damaged[0] == "damaged"
+    assert 5 < damaged[1] < 25
+    assert records["m/d.tif"].reason.startswith("cannot be read as an image")
+    rows = [(row["input"], row["frame"]) for row in read_rows(Path("o.csv")) if row["input"].endswith("a.tif")]
+    assert rows == [("m/a.tif", 0), ("m/a.tif", 2), ("m/z.zip/a.tif", 0), ("m/z.zip/a.tif", 2)]
+    assert {row["kind"] for row in read_rows(Path("o.csv"))} == {"image"}
+
+
 def test_no_permission_on_one_file_of_many(here):
     Path("m").mkdir()
     for name in ("a.png", "b.png", "c.png"):
         Path("m", name).write_bytes(picture())
     Path("m/b.png").chmod(0)
-    if os.access("m/b.png", os.R_OK):
-        pytest.skip("this user may read everything")
-    records = run([Path("m")], Path("o.csv"))
+    with nobody(here):
+        records = run([Path("m")], Path("o.csv"))
     assert [record.status for record in records.values()] == ["done", "done", "failed"]
     assert "Permission denied" in records["m/b.png"].reason
 
@@ -239,6 +294,58 @@ def test_an_archive_is_closed_where_it_cannot_be_opened(here):
     Path("a.zip").write_bytes(b"PK\x05\x06 no archive")
     with pytest.raises(zipfile.BadZipFile):  # a file that stays open is a warning, which is an error here
         Archive(Path("a.zip"), "zip")
+
+
+def test_a_stream_that_ends_early_is_damaged_and_the_others_are_read(here):
+    content = write_clip(here / "v.avi", 200, size=(320, 240)).read_bytes()
+
+    class Ending(BaseHTTPRequestHandler):
+        def do_GET(self):
+            self.send_response(200)
+            self.send_header("Content-Length", str(len(content)))
+            self.end_headers()
+            self.wfile.write(content[: len(content) // 2])
+
+        def log_message(self, *_):
+            pass
+
+    with ThreadingHTTPServer(("127.0.0.1", 0), Ending) as server:
+        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05})
+        thread.start()
+        address = f"http://me:secret@127.0.0.1:{server.server_port}/v.avi"
+        try:
+            records = run([address, Path("v.avi")], Path("o.csv"))
+        finally:
+            server.shutdown()
+            thread.join()
+    name = address.replace("me:secret", "***")
+    assert statuses(records) == {name: "damaged", "v.avi": "done"}
+    assert 20 < records[name].frames < 190
+    assert "secret" not in Path("o.csv").read_text() + Path("o.inputs.csv").read_text()
+
+
+def test_a_full_disk_is_named_and_the_same_run_goes_on(here):
+    """A file may not grow beyond a limit, which is how a disk that is full looks to the one who writes."""
+    resource = pytest.importorskip("resource")
+    Path("m").mkdir()
+    for index in range(60):
+        Path(f"m/{index:02}.png").write_bytes(picture(level=60 + index))
+    run([Path("m")], Path("whole.csv"))
+    old = signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
+    limits = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (Path("whole.csv").stat().st_size // 2, limits[1]))
+    try:
+        with pytest.raises(
+            FaceflaxError, match=r"^csv: cannot write more than \d+ bytes \(File too large\); make room"
+        ):
+            run([Path("m")], Path("o.csv"))
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, limits)
+        signal.signal(signal.SIGXFSZ, old)
+    assert Path("o.csv").read_text().endswith("\n")
+    records = run([Path("m")], Path("o.csv"))
+    assert 0 < len(records) < 60
+    assert Path("o.csv").read_bytes() == Path("whole.csv").read_bytes()
 
 
 def test_an_unknown_protocol_is_named():

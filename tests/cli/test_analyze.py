@@ -2,6 +2,7 @@
 
 import csv
 import functools
+import os
 import signal
 import subprocess
 import sys
@@ -164,6 +165,41 @@ def test_bad_input(tmp_path, media, arguments, message):
     assert message in done.stderr
     assert done.stderr.count("\n") == 1
     assert not (tmp_path / "o.csv").exists()
+
+
+def test_names_of_any_bytes_are_one_line_each(tmp_path, options):
+    """Given as arguments, a leading dash needs its folder, as with any command."""
+    folder = tmp_path / "m"
+    folder.mkdir()
+    cv2.imwrite(str(folder / "good.png"), demo.photograph())
+    names = [
+        b"two\nlines.jpg",
+        b"-x.jpg",
+        b"50%s.jpg",
+        b"a:b.jpg",
+        b"\x1b[31mred.jpg",
+        b"caf\xe9.jpg",
+        b"\xed\xa0\x80.jpg",
+    ]
+    for name in names:
+        (folder / os.fsdecode(name)).write_bytes(b"no picture")
+    table = tmp_path / os.fsdecode(b"o\xe9.csv")
+    done = analyze(folder, "--csv", table, *options)
+    assert done.returncode == 1
+    shown = [line.removeprefix(f"  {folder}/").partition(": cannot")[0] for line in done.stderr.splitlines()[-7:]]
+    assert sorted(shown) == sorted(
+        [
+            "two\\nlines.jpg",
+            "-x.jpg",
+            "50%s.jpg",
+            "a:b.jpg",
+            "\\x1b[31mred.jpg",
+            "caf\\udce9.jpg",
+            "\\udced\\udca0\\udc80.jpg",
+        ]
+    )
+    assert f"wrote {tmp_path}/o\\udce9.csv\n" in done.stdout
+    assert [Path(row["input"]).name for row in read_rows(table)] == ["good.png"]
 
 
 def test_workers_give_what_one_process_gives(tmp_path, media, options):

@@ -14,9 +14,10 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from flax.traverse_util import unflatten_dict
+from PIL import Image
 
 import faceflax
-from experiments.benchmarks import cases, measure, plot, report, run, shared, worker
+from experiments.benchmarks import cases, files, measure, plot, report, run, shared, worker
 from experiments.benchmarks.cases import Call, Case, Process
 from faceflax.errors import FaceflaxError
 from faceflax.media import demo
@@ -228,6 +229,19 @@ def test_bad_graph_is_named(content, tmp_path):
         file.write_bytes(content)
     with pytest.raises(FaceflaxError, match=r"onnx: .*graph\.onnx"):
         run.check_graph(file)
+
+
+@pytest.mark.slow
+def test_files_are_as_large_as_said_and_show_what_is_counted(tmp_path):
+    files.make(tmp_path, 2)
+    few, many = sorted((tmp_path / "few").iterdir()), list((tmp_path / "many").iterdir())
+    assert (len(few), len(many)) == (files.PHOTOGRAPHS, 2 * files.PHOTOGRAPHS)
+    assert len({file.read_bytes() for file in few}) == files.PHOTOGRAPHS
+    with Image.open(few[0]) as photograph:
+        assert photograph.size == (4000, 3000)
+    assert files.photographs(str(tmp_path / "few"))() == files.PHOTOGRAPHS
+    film = str(tmp_path / "film.mp4")
+    assert files.film(film)() == files.film_in_turn(film)() == demo.NUM_FRAMES
 
 
 @pytest.mark.slow

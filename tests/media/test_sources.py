@@ -12,6 +12,8 @@ from faceflax.live import loop
 from faceflax.media import demo, sources
 from faceflax.media.sources import open_source
 
+from ..rights import nobody
+
 CLIPS = Path(__file__).resolve().parents[3] / "shared/data/video"
 
 LEVELS = np.linspace(20, 235, 30).round().astype(np.uint8)
@@ -220,6 +222,20 @@ def test_folder_goes_in_order_of_names_and_skips_the_unreadable_aloud(tmp_path, 
         ("c.PNG", 2, 38),
     ]
     assert f"{str(tmp_path / 'bad.png')!r} is empty; skipped" in capsys.readouterr().err
+
+
+def test_what_another_user_owns_is_named(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "closed").mkdir()
+    (tmp_path / "closed/a.png").write_bytes(b"image")
+    (tmp_path / "closed").chmod(0)
+    with nobody(tmp_path):
+        with pytest.raises(FaceflaxError, match=r"^source: cannot read the folder 'closed' \(Permission denied\)"):
+            open_source("closed")
+        with pytest.raises(FaceflaxError, match=r"^source: there is no 'closed/a\.png'"):
+            open_source("closed/a.png")
+    with pytest.raises(FaceflaxError, match=r"^source: there is no 'aaaa"):
+        open_source("a" * 5000)
 
 
 def test_folder_without_images(tmp_path):

@@ -13,7 +13,7 @@ import numpy as np
 import pytest
 
 from faceflax.errors import FaceflaxError
-from faceflax.media import addresses, videos
+from faceflax.media import addresses, hdr, videos
 from faceflax.media.sources import open_file, open_source
 
 from .clips import levels, write_clip
@@ -164,6 +164,48 @@ def test_a_long_run_of_damage_ends_it(tmp_path, monkeypatch):
         counts.append(reader.damaged)
     assert counts[0] > 30
     assert 6 <= counts[1] < 10
+
+
+def coded(light, transfer):
+    """The code of light in candela a square metre, by the standards' own formulas (ST 2084; B67 for a peak of 1000)."""
+    if transfer == "smpte2084":
+        power = (light / 10_000) ** 0.1593017578125
+        return ((0.8359375 + 18.8515625 * power) / (1 + 18.6875 * power)) ** 78.84375
+    scene = (light / 1000) ** (1 / 1.2)
+    return np.sqrt(3 * scene) if scene <= 1 / 12 else 0.17883277 * np.log(12 * scene - 0.28466892) + 0.55991073
+
+
+@pytest.mark.parametrize(("transfer", "code"), [("smpte2084", 16), ("arib-std-b67", 18)])
+def test_high_dynamic_range_has_the_brightness_of_an_ordinary_video(tmp_path, transfer, code):
+    """A grey card of 18% and a face's 40% of white paper, which has 203 candela, are those of sRGB."""
+
+    def setup(stream):
+        stream.pix_fmt = "yuv420p10le"
+        stream.codec_context.color_trc = code
+        stream.codec_context.color_primaries = stream.codec_context.colorspace = 9  # BT.2020
+        stream.codec_context.color_range = 1
+
+    shares = [0.02, 0.18, 0.4, 0.6, 1.0, 4.0]
+    pictures = [np.full((48, 64, 3), round(255 * coded(203 * share, transfer)), np.uint8) for share in shares]
+    path = write_clip(tmp_path / "v.mp4", len(shares), setup=setup, pictures=pictures)
+    seen = [frame.image.mean(axis=(0, 1)) for frame in open_source(str(path)).frames]
+    srgb = [255 * (1.055 * share ** (1 / 2.4) - 0.055) for share in shares]
+    for colour, expected in zip(seen[:4], srgb, strict=False):
+        np.testing.assert_allclose(colour, expected, atol=9)  # a step of the pictures' eight bits is as much as that
+    assert srgb[3] + 10 < seen[4].mean() < seen[5].mean() <= 255
+    plain = write_clip(tmp_path / "plain.mp4", len(shares), pictures=pictures)
+    untouched = [frame.image.mean() for frame in open_source(str(plain)).frames]
+    np.testing.assert_allclose(untouched, [picture.mean() for picture in pictures], atol=5)
+
+
+def test_the_primaries_of_high_dynamic_range_become_those_of_a_screen():
+    """White stays white; BT.709's own red, given in BT.2020's primaries, becomes pure red."""
+    to_2020 = np.array([[0.6274, 0.3293, 0.0433], [0.0691, 0.9195, 0.0114], [0.0164, 0.0880, 0.8956]])
+    red = [coded(203 * 0.5 * part, "smpte2084") for part in to_2020[:, 0]]
+    image = np.round(255 * np.array(red[::-1])).astype(np.uint8)[None, None]
+    blue, green, shown = hdr.to_sdr(image, hdr.PQ)[0, 0].astype(int)
+    assert abs(shown - 188) < 6
+    assert max(blue, green) < 45
 
 
 @pytest.mark.parametrize(
