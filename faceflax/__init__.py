@@ -14,6 +14,7 @@ from faceflax.labels import EMOTIONS, GENDERS
 
 if TYPE_CHECKING:
     from faceflax.batch.frames import analyze, iter_rows
+    from faceflax.exporting.files import export
     from faceflax.faces.analyzer import FaceAnalyzer
     from faceflax.faces.face import Face
     from faceflax.faces.video import VideoAnalyzer
@@ -35,6 +36,7 @@ __all__ = [
     "analyze",
     "compile",
     "create",
+    "export",
     "iter_rows",
     "layer_names",
     "list_models",
@@ -48,6 +50,7 @@ _HOMES = {
     "faceflax.models": ("create", "layer_names", "list_models"),
     "faceflax.pretrained": ("LoadedModel", "WeightsInfo", "list_weights", "load", "weights_info"),
     "faceflax.inference": ("compile",),
+    "faceflax.exporting.files": ("export",),
     "faceflax.faces.face": ("Face",),
     "faceflax.faces.analyzer": ("FaceAnalyzer",),
     "faceflax.faces.video": ("VideoAnalyzer",),

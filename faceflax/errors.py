@@ -79,7 +79,11 @@ EXTRAS = {
         *("array_record", "h5py", "importlib_resources", "orbax", "sklearn", "tensorboardX", "tensorflow_datasets"),
     ),
     "tables": ("pandas", "pyarrow"),
-    "benchmark": ("captum", "onnx", "onnxruntime", "torch"),
+    "export": ("onnx", "onnxruntime"),
+    "tflite": ("litert_converter",),
+    "app": ("fastapi", "gradio", "uvicorn"),
+    "hub": ("huggingface_hub",),
+    "benchmark": ("captum", "torch"),
 }
 """The import names of the packages that come with each extra. The core's packages are not among them."""
 

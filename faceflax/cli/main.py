@@ -44,7 +44,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "prepare-data": Command("faceflax.cli.prepare_data", "Turn a publisher's files into a dataset."),
         "train": Command("faceflax.cli.train", "Train a network on a prepared dataset."),
         "evaluate": Command("faceflax.cli.evaluate", "Measure weights on a split, by class and group."),
-        "export": Command("faceflax.cli.export", "Measure trained weights and write them under a name."),
+        "export": Command("faceflax.cli.export", "Write weights as ONNX, StableHLO or safetensors; name trained ones."),
         "convert-keras": Command("faceflax.cli.convert_keras", "Convert a Keras file of mini-Xception."),
     },
     "this machine": {

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -278,6 +278,25 @@ def _max_pool_bwd(residuals: tuple[Images, Images | None], g: Images) -> tuple[I
 
 
 max_pool.defvjp(_max_pool_fwd, _max_pool_bwd)
+
+
+class Operators(NamedTuple):
+    """The layers that a folded network needs, in one form each."""
+
+    conv: Callable[..., Images]
+    depthwise_conv: Callable[[Images, Array], Images]
+    max_pool: Callable[[Images], Images]
+
+
+FASTEST = Operators(conv, depthwise_conv, max_pool)
+"""What is fastest here: the C++ kernels among others."""
+
+PORTABLE = Operators(
+    _conv_plain,
+    lambda x, kernel: lax.platform_dependent(x, kernel, cpu=_depthwise_shifted, default=_depthwise_plain),
+    _max_pool_plain,
+)
+"""XLA's own operators alone, so that a program made of them runs without this library."""
 
 
 # Batch normalisation by the batch's own moments, and the ReLU behind it in the same pass over memory.
