@@ -34,6 +34,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     "faces": {
         "live": Command("faceflax.cli.live", "Label faces in a camera, video, image or folder, as they come."),
         "analyze": Command("faceflax.cli.analyze", "Turn images, folders, archives and videos into one table."),
+        "app": Command("faceflax.cli.app", "Open a page for pictures, camera and videos in the browser; REST too."),
         "demo": Command("faceflax.cli.demo", "Analyze the photograph and the video that come with faceflax."),
     },
     "attribution": {

@@ -87,7 +87,7 @@ class _Graph:
         self._nodes.append(helper.make_node(operator, inputs, [output], name=output, **attributes))
         return output
 
-    def constant(self, values: np.ndarray) -> str:
+    def constant(self, values: np.ndarray | np.float32) -> str:
         from onnx import numpy_helper
 
         name = f"constant_{len(self._constants)}"
@@ -154,7 +154,9 @@ class _Graph:
 
     def detector(self, x: str, program: DetectorProgram) -> None:
         """Adds the layers of :mod:`faceflax.inference.detector_folding`."""
-        images, maps, places = x, [], []
+        images = x
+        maps: list[str] = []
+        places: list[str] = []
         for layer in program:
             x = images if layer.source < 0 else maps[layer.source]
             weights = layer.weights
