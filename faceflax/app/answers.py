@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from faceflax.errors import FaceflaxError
 from faceflax.faces.face import FACE_COLUMNS
 from faceflax.media.images import read_image
+from faceflax.media.kinds import HEAD, kind_of
 from faceflax.media.table import COLUMNS, SCHEMA
 
 if TYPE_CHECKING:  # only annotations need it
@@ -56,10 +57,20 @@ def analyze_picture(content: bytes | Path, name: str, analyzer: Analyzer, limits
         raise FaceflaxError("picture", name, "is empty", "send a picture")
     if size > limits.bytes:
         raise too_large(name, limits)
+    if kind_of(head_of(content)) != "image":
+        raise FaceflaxError("picture", name, "is not a picture", "send a JPEG, PNG, WebP, HEIC, AVIF, GIF, TIFF or BMP")
     began = time.perf_counter()
     reduced = read_image(content, field="picture", name=Path(name), longest=limits.max_side)
     faces = list(analyzer(reduced.image))
     return Analysis(reduced.image, faces, reduced.scale, time.perf_counter() - began)
+
+
+def head_of(content: bytes | Path) -> bytes:
+    """The first bytes, which tell what it is; a suffix does not."""
+    if isinstance(content, bytes):
+        return content[:HEAD]
+    with content.open("rb") as file:
+        return file.read(HEAD)
 
 
 def too_large(name: str, limits: Limits) -> FaceflaxError:

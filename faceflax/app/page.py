@@ -43,11 +43,12 @@ _BARS = """<div class="faces-said">{% for face in faces %}
 <section><h3>Face {{ loop.index }}: {{ face.title }}</h3>
 <table aria-label="probabilities of face {{ loop.index }}">{% for bar in face.bars %}
 <tr><th scope="row">{{ bar.name }}</th><td class="track">
-<span style="width:{{ bar.percent }}%;background:{{ bar.color }}"></span></td><td>{{ bar.percent }}%</td></tr>{% endfor %}
-</table></section>{% else %}<p>{{ nothing }}</p>{% endfor %}</div>"""
+<span style="width:{{ bar.percent }}%;background:{{ bar.color }}"></span></td>
+<td>{{ bar.percent }}%</td></tr>{% endfor %}</table></section>{% else %}<p>{{ nothing }}</p>{% endfor %}</div>"""
 
 _TABLE = """{% if rows %}<div class="wide"><table class="measures"><tr>{% for cell in columns %}
-<th scope="col">{{ cell }}</th>{% endfor %}</tr>{% for row in rows %}<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
+<th scope="col">{{ cell }}</th>{% endfor %}</tr>{% for row in rows %}
+<tr>{% for cell in row %}<td>{{ cell }}</td>{% endfor %}</tr>{% endfor %}
 </table></div>{% endif %}<h3>How each misleads</h3>
 <dl>{% for name, text in notes %}<dt>{{ name }}</dt><dd>{{ text }}</dd>{% endfor %}</dl>"""
 
@@ -55,7 +56,7 @@ _CSS = """
 .faces-said { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; }
 .faces-said h3 { margin: 0 0 .3rem; font-size: 1rem; }
 .faces-said table, .measures { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
-.faces-said th, .faces-said td { padding: .1rem .4rem; text-align: left; font-weight: normal; }
+.faces-said th, .faces-said td { padding: .1rem .4rem; text-align: left; font-weight: normal; border: 0 !important; }
 .faces-said .track { width: 60%; background: var(--background-fill-secondary); border-radius: 3px; }
 .faces-said .track span { display: block; height: .8rem; border-radius: 3px; min-width: 1px; }
 .faces-said td:last-child { text-align: right; }
@@ -66,16 +67,6 @@ _CSS = """
 dt { font-weight: 600; margin-top: .4rem; } dd { margin-left: 0; }
 .gradio-container { max-width: 72rem !important; margin: 0 auto; }
 """
-
-
-class Upload(gr.Image):  # type: ignore[misc]
-    """A picture as its file: Gradio would decode it first, and knows fewer formats and no sentences for bad ones."""
-
-    is_template = True  # to the browser it is an Image
-
-    def preprocess(self, payload: Any) -> str | None:
-        """Returns where the file is."""
-        return None if payload is None or payload.path is None else str(payload.path)
 
 
 def mount(
@@ -133,7 +124,7 @@ def build(analyzer: Analyzer, camera: Analyzer, limits: Limits, workbench: Workb
 
 def _picture(analyzer: Analyzer, limits: Limits, workbench: Workbench | None) -> None:
     with gr.Row():
-        given = Upload(label="Picture", sources=["upload", "clipboard"], type="filepath", image_mode=None, height=420)
+        given = _upload(420)
         drawn = gr.Image(
             label="Faces", interactive=False, height=420, format="jpeg", buttons=["download", "fullscreen"]
         )
@@ -229,9 +220,7 @@ def _explain(page: gr.Blocks, tabs: gr.Tabs, analyzer: Analyzer, limits: Limits,
     layers = list(workbench.layers(first))
     with gr.Row():
         with gr.Column(scale=1):
-            given = Upload(
-                label="Picture", sources=["upload", "clipboard"], type="filepath", image_mode=None, height=260
-            )
+            given = _upload(260)
             sample = gr.Button("Try a portrait")
         with gr.Column(scale=2):
             weights = gr.Dropdown(list(workbench.weights), value=first, label="Network")
@@ -323,9 +312,12 @@ def settings_of(query: dict[str, str], workbench: Workbench) -> dict[str, Any] |
     }
 
 
-def _upload(height: int) -> Upload:
+def _upload(height: int) -> gr.Image:
+    """A picture that comes as its file: Gradio would decode it first, from fewer formats and without our sentences."""
     sources = ["upload", "clipboard"]
-    return Upload(label="Picture", sources=sources, type="filepath", image_mode=None, height=height)
+    picture = gr.Image(label="Picture", sources=sources, type="filepath", image_mode=None, height=height)
+    vars(picture)["preprocess"] = lambda payload: None if payload is None else payload.path
+    return picture
 
 
 def _usual(layers: Sequence[str]) -> str:

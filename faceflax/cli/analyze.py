@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ import tyro
 
 from faceflax.cli.detection import DetectionOptions, PresetName, make_analyzer, networks
 from faceflax.cli.metavars import Weights
+from faceflax.cli.reporting import ReportOptions
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
@@ -65,6 +68,7 @@ class Options:
     gender_weights: Weights | None = None
     """Weights for perceived gender in place of the preset's: a shipped name or a .safetensors file."""
     detection: Annotated[DetectionOptions, tyro.conf.arg(name="")] = field(default_factory=DetectionOptions)
+    said: Annotated[ReportOptions, tyro.conf.arg(name="")] = field(default_factory=ReportOptions)
 
 
 def main(options: Options) -> None:
@@ -76,6 +80,8 @@ def main(options: Options) -> None:
     if not options.paths:
         raise FaceflaxError("paths", None, "{} given", "give images, videos, folders or archives")
     options.detection.check()
+    options.said.check()
+    began = time.monotonic()
     if options.max_side < 0:
         raise FaceflaxError("max_side", options.max_side, "is not a number of pixels", "give 1 or more, or 0 for all")
     reading = batch.Reading(options.every, options.fps, options.max_side or None, options.every_frame)
@@ -107,7 +113,10 @@ def main(options: Options) -> None:
         try:
             parts = batch.parts_of(table_file)
             recent = batch.analyze(
-                inputs, table, make if ready is None else lambda: ready, reading, workers=options.workers, parts=parts
+                *(inputs, table, make if ready is None else lambda: ready, reading),
+                workers=options.workers,
+                parts=parts,
+                progress=not options.said.quiet,
             )
         except KeyboardInterrupt:
             print("the same command goes on from here", file=sys.stderr)
@@ -117,7 +126,8 @@ def main(options: Options) -> None:
         if options.report is not None:
             _report(options, options.report, table.rows, records, inputs)
         table.complete(records)
-    _say(records, before, [table_file, batch.inputs_of(table_file), options.report])
+    seconds = time.monotonic() - began
+    _say(options.said, records, before, seconds, [table_file, batch.inputs_of(table_file), options.report])
 
 
 def make_analyzers(
@@ -172,18 +182,21 @@ def _report(options: Options, page: Path, rows: Path, records: list[Record], inp
         raise error.renamed("paths" if error.field == "video" else error.field) from None
 
 
-def _say(records: list[Record], before: int, written: list[Path | None]) -> None:
+def _say(said: ReportOptions, records: list[Record], before: int, seconds: float, written: list[Path | None]) -> None:
     from faceflax import batch
 
     done = [record for record in records if record.frames]
     images, videos = (sum(record.kind == kind for record in done) for kind in ("image", "video"))
     earlier = f", {before} of these inputs by an earlier run" if before else ""
     frames, faces = sum(record.frames for record in done), sum(record.faces for record in done)
-    print(f"{images} images and {videos} videos{earlier}; {frames} frames, {faces} faces")
-    print("inputs:", *(f"  {line}" for line in batch.reasons(records)), sep="\n")
-    for file in written:
-        if file is not None and file.exists():
-            print(f"wrote {file}")
+    lines = [
+        f"{images} images and {videos} videos{earlier}; {frames} frames, {faces} faces; {seconds:.1f} s",
+        "inputs:",
+        *(f"  {line}" for line in batch.reasons(records)),
+    ]
+    counts = {"images": images, "videos": videos, "frames": frames, "faces": faces, "seconds": round(seconds, 3)}
+    statuses = Counter(record.status for record in records)
+    said.say("\n".join(lines), counts | {"inputs": dict(sorted(statuses.items()))}, written)
     bad = [record for record in records if record.status in ("failed", "damaged")]
     if bad:
         lines = [f"  {record.input}: {record.reason}" for record in bad[:_MOST_LINES]]
