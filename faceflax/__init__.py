@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from faceflax.inference import compile
     from faceflax.media.timeline import plot_emotions
     from faceflax.models import create, layer_names, list_models
-    from faceflax.pretrained import LoadedModel, WeightsInfo, list_weights, load, weights_info
+    from faceflax.pretrained import LoadedModel, WeightsInfo, list_weights, load, push_to_hub, weights_info
 
 __all__ = [
     "EMOTIONS",
@@ -43,12 +43,13 @@ __all__ = [
     "list_weights",
     "load",
     "plot_emotions",
+    "push_to_hub",
     "weights_info",
 ]
 
 _HOMES = {
     "faceflax.models": ("create", "layer_names", "list_models"),
-    "faceflax.pretrained": ("LoadedModel", "WeightsInfo", "list_weights", "load", "weights_info"),
+    "faceflax.pretrained": ("LoadedModel", "WeightsInfo", "list_weights", "load", "push_to_hub", "weights_info"),
     "faceflax.inference": ("compile",),
     "faceflax.exporting.files": ("export",),
     "faceflax.faces.face": ("Face",),

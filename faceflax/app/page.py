@@ -57,6 +57,7 @@ _CSS = """
 .faces-said h3 { margin: 0 0 .3rem; font-size: 1rem; }
 .faces-said table, .measures { border-collapse: collapse; width: 100%; font-variant-numeric: tabular-nums; }
 .faces-said th, .faces-said td { padding: .1rem .4rem; text-align: left; font-weight: normal; border: 0 !important; }
+.faces-said tr, .faces-said tbody, .faces-said table { border: 0 !important; }
 .faces-said .track { width: 60%; background: var(--background-fill-secondary); border-radius: 3px; }
 .faces-said .track span { display: block; height: .8rem; border-radius: 3px; min-width: 1px; }
 .faces-said td:last-child { text-align: right; }
@@ -151,7 +152,9 @@ def _picture(analyzer: Analyzer, limits: Limits, workbench: Workbench | None) ->
     sample.click(_sample, None, given, api_visibility="private")
     if workbench is None:
         return
-    shown = gr.Gallery(label="What the emotion was read from", columns=5, height="auto", visible=False)
+    gr.Markdown("Click a face to see what its emotion was read from, or choose methods in the tab *Explain*.")
+    title = gr.Markdown(elem_id="clicked")
+    shown = gr.Gallery(label="What the emotion was read from", columns=6, height="auto", object_fit="contain")
     bench = workbench
 
     def explain(faces: list[dict[str, Any]], event: gr.SelectData) -> Any:
@@ -160,12 +163,11 @@ def _picture(analyzer: Analyzer, limits: Limits, workbench: Workbench | None) ->
     drawn.select(
         explain,
         known,
-        shown,
+        [title, shown],
         concurrency_limit=1,
         concurrency_id="explain",
         api_visibility="private",
     )
-    gr.Markdown("Click a face to see what its emotion was read from, or choose methods in the tab *Explain*.")
 
 
 def _camera(camera: Analyzer, workbench: Workbench | None) -> None:
@@ -200,11 +202,11 @@ def _camera(camera: Analyzer, workbench: Workbench | None) -> None:
 
 def _video(camera: Analyzer, limits: Limits) -> None:
     gr.Markdown(f"The first {limits.video_seconds:g} seconds are analysed; a file may have {limits.megabytes:g} MB.")
-    given = gr.File(label="Video", file_types=["video"], type="filepath", height=120)
+    given = gr.File(label="Video", file_types=["video"], type="filepath", height=120, elem_id="video")
     start = gr.Button("Analyze", variant="primary")
     drawn = gr.Video(label="Annotated", interactive=False, height=420)
     timeline = gr.Image(label="Perceived emotions over time", interactive=False, format="png", buttons=["download"])
-    table = gr.File(label="Table (CSV)", interactive=False)
+    table = gr.File(label="Table (CSV)", interactive=False, elem_id="table")
 
     def show(file: str | None, progress: Any = gr.Progress()) -> tuple[str, Any, str]:  # noqa: B008
         with _sentences():
@@ -230,9 +232,9 @@ def _explain(page: gr.Blocks, tabs: gr.Tabs, analyzer: Analyzer, limits: Limits,
                 target = gr.Dropdown(list(workbench.targets(first)), value=_USUAL_TARGET, label="Target")
             metrics = gr.Checkbox(label="Also measure the maps (takes longer)")
             start = gr.Button("Explain", variant="primary")
-            link = gr.Textbox(label="Link to these settings", interactive=False, buttons=["copy"])
+            link = gr.Textbox(label="Link to these settings", interactive=False, buttons=["copy"], elem_id="link")
     title = gr.Markdown()
-    shown = gr.Gallery(label="Maps", columns=5, height="auto", object_fit="contain")
+    shown = gr.Gallery(label="Maps", columns=6, height="auto", object_fit="contain")
     said = gr.HTML()
     settings = [weights, methods, layer, target, metrics]
 
@@ -315,7 +317,9 @@ def settings_of(query: dict[str, str], workbench: Workbench) -> dict[str, Any] |
 def _upload(height: int) -> gr.Image:
     """A picture that comes as its file: Gradio would decode it first, from fewer formats and without our sentences."""
     sources = ["upload", "clipboard"]
-    picture = gr.Image(label="Picture", sources=sources, type="filepath", image_mode=None, height=height)
+    picture = gr.Image(
+        label="Picture", sources=sources, type="filepath", image_mode=None, height=height, elem_classes=["upload"]
+    )
     vars(picture)["preprocess"] = lambda payload: None if payload is None else payload.path
     return picture
 
@@ -346,7 +350,7 @@ def _explain_clicked(workbench: Workbench, known: list[dict[str, Any]], place: t
         return float(np.hypot(left + width / 2 - x, top + height / 2 - y))
 
     if not known:
-        return gr.skip()
+        return gr.skip(), gr.skip()
     face = min(known, key=distance)
     weights = workbench.weights[0]
     with _sentences():
@@ -357,7 +361,7 @@ def _explain_clicked(workbench: Workbench, known: list[dict[str, Any]], place: t
             layer=_usual(workbench.layers(weights)),
             target=face["emotion"],
         )
-    return gr.update(value=list(explained.pictures), visible=True, label=explained.title)
+    return f"### {explained.title}", list(explained.pictures)
 
 
 def bars_of(faces: Sequence[Face]) -> str:
