@@ -7,7 +7,7 @@ import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode
 
 os.environ["GRADIO_ANALYTICS_ENABLED"] = "False"  # read when Gradio is imported
@@ -257,6 +257,7 @@ def _explain(page: gr.Blocks, tabs: gr.Tabs, analyzer: Analyzer, limits: Limits,
         )
 
     def address(request: gr.Request, *chosen: Any) -> str:
+        assert request.request is not None  # Gradio gives one for each event
         return f"{request.request.base_url}?{query_of(dict(zip(_SETTINGS, chosen, strict=True)))}"
 
     def restore(request: gr.Request) -> list[Any]:
@@ -298,25 +299,25 @@ def query_of(settings: dict[str, Any]) -> str:
 
 def settings_of(query: dict[str, str], workbench: Workbench) -> dict[str, Any] | None:
     """Returns what :func:`query_of` wrote; None for another query, or where a name is unknown here."""
-    weights = query.get("weights")
+    weights, target = query.get("weights", ""), query.get("target", "")
     if weights not in workbench.weights:
         return None
     methods = query.get("methods", "").split(",")
     known = set(methods) <= set(workbench.methods) and query.get("layer") in workbench.layers(weights)
-    if not known or query.get("target") not in workbench.targets(weights):
+    if not known or target not in workbench.targets(weights):
         return None
     return {
         "weights": weights,
         "methods": methods,
         "layer": query["layer"],
-        "target": query["target"],
+        "target": target,
         "metrics": query.get("metrics") == "1",
     }
 
 
 def _upload(height: int) -> gr.Image:
     """A picture that comes as its file: Gradio would decode it first, from fewer formats and without our sentences."""
-    sources = ["upload", "clipboard"]
+    sources: list[Literal["upload", "webcam", "clipboard"]] = ["upload", "clipboard"]
     picture = gr.Image(
         label="Picture", sources=sources, type="filepath", image_mode=None, height=height, elem_classes=["upload"]
     )

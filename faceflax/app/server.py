@@ -113,7 +113,7 @@ def serve(application: Application, taken: socket.socket) -> None:
         taken: from :func:`bind`; closed at the end.
     """
     config = uvicorn.Config(
-        application,  # type: ignore[arg-type]
+        application,
         log_level="warning",
         ws="none",
         timeout_keep_alive=15,

@@ -138,7 +138,7 @@ def card(info: WeightsInfo, file: Path, license: str | None = None) -> str:
     if file.is_file():
         body = file.read_text(encoding="utf-8")
     else:
-        facts = {"arch": info.arch, "dataset": info.dataset, "labels": ", ".join(info.labels)}
+        facts: dict[str, object] = {"arch": info.arch, "dataset": info.dataset, "labels": ", ".join(info.labels)}
         facts |= {"image size": info.image_size, "temperature": info.temperature, "sha256": info.sha256}
         body = "\n".join([f"# {info.name}", "", *(f"* {name}: {value}" for name, value in facts.items()), ""])
     data = _DATA.get(info.dataset, f"ask who published {info.dataset}")

@@ -33,7 +33,8 @@ class Server:
     def __init__(self, application):
         self.taken = app.bind("127.0.0.1", 0)
         self.port = self.taken.getsockname()[1]
-        self._server = uvicorn.Server(uvicorn.Config(application, log_level="warning", ws="none"))
+        config = uvicorn.Config(application, log_level="warning", ws="none", timeout_graceful_shutdown=2)
+        self._server = uvicorn.Server(config)
         self._thread = threading.Thread(target=self._server.run, kwargs={"sockets": [self.taken]})
 
     def __enter__(self):
