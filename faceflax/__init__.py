@@ -14,13 +14,14 @@ from faceflax.labels import EMOTIONS, GENDERS
 
 if TYPE_CHECKING:
     from faceflax.batch.frames import analyze, iter_rows
+    from faceflax.exporting.files import export
     from faceflax.faces.analyzer import FaceAnalyzer
     from faceflax.faces.face import Face
     from faceflax.faces.video import VideoAnalyzer
     from faceflax.inference import compile
     from faceflax.media.timeline import plot_emotions
     from faceflax.models import create, layer_names, list_models
-    from faceflax.pretrained import LoadedModel, WeightsInfo, list_weights, load, weights_info
+    from faceflax.pretrained import LoadedModel, WeightsInfo, list_weights, load, push_to_hub, weights_info
 
 __all__ = [
     "EMOTIONS",
@@ -35,19 +36,22 @@ __all__ = [
     "analyze",
     "compile",
     "create",
+    "export",
     "iter_rows",
     "layer_names",
     "list_models",
     "list_weights",
     "load",
     "plot_emotions",
+    "push_to_hub",
     "weights_info",
 ]
 
 _HOMES = {
     "faceflax.models": ("create", "layer_names", "list_models"),
-    "faceflax.pretrained": ("LoadedModel", "WeightsInfo", "list_weights", "load", "weights_info"),
+    "faceflax.pretrained": ("LoadedModel", "WeightsInfo", "list_weights", "load", "push_to_hub", "weights_info"),
     "faceflax.inference": ("compile",),
+    "faceflax.exporting.files": ("export",),
     "faceflax.faces.face": ("Face",),
     "faceflax.faces.analyzer": ("FaceAnalyzer",),
     "faceflax.faces.video": ("VideoAnalyzer",),

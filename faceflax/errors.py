@@ -80,7 +80,11 @@ EXTRAS = {
     ),
     "tables": ("pandas", "pyarrow"),
     "beam": ("apache_beam",),
-    "benchmark": ("captum", "onnx", "onnxruntime", "torch"),
+    "export": ("onnx", "onnxruntime"),
+    "tflite": ("litert_converter",),
+    "app": ("fastapi", "gradio", "uvicorn"),
+    "hub": ("huggingface_hub",),
+    "benchmark": ("captum", "torch"),
 }
 """The import names of the packages that come with each extra. The core's packages are not among them."""
 

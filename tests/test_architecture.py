@@ -12,13 +12,15 @@ ROOT = Path(__file__).resolve().parents[1]
 # A package may import those in rows below its own, and its own row where it is not marked alone.
 FACEFLAX = (
     ("__main__",),
-    ("cli", "app"),
+    ("cli",),
+    ("app",),
     ("training",),
     ("evaluation",),
     ("data",),
     ("live", "batch"),
     ("media",),
     ("faces",),
+    ("exporting",),
     ("inference",),
     ("pretrained",),
     ("models",),

@@ -193,7 +193,7 @@ def plan(inputs: Sequence[Input], reading: Reading, progress: Progress) -> list[
         progress: is told how much there is.
     """
     planned = []
-    for item in counting(inputs):
+    for item in counting(inputs, shown=progress.shown):
         frames = None
         if item.kind == "video" and item.member is None and isinstance(item.path, Path):
             try:

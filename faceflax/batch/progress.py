@@ -21,9 +21,13 @@ class Progress:
     Args:
         counters: :data:`COUNTERS` zeros, which processes may share.
         lock: held while they change.
+        shown: whether a terminal gets to see it.
     """
 
-    def __init__(self, counters: Any = None, lock: AbstractContextManager[Any] | None = None) -> None:
+    def __init__(
+        self, counters: Any = None, lock: AbstractContextManager[Any] | None = None, *, shown: bool = True
+    ) -> None:
+        self.shown = shown
         self._counters: Any = [0.0] * COUNTERS if counters is None else counters
         self._lock = threading.Lock() if lock is None else lock
         self._planned: dict[str, int] = {}
@@ -106,7 +110,7 @@ class Progress:
 def bar(progress: Progress, workers: int) -> Iterator[Callable[[], None]]:
     """Shows the progress on a line of the terminal; yields what draws it anew."""
     shape = "{percentage:3.0f}%|{bar}| {n_fmt}/{total_fmt} frames [{elapsed}{postfix}]"
-    with tqdm(total=max(progress.total, 1), bar_format=shape) as line:
+    with tqdm(total=max(progress.total, 1), bar_format=shape, disable=not progress.shown) as line:
 
         def show() -> None:
             left = progress.left(workers)
@@ -119,6 +123,6 @@ def bar(progress: Progress, workers: int) -> Iterator[Callable[[], None]]:
         show()
 
 
-def counting(items: Sequence[Any]) -> tqdm[Any]:
+def counting(items: Sequence[Any], *, shown: bool = True) -> tqdm[Any]:
     """Returns the items, with a bar for the time that looking at each takes if that is long."""
-    return tqdm(items, desc="counting frames", unit="video", delay=2, leave=False)
+    return tqdm(items, desc="counting frames", unit="video", delay=2, leave=False, disable=not shown)

@@ -23,6 +23,7 @@ def analyze(
     *,
     workers: int = 1,
     parts: Path | None = None,
+    progress: bool = True,
 ) -> list[Record]:
     """Writes a row into ``table`` for each face of each input that is not in it yet.
 
@@ -37,6 +38,7 @@ def analyze(
         reading: how inputs are read; all frames, in full size, if not given.
         workers: in how many processes; the rows are the same.
         parts: with several workers, a folder that is not there, for rows whose turn has not come.
+        progress: show a bar on the terminal.
 
     Returns:
         What became of each input in this run, in their order.
@@ -58,10 +60,10 @@ def analyze(
         table.finish(ended)
 
     with interrupts() as interrupted:
-        progress = Progress()
-        tasks = tasks_of(plan([item for item in inputs if item.name not in table.records], reading, progress))
+        far = Progress(shown=progress)
+        tasks = tasks_of(plan([item for item in inputs if item.name not in table.records], reading, far))
         analyzers = make() if workers == 1 and tasks else None
-        with bar(progress, workers) as show:
+        with bar(far, workers) as show:
             if workers > 1 and parts is not None:
 
                 def take(path: Path, ended: list[Record]) -> None:
@@ -71,11 +73,11 @@ def analyze(
 
                 whole = analyze_in_workers(
                     *(tasks, make, reading, workers, table.suffix, parts, take),
-                    *(interrupted.is_set, progress, show),
+                    *(interrupted.is_set, far, show),
                 )
             else:
                 whole = not interrupted.is_set()
-                results = iter(()) if analyzers is None else results_of(tasks, analyzers, reading, progress)
+                results = iter(()) if analyzers is None else results_of(tasks, analyzers, reading, far)
                 for rows, ended in results:
                     table.write(encode(rows))
                     finish(ended)

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import sys
+import time
+from collections import Counter
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
@@ -12,6 +14,7 @@ import tyro
 
 from faceflax.cli.detection import DetectionOptions, PresetName, make_analyzer, networks
 from faceflax.cli.metavars import Weights
+from faceflax.cli.reporting import ReportOptions, printable
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
@@ -74,6 +77,7 @@ class Options:
     runner_options: Pairs = ()
     """What the runner needs, each as NAME=VALUE, such as flink_master=host:8081 or direct_num_workers=4."""
     detection: Annotated[DetectionOptions, tyro.conf.arg(name="")] = field(default_factory=DetectionOptions)
+    said: Annotated[ReportOptions, tyro.conf.arg(name="")] = field(default_factory=ReportOptions)
 
 
 def main(options: Options) -> None:
@@ -85,6 +89,8 @@ def main(options: Options) -> None:
     if not options.paths:
         raise FaceflaxError("paths", None, "{} given", "give images, videos, folders or archives")
     options.detection.check()
+    options.said.check()
+    began = time.monotonic()
     if options.max_side < 0:
         raise FaceflaxError("max_side", options.max_side, "is not a number of pixels", "give 1 or more, or 0 for all")
     reading = batch.Reading(options.every, options.fps, options.max_side or None, options.every_frame)
@@ -121,7 +127,10 @@ def main(options: Options) -> None:
         try:
             parts = batch.parts_of(table_file)
             recent = batch.analyze(
-                inputs, table, make if ready is None else lambda: ready, reading, workers=options.workers, parts=parts
+                *(inputs, table, make if ready is None else lambda: ready, reading),
+                workers=options.workers,
+                parts=parts,
+                progress=not options.said.quiet,
             )
         except KeyboardInterrupt:
             print("the same command goes on from here", file=sys.stderr)
@@ -131,7 +140,8 @@ def main(options: Options) -> None:
         if options.report is not None:
             _report(options, options.report, table.rows, records, inputs)
         table.complete(records)
-    _say(records, before, [table_file, batch.inputs_of(table_file), options.report])
+    seconds = time.monotonic() - began
+    _say(options.said, records, before, seconds, [table_file, batch.inputs_of(table_file), options.report])
 
 
 def _maker(options: Options) -> Callable[[], Analyzers]:
@@ -178,8 +188,10 @@ def _run_pipeline(options: Options, runner: str, reading: Reading) -> None:
     inputs, others = batch.find_inputs(here, options.include, options.exclude) if here else ([], [])
     options.detection.for_images(options.preset)  # what cannot be loaded is said here, not in a worker
     given = (patterns, inputs, options.parquet, _maker(options), reading, others)
+    began = time.monotonic()
     records = beam.run(*given, runner=runner, options=options.runner_options)
-    _say(records, 0, [options.parquet, beam.inputs_folder(options.parquet)])
+    written = [options.parquet, beam.inputs_folder(options.parquet)]
+    _say(options.said, records, 0, time.monotonic() - began, written)
 
 
 def _table(options: Options) -> Path:
@@ -216,32 +228,27 @@ def _report(options: Options, page: Path, rows: Path, records: list[Record], inp
         raise error.renamed("paths" if error.field == "video" else error.field) from None
 
 
-def _say(records: list[Record], before: int, written: Sequence[Path | str | None]) -> None:
+def _say(
+    said: ReportOptions, records: list[Record], before: int, seconds: float, written: Sequence[Path | str | None]
+) -> None:
     from faceflax import batch
 
     done = [record for record in records if record.frames]
     images, videos = (sum(record.kind == kind for record in done) for kind in ("image", "video"))
     earlier = f", {before} of these inputs by an earlier run" if before else ""
     frames, faces = sum(record.frames for record in done), sum(record.faces for record in done)
-    print(f"{images} images and {videos} videos{earlier}; {frames} frames, {faces} faces")
-    print("inputs:", *(f"  {line}" for line in batch.reasons(records)), sep="\n")
-    for file in written:
-        if file is not None and (isinstance(file, str) or file.exists()):
-            print(f"wrote {_printable(str(file))}")
+    lines = [
+        f"{images} images and {videos} videos{earlier}; {frames} frames, {faces} faces; {seconds:.1f} s",
+        "inputs:",
+        *(f"  {line}" for line in batch.reasons(records)),
+    ]
+    counts = {"images": images, "videos": videos, "frames": frames, "faces": faces, "seconds": round(seconds, 3)}
+    statuses = Counter(record.status for record in records)
+    said.say("\n".join(lines), counts | {"inputs": dict(sorted(statuses.items()))}, written)
     bad = [record for record in records if record.status in ("failed", "damaged")]
     if bad:
-        lines = [_printable(f"  {record.input}: {record.reason}") for record in bad[:_MOST_LINES]]
+        lines = [printable(f"  {record.input}: {record.reason}") for record in bad[:_MOST_LINES]]
         if len(bad) > _MOST_LINES:
-            lines.append(f"  and {len(bad) - _MOST_LINES} more, which are in {_printable(str(written[1]))}")
+            lines.append(f"  and {len(bad) - _MOST_LINES} more, which are in {printable(str(written[1]))}")
         print(f"{len(bad)} could not be read, or not whole:", *lines, sep="\n", file=sys.stderr)
         sys.exit(1)
-
-
-def _printable(text: str) -> str:
-    """Text as one line that any terminal takes: names may hold line ends, colours, and bytes that are not UTF-8.
-
-    Example:
-        >>> _printable("two\\nlines of caf\\udce9.jpg")
-        'two\\\\nlines of caf\\\\udce9.jpg'
-    """
-    return "".join(each if each.isprintable() else repr(each)[1:-1] for each in text)

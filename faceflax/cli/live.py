@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -12,6 +13,7 @@ from faceflax import files
 from faceflax.cli.detection import DetectionOptions, PresetName, make_analyzer, networks
 from faceflax.cli.metavars import Weights
 from faceflax.cli.plugins import Explainer, explainer
+from faceflax.cli.reporting import ReportOptions
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
@@ -23,7 +25,8 @@ class Options:
     """Find faces in a camera, video, image or folder and label perceived emotion and perceived gender.
 
     A blue box is perceived as a man, a red one as a woman. Keys: q quits, p pauses, s saves the image, o switches
-    the overlay (labels, saliency beside or over the faces, plain), e the emotion that the saliency is of.
+    the overlay (labels, saliency beside or over the faces, plain), e the emotion that the saliency is of, b the bars of
+    all seven emotions.
     """
 
     source: Annotated[str, tyro.conf.arg(metavar="SOURCE")] = "0"
@@ -36,6 +39,8 @@ class Options:
     """The same as JSON (.jsonl), a line per face and frame."""
     headless: bool = False
     """Open no window."""
+    bars: bool = False
+    """Show the probability of each of the seven emotions beside each face."""
     explain: bool = False
     """Show a saliency map of each face's emotion, by guided backpropagation."""
     overlay: Literal["beside", "over"] = "beside"
@@ -53,6 +58,7 @@ class Options:
     snapshots: Path = Path()
     """Folder for the images that the key s saves."""
     detection: Annotated[DetectionOptions, tyro.conf.arg(name="")] = field(default_factory=DetectionOptions)
+    report: Annotated[ReportOptions, tyro.conf.arg(name="")] = field(default_factory=ReportOptions)
 
 
 def main(options: Options) -> None:
@@ -60,6 +66,7 @@ def main(options: Options) -> None:
     if options.max_frames is not None and options.max_frames < 1:
         raise FaceflaxError("max_frames", options.max_frames, "is not a number of frames", "give 1 or more")
     options.detection.check()
+    options.report.check()
 
     from faceflax.media import outputs
 
@@ -100,19 +107,19 @@ def main(options: Options) -> None:
         keys={
             "o": ("overlay", lambda: f"overlay: {overlay.next_mode()}"),
             "e": ("emotion", lambda: f"emotion: {overlay.next_emotion()}"),
+            "b": ("bars", overlay.switch_bars),
         },
         snapshots=options.snapshots,
         max_frames=options.max_frames,
+        progress=not options.report.quiet,
     )
     dropped = f", {summary.dropped} dropped" if source.kind == "camera" else ""
-    print(
+    text = (
         f"{summary.frames} frames, {summary.frames_with_face} with a face{dropped}, "
         f"{summary.frames / summary.seconds:.1f} frames a second, latency {1000 * summary.latency:.0f} ms "
-        f"(95%: {1000 * summary.latency_95:.0f} ms)"
+        f"(95%: {1000 * summary.latency_95:.0f} ms), {summary.seconds:.1f} s"
     )
-    for place in (options.output, options.csv, options.jsonl):
-        if place is not None and place.exists():
-            print(f"wrote {place}")
+    options.report.say(text, dataclasses.asdict(summary), [options.output, options.csv, options.jsonl])
 
 
 def _overlay(options: Options) -> SaliencyOverlay:
@@ -137,4 +144,6 @@ def _overlay(options: Options) -> SaliencyOverlay:
     if options.explain:  # no frame waits for it
         compiled().warm_up(info.image_size)
     mode = options.overlay if options.explain else "labels"
-    return SaliencyOverlay(explain, info.crop_margin, info.image_size, mode=mode, emotion=options.emotion)
+    return SaliencyOverlay(
+        explain, info.crop_margin, info.image_size, mode=mode, emotion=options.emotion, bars=options.bars
+    )

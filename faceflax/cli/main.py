@@ -34,6 +34,7 @@ GROUPS: dict[str, dict[str, Command]] = {
     "faces": {
         "live": Command("faceflax.cli.live", "Label faces in a camera, video, image or folder, as they come."),
         "analyze": Command("faceflax.cli.analyze", "Turn images, folders, archives and videos into one table."),
+        "app": Command("faceflax.cli.app", "Open a page for pictures, camera and videos in the browser; REST too."),
         "demo": Command("faceflax.cli.demo", "Analyze the photograph and the video that come with faceflax."),
     },
     "attribution": {
@@ -44,7 +45,7 @@ GROUPS: dict[str, dict[str, Command]] = {
         "prepare-data": Command("faceflax.cli.prepare_data", "Turn a publisher's files into a dataset."),
         "train": Command("faceflax.cli.train", "Train a network on a prepared dataset."),
         "evaluate": Command("faceflax.cli.evaluate", "Measure weights on a split, by class and group."),
-        "export": Command("faceflax.cli.export", "Measure trained weights and write them under a name."),
+        "export": Command("faceflax.cli.export", "Write weights as ONNX, StableHLO or safetensors; name trained ones."),
         "convert-keras": Command("faceflax.cli.convert_keras", "Convert a Keras file of mini-Xception."),
     },
     "this machine": {

@@ -19,6 +19,8 @@ if TYPE_CHECKING:
     import numpy as np
     from jaxtyping import Float32, Int
 
+    from faceflax.app import Workbench
+
 GROUPS = ("faceflax.commands", "faceflax.explainers")
 
 MARK = "__faceflax__"
@@ -62,6 +64,22 @@ def explainer(model: Any, variables: Any) -> Explainer:
     if not found:
         raise not_installed()
     return load(found["guided_backprop"])(model, variables)
+
+
+def workbench(weights: str) -> Workbench:
+    """Makes what the browser app explains faces with.
+
+    Args:
+        weights: of the network that comes first.
+
+    Raises:
+        FaceflaxError: as :func:`explainer` does, or the weights cannot be explained.
+    """
+    found = entry_points("faceflax.explainers")
+    if "workbench" not in found:
+        raise not_installed()
+    made: Workbench = load(found["workbench"])(weights)
+    return made
 
 
 def entry_points(group: str) -> dict[str, EntryPoint]:

@@ -13,7 +13,7 @@ from jaxtyping import Array, Float, Float32, Float64, Int, UInt8
 from faceflax.inference.compiled import BatchFunction
 from faceflax.inference.detector_folding import DetectorProgram
 from faceflax.models.architectures import DETECTOR_STRIDES
-from faceflax.models.blocks import depthwise_conv, max_pool
+from faceflax.models.blocks import FASTEST, Operators
 from faceflax.models.face_detector import doubled, patches
 from faceflax.native import Region
 from faceflax.native.detector import check_search
@@ -53,7 +53,9 @@ class InJax:
         return faces[best(faces[:, :4], faces[:, 4], max_overlap, max_faces)].astype(np.float32)
 
 
-def evaluate(program: DetectorProgram, images: Float[Array, "batch rows columns 3"]) -> Float[Array, "batch places 15"]:
+def evaluate(
+    program: DetectorProgram, images: Float[Array, "batch rows columns 3"], operators: Operators = FASTEST
+) -> Float[Array, "batch places 15"]:
     """Computes what the network says of each place, in plain JAX, of whatever type ``images`` has."""
     maps: list[Array] = []
     places: list[Array] = []
@@ -65,11 +67,11 @@ def evaluate(program: DetectorProgram, images: Float[Array, "batch rows columns 
             case "patches":
                 x = patches(x) @ weights[0] + bias
             case "separable":
-                x = depthwise_conv(x, weights[0]) @ weights[1] + bias
+                x = operators.depthwise_conv(x, weights[0]) @ weights[1] + bias
             case "pointwise" | "places":
                 x = x @ weights[0] + bias
             case "max_pool":
-                x = max_pool(x)
+                x = operators.max_pool(x)
         if layer.add >= 0:
             x = x + (doubled(maps[layer.add]) if layer.kind == "doubled_sum" else maps[layer.add])
         maps.append(nn.relu(x) if layer.relu else x)

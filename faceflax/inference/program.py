@@ -20,7 +20,7 @@ from faceflax import native
 from faceflax.errors import FaceflaxError
 from faceflax.inference import folding
 from faceflax.inference.folding import Program
-from faceflax.models.blocks import blurred, conv, depthwise_conv, max_pool, maxima
+from faceflax.models.blocks import FASTEST, Operators, blurred, maxima
 from faceflax.models.mini_xception import MiniXception, MiniXceptionAntialiased
 from faceflax.models.sequential_cnn import SequentialCNN
 from faceflax.models.vgg import VGG
@@ -60,7 +60,9 @@ def digest(program: Program) -> str:
     return total.hexdigest()
 
 
-def evaluate(program: Program, images: Float[Array, "batch height width channels"]) -> Float[Array, "batch classes"]:
+def evaluate(
+    program: Program, images: Float[Array, "batch height width channels"], operators: Operators = FASTEST
+) -> Float[Array, "batch classes"]:
     """Computes logits in plain JAX, of whatever type ``images`` has."""
     x, shortcut = images, jnp.zeros(())
     for layer in program:
@@ -68,9 +70,9 @@ def evaluate(program: Program, images: Float[Array, "batch height width channels
         bias = weights[-1][None, None, None] if weights else jnp.zeros(())
         match layer.kind:
             case "convolution":
-                x = conv(x, weights[0], 1, layer.padding) + bias
+                x = operators.conv(x, weights[0], 1, layer.padding) + bias
             case "separable":
-                x = depthwise_conv(x, weights[0]) @ weights[1] + bias
+                x = operators.depthwise_conv(x, weights[0]) @ weights[1] + bias
             case "shortcut":
                 shortcut = x[:, ::2, ::2] @ weights[0] + bias
             case "blurred_shortcut":
@@ -78,7 +80,7 @@ def evaluate(program: Program, images: Float[Array, "batch height width channels
             case "blurred_max_pool":
                 x = blurred(maxima(x)) + shortcut
             case "max_pool":
-                x = max_pool(x) + shortcut
+                x = operators.max_pool(x) + shortcut
             case "average_pool":
                 x = nn.avg_pool(x, (2, 2), strides=(2, 2), padding="SAME")
             case "head":  # the mean over pixels first, being cheaper and as linear as the convolution

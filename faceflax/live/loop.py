@@ -105,6 +105,7 @@ def run(
     keys: Keys | None = None,
     snapshots: Path = Path(),
     max_frames: int | None = None,
+    progress: bool = True,
 ) -> Summary:
     """Analyses the frames of ``source`` until they end, the window is closed, or Ctrl-C.
 
@@ -128,6 +129,7 @@ def run(
         keys: more keys of the window, such as one that switches the overlay.
         snapshots: the folder for images saved with s.
         max_frames: stop after this many frames.
+        progress: show a bar on the terminal.
 
     Raises:
         FaceflaxError: the source holds no frame, or an output cannot be encoded or written. What a stage raises ends
@@ -168,14 +170,14 @@ def run(
         stages = [find, label, *([draw] if shown else []), record]
         view = stack.enter_context(screen(source.kind, overlay, keys or {}, snapshots)) if window else None
         stack.enter_context(logging_redirect_tqdm())
-        progress = stack.enter_context(_progress(source, max_frames))
+        advance = stack.enter_context(_progress(source, max_frames, progress))
         capacity = 1 if camera else 2
         through = stack.enter_context(pipeline(_arrivals(source), stages, capacity=capacity, drop=camera))
         with suppress(Ended):
             while not interrupted.is_set():
                 item = through.get(timeout=0.05)
                 if item is not None:
-                    progress(statistics, through.dropped)
+                    advance(statistics, through.dropped)
                 if view is not None and not _show(view, item, statistics, interrupted):
                     break
     if interrupted.is_set():
@@ -206,11 +208,11 @@ def _halves(
 
 
 @contextmanager
-def _progress(source: Source, max_frames: int | None) -> Iterator[Callable[[_Statistics, int], None]]:
+def _progress(source: Source, max_frames: int | None, shown: bool) -> Iterator[Callable[[_Statistics, int], None]]:
     """Yields what shows the statistics on the progress bar, and logs them once a minute."""
     total = source.count if max_frames is None else min(max_frames, source.count or max_frames)
     logged = time.monotonic()
-    with tqdm(total=total, unit="frame", disable=source.kind == "image") as bar:
+    with tqdm(total=total, unit="frame", disable=not shown or source.kind == "image") as bar:
 
         def show(statistics: _Statistics, dropped: int) -> None:
             nonlocal logged

@@ -14,7 +14,7 @@ from faceflax.faces.crop import square_around
 from faceflax.faces.face import Face
 from faceflax.faces.frame import Image
 from faceflax.labels import EMOTIONS
-from faceflax.media.drawing import draw_faces, draw_label
+from faceflax.media.drawing import draw_bars, draw_faces, draw_label
 from faceflax.opencv import cv2
 from faceflax.preprocessing import normalize
 
@@ -49,13 +49,21 @@ class SaliencyOverlay:
         size: side of the crops, in pixels.
         mode: one of :data:`MODES`.
         emotion: the emotion to explain: one of ``EMOTIONS``, or :data:`CURRENT` for that of each face.
+        bars: also show the probability of each emotion beside each face, on the side where no map is.
 
     Raises:
         FaceflaxError: an unknown mode or emotion.
     """
 
     def __init__(
-        self, explain: Explain, margin: float, size: int, *, mode: str = "beside", emotion: str = CURRENT
+        self,
+        explain: Explain,
+        margin: float,
+        size: int,
+        *,
+        mode: str = "beside",
+        emotion: str = CURRENT,
+        bars: bool = False,
     ) -> None:
         if mode not in MODES:
             raise unknown("mode", mode, MODES)
@@ -63,6 +71,7 @@ class SaliencyOverlay:
             raise unknown("emotion", emotion, (CURRENT, *EMOTIONS))
         self.mode = mode
         self.emotion = emotion
+        self.bars = bars
         self._explain = explain
         self._margin = margin
         self._size = size
@@ -78,6 +87,11 @@ class SaliencyOverlay:
         self.emotion = names[(names.index(self.emotion) + 1) % len(names)]
         return self.emotion
 
+    def switch_bars(self) -> str:
+        """Shows the bars, or no longer, and returns which."""
+        self.bars = not self.bars
+        return f"bars: {'on' if self.bars else 'off'}"
+
     def __call__(self, frame: Image, faces: Sequence[Face]) -> Image:
         """Returns a copy of the frame with everything drawn.
 
@@ -88,11 +102,11 @@ class SaliencyOverlay:
         Raises:
             FaceflaxError: ``frame`` is not such an array.
         """
-        mode, emotion = self.mode, self.emotion  # keys may change them meanwhile
+        mode, emotion, bars = self.mode, self.emotion, self.bars  # keys may change them meanwhile
         if mode == "plain":
             return frame.copy()
         if mode == "labels" or not faces:
-            return draw_faces(frame, faces)
+            return self._labelled(frame.copy(), faces, bars)
         targets = [face.emotion if emotion == CURRENT else emotion for face in faces]
         maps = self._maps(frame, faces, targets)
         drawn = frame.copy()
@@ -104,7 +118,17 @@ class SaliencyOverlay:
                 place = beside(square, drawn.shape[1])
                 paste_map(drawn, place, signed)
                 draw_label(drawn, [target], (*place[:2], place[2], place[2]), _GREY)
-        return draw_faces(drawn, faces)
+        return self._labelled(drawn, faces, bars, beside_map=mode == "beside")
+
+    def _labelled(self, drawn: Image, faces: Sequence[Face], bars: bool, *, beside_map: bool = False) -> Image:
+        drawn = draw_faces(drawn, faces)
+        for face in faces if bars else ():
+            square, _ = _place(face, self._margin)
+            x, y, side = beside(square, drawn.shape[1])
+            if beside_map:  # on the face's other side
+                x = 2 * square[0] - x
+            draw_bars(drawn, face, (x, y, side, side))
+        return drawn
 
     def _maps(
         self, frame: Image, faces: Sequence[Face], targets: Sequence[str]

@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 
 from faceflax.faces.face import Face
 from faceflax.faces.frame import Image
+from faceflax.labels import EMOTIONS
 from faceflax.opencv import cv2
 
 Overlay = Callable[[Image, Sequence[Face]], Image]
@@ -17,6 +18,7 @@ COLORS: dict[str, tuple[int, int, int]] = {"woman": (40, 40, 220), "man": (230, 
 
 _FONT = cv2.FONT_HERSHEY_SIMPLEX
 _WHITE = (255, 255, 255)
+_PALE = (200, 190, 170)
 
 
 def draw_faces(frame: Image, faces: Sequence[Face]) -> Image:
@@ -77,8 +79,39 @@ def draw_label(
         cv2.putText(image, line, origin, _FONT, scale, _WHITE, thickness, cv2.LINE_AA)
 
 
+def draw_bars(image: Image, face: Face, place: tuple[int, int, int, int]) -> None:
+    """Draws the probability of each emotion as a bar with its name, the highest one white, into ``image`` itself.
+
+    What is behind stays visible, darker. The place is moved into the image where it reaches beyond it.
+
+    Args:
+        image: uint8 ``[height, width, 3]`` BGR, changed in place.
+        face: whose probabilities they are.
+        place: x, y, width, height of where they go.
+    """
+    height, width = image.shape[:2]
+    across, down = min(max(place[2], 84), width), min(max(place[3], 77), height)
+    left, top = min(max(place[0], 0), width - across), min(max(place[1], 0), height - down)
+    panel = image[top : top + down, left : left + across]
+    panel[:] = panel // 4
+    row = down / len(EMOTIONS)
+    scale = min(
+        cv2.getFontScaleFromHeight(_FONT, max(1, round(0.5 * row)), 1),
+        0.42 * across / cv2.getTextSize("surprise", _FONT, 1.0, 1)[0][0],
+    )
+    begin, longest = round(0.48 * across), round(0.48 * across)
+    for number, (name, share) in enumerate(zip(EMOTIONS, face.emotion_probabilities, strict=True)):
+        low, high = round(number * row + 0.2 * row), max(round(number * row + 0.8 * row), round(number * row) + 1)
+        color = _WHITE if name == face.emotion else _PALE
+        cv2.putText(panel, name, (max(1, across // 50), high), _FONT, scale, color, 1, cv2.LINE_AA)
+        end = begin + max(1, round(float(share) * longest))
+        cv2.rectangle(panel, (begin, low), (min(end, across) - 1, high - 1), color, cv2.FILLED)
+
+
 def draw_status(image: Image, text: str) -> None:
     """Writes a line of text along the lower edge, into ``image`` itself; smaller where it would not fit.
+
+    It stands on a dark band, so that it can be read over any picture.
 
     Args:
         image: uint8 ``[height, width, 3]`` BGR, changed in place.
@@ -87,5 +120,7 @@ def draw_status(image: Image, text: str) -> None:
     height, width = image.shape[:2]
     scale = max(0.4, min(height, width) / 800)
     scale *= min(1.0, (width - 16) / cv2.getTextSize(text, _FONT, scale, 1)[0][0])
+    band = image[max(0, height - 16 - cv2.getTextSize(text, _FONT, max(scale, 0), 1)[0][1]) :]
+    band[:] = band // 3
     for color, thickness in (((0, 0, 0), 4), (_WHITE, 1)):
         cv2.putText(image, text, (8, height - 8), _FONT, max(scale, 0), color, thickness, cv2.LINE_AA)

@@ -13,7 +13,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import partial, reduce
-from typing import Any
+from typing import Any, NamedTuple
 
 import flax.linen as nn
 import jax
@@ -307,6 +307,25 @@ def maxima(x: Images) -> Images:
         views: list[Array] = [lax.slice_in_dim(padded, i, i + x.shape[axis], axis=axis) for i in range(3)]
         x = reduce(jnp.maximum, views)
     return x
+
+
+class Operators(NamedTuple):
+    """The layers that a folded network needs, in one form each."""
+
+    conv: Callable[..., Images]
+    depthwise_conv: Callable[[Images, Array], Images]
+    max_pool: Callable[[Images], Images]
+
+
+FASTEST = Operators(conv, depthwise_conv, max_pool)
+"""What is fastest here: the C++ kernels among others."""
+
+PORTABLE = Operators(
+    _conv_plain,
+    lambda x, kernel: lax.platform_dependent(x, kernel, cpu=_depthwise_shifted, default=_depthwise_plain),
+    _max_pool_plain,
+)
+"""XLA's own operators alone, so that a program made of them runs without this library."""
 
 
 # Batch normalisation by the batch's own moments, and the ReLU behind it in the same pass over memory.

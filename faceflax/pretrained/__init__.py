@@ -8,6 +8,7 @@ float16 to halve the file; in memory they are float32 always.
 Flax, which inference with the C++ kernels does not need.
 """
 
+from faceflax.pretrained.hub import card_header, push_to_hub
 from faceflax.pretrained.loading import LoadedModel, Variables, load, verify
 from faceflax.pretrained.reading import list_weights, read, weights_info
 from faceflax.pretrained.record import WeightsInfo
@@ -17,8 +18,10 @@ __all__ = [
     "LoadedModel",
     "Variables",
     "WeightsInfo",
+    "card_header",
     "list_weights",
     "load",
+    "push_to_hub",
     "read",
     "save",
     "verify",

@@ -82,8 +82,8 @@ def load(weights: str | Path) -> LoadedModel:
     """Loads a network, its weights and their record, after verifying them.
 
     Args:
-        weights: one of :func:`list_weights`, or the path of a ``.safetensors`` file with its ``.json`` record beside
-            it.
+        weights: one of :func:`list_weights`, the path of a ``.safetensors`` file with its ``.json`` record beside it,
+            or ``hf://OWNER/NAME`` on the Hugging Face Hub (extra ``hub``).
 
     Returns:
         The network and its variables, float32, for ``model.apply(variables, images, train=False)``, and the record as

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Mapping
+from importlib import import_module
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -37,8 +38,8 @@ def weights_info(weights: str | Path) -> WeightsInfo:
     """Returns the record of a weights file; the weights themselves are neither read nor verified.
 
     Args:
-        weights: one of :func:`list_weights`, or the path of a ``.safetensors`` file with its ``.json`` record beside
-            it.
+        weights: one of :func:`list_weights`, the path of a ``.safetensors`` file with its ``.json`` record beside it,
+            or ``hf://OWNER/NAME`` on the Hugging Face Hub (extra ``hub``).
 
     Raises:
         FaceflaxError: unknown name, no such file, or a record that is missing or wrong.
@@ -54,8 +55,8 @@ def read(weights: str | Path) -> tuple[WeightsInfo, dict[str, Float32[np.ndarray
     :func:`faceflax.inference.folding.fold`.
 
     Args:
-        weights: one of :func:`list_weights`, or the path of a ``.safetensors`` file with its ``.json`` record beside
-            it.
+        weights: one of :func:`list_weights`, the path of a ``.safetensors`` file with its ``.json`` record beside it,
+            or ``hf://OWNER/NAME`` on the Hugging Face Hub (extra ``hub``).
 
     Returns:
         The record, and the float32 tensors by their place in the tree of variables, such as
@@ -98,12 +99,14 @@ def read(weights: str | Path) -> tuple[WeightsInfo, dict[str, Float32[np.ndarray
 
 
 def find(weights: str | Path) -> Path:
-    """Returns the existing weights file that a shipped name or a path stands for.
+    """Returns the existing weights file that a shipped name, a path or a place on the Hub stands for.
 
     Raises:
         FaceflaxError: there is none.
     """
     text = os.fspath(weights)
+    if text.startswith("hf://"):
+        return import_module("faceflax.pretrained.hub").fetch(text)  # which reads through this module
     file = Path(text)
     if file.name == text and not file.suffix:
         if text not in list_weights():

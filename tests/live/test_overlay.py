@@ -151,3 +151,16 @@ def test_unknown_names():
         SaliencyOverlay(left_half, 0.0, 16, mode="sideways")
     with pytest.raises(FaceflaxError, match="emotion: unknown 'joy'; choose one of: current, angry"):
         SaliencyOverlay(left_half, 0.0, 16, emotion="joy")
+
+
+def test_bars_stand_on_the_side_where_no_map_is():
+    overlay = SaliencyOverlay(left_half, 0.0, 16, mode="labels", bars=True)
+    faces = [face((150, 60, 100, 100))]
+    with_bars = overlay(FRAME, faces)
+    plain = draw_faces(FRAME, faces)
+    assert (with_bars[60:160, 250:350] != plain[60:160, 250:350]).any(2).mean() > 0.9
+    np.testing.assert_array_equal(with_bars[:, :240], plain[:, :240])
+    overlay.mode = "beside"
+    assert (overlay(FRAME, faces)[65:155, 55:145] < 100).all(2).mean() > 0.5  # the map is on the right
+    assert overlay.switch_bars() == "bars: off"
+    assert (overlay(FRAME, faces)[65:155, 55:145] >= 100).all()

@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 
 from faceflax.faces.face import Face
-from faceflax.media.drawing import COLORS, draw_faces, draw_status
+from faceflax.media.drawing import COLORS, draw_bars, draw_faces, draw_status
 
 
 def face(box, gender="man"):
@@ -89,4 +89,35 @@ def test_status_changes_only_the_lower_edge(size):
     if size[0] > 1:
         left, top, right, _ = changed(frame, image)
         assert top > size[0] - 40
-        assert 4 <= left < right < size[1]
+        assert (left, right) == (0, size[1])  # a dark band
+
+
+@pytest.mark.parametrize("shade", [0, 128, 255])
+def test_status_is_white_on_dark_over_any_picture(shade):
+    image = np.full((360, 640, 3), shade, np.uint8)
+    draw_status(image, "29 fps   40 ms")
+    band = image[-12:]
+    assert band.max() > 240
+    assert np.median(band) <= 85
+
+
+@pytest.mark.parametrize("place", [(60, 40, 120, 120), (-50, -50, 90, 90), (560, 300, 200, 200), (10, 10, 20, 20)])
+def test_each_emotion_gets_a_bar_as_long_as_its_probability(place):
+    image = np.full((360, 640, 3), 255, np.uint8)
+    shares = np.float32([0.5, 0.02, 0.08, 0.3, 0.05, 0.04, 0.01])
+    drawn = Face((0, 0, 50, 50), "angry", shares, "man", np.float32([0.1, 0.9]))
+    draw_bars(image, drawn, place)
+    rows, columns = np.nonzero((image != 255).any(2))
+    panel = image[rows.min() : rows.max() + 1, columns.min() : columns.max() + 1]
+    height, width = panel.shape[:2]
+    assert (height, width) == (max(place[3], 77), max(place[2], 84))
+    for number, share in enumerate(shares):
+        line = panel[round((number + 0.5) * height / 7), round(0.48 * width) :]
+        assert abs((line.min(1) > 100).sum() - max(1, round(0.48 * width * share))) <= 1
+    assert panel[round(height / 14), round(0.48 * width)].tolist() == [255, 255, 255]  # the highest
+
+
+def test_bars_of_a_face_in_a_tiny_picture_stay_inside():
+    image = np.full((20, 30, 3), 200, np.uint8)
+    draw_bars(image, face((2, 2, 10, 10)), (40, 40, 10, 10))
+    assert image.shape == (20, 30, 3)

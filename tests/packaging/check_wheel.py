@@ -23,6 +23,7 @@ TOOLS = Path(sys.executable).parent  # uv and mypy are of the environment that r
 COMMANDS = (
     "live",
     "analyze",
+    "app",
     "train",
     "evaluate",
     "prepare-data",
@@ -197,6 +198,10 @@ class User:
         expect("mini_xception" in said, f"it has no row:\n{said}")
         self.made("speed.json")
 
+    def needs_app(self) -> None:
+        _, said = self.faceflax("app", status=2)
+        expect("pip install 'faceflax[app]'" in said and len(said.splitlines()) == 1, f"it does not say so: {said}")
+
     def needs_train(self, arguments: Sequence[str]) -> None:
         (self.folder / "model.hdf5").touch()
         _, said = self.faceflax(*arguments, status=2)
@@ -261,6 +266,7 @@ def main() -> None:
             step("faceflax analyze", user.analyze)
             step("faceflax saliency", user.saliency)
             step("faceflax benchmark", user.benchmark)
+            step("faceflax app without its extra", user.needs_app)
             for arguments in NEED_TRAIN:
                 step(f"faceflax {arguments[0]} without its extra", lambda words=arguments: user.needs_train(words))
             step("the README's Python lines", user.readme)

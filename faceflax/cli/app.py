@@ -1,0 +1,96 @@
+"""Serves the browser app and the REST interface: ``faceflax app``."""
+
+from __future__ import annotations
+
+import threading
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
+
+from faceflax.cli.detection import DetectionOptions, PresetName, make_analyzer, networks
+from faceflax.cli.metavars import Weights
+
+if TYPE_CHECKING:
+    import socket
+
+
+@dataclass(frozen=True)
+class Options:
+    """Open a page for pictures, the camera, videos and explanations in the browser; POST /v1/analyze answers programs.
+
+    Everything is computed here: no request leaves this machine, and no upload is kept. Ctrl-C ends it. docs/app.md says
+    more.
+    """
+
+    port: int = 7860
+    """Where it listens; 0 takes any port that is free."""
+    host: str = "127.0.0.1"
+    """The address it listens at; one that other machines reach needs --token."""
+    token: Annotated[str | None, tyro.conf.arg(metavar="SECRET")] = None
+    """What each request has to bring, 16 characters or more: as ?token=SECRET once, or as Authorization: Bearer."""
+    browser: bool = True
+    """Open the page in this machine's browser."""
+    megabytes: float = 20.0
+    """Largest file that is taken."""
+    upload_seconds: float = 30.0
+    """Longest time for a picture to arrive at /v1/analyze."""
+    video_seconds: float = 60.0
+    """How much of a video is analyzed."""
+    preset: PresetName = "accurate"
+    """Which networks pictures get: fast, or accurate. The camera and videos get the fast ones."""
+    emotion_weights: Weights | None = None
+    """Weights for perceived emotion in place of the preset's: a shipped name or a .safetensors file."""
+    gender_weights: Weights | None = None
+    """Weights for perceived gender in place of the preset's: a shipped name or a .safetensors file."""
+    quiet: bool = False
+    """Print the address alone."""
+    detection: Annotated[DetectionOptions, tyro.conf.arg(name="")] = field(default_factory=DetectionOptions)
+
+
+def main(options: Options) -> None:
+    """Takes the port, makes all that requests need, and serves until Ctrl-C."""
+    options.detection.check()
+
+    import faceflax
+    from faceflax import app
+    from faceflax.cli import plugins
+
+    limits = app.Limits(options.megabytes, options.upload_seconds, options.video_seconds)
+    taken = app.bind(options.host, options.port, options.token)  # what is in use is said before the networks are made
+    with taken, app.scratch():
+        emotion = networks("fast", options.emotion_weights, options.gender_weights).emotion
+        detector = options.detection.for_images(options.preset)
+        pictures = make_analyzer(options.preset, options.emotion_weights, options.gender_weights, detector)
+        camera = make_analyzer(
+            "fast", options.emotion_weights, options.gender_weights, options.detection.for_images("fast")
+        )
+        application = app.make_app(
+            pictures,
+            camera,
+            limits,
+            version=faceflax.__version__,
+            workbench=lambda: plugins.workbench(emotion),
+            token=options.token,
+        )
+        address = address_of(options.host, taken)
+        shown = address if options.token is None else f"{address}?token={options.token}"
+        print(
+            address if options.quiet else f"faceflax is at {address} (REST: {address}docs); Ctrl-C ends it", flush=True
+        )
+        if options.browser:
+            _open(shown)
+        app.serve(application, taken)
+
+
+def address_of(host: str, taken: socket.socket) -> str:
+    """Returns the address of a port that was taken."""
+    port = taken.getsockname()[1]
+    return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+
+
+def _open(address: str) -> None:
+    """Opens the browser as soon as the server answers; without one, the printed address has to do."""
+    import webbrowser
+
+    threading.Timer(1.0, webbrowser.open, [address]).start()

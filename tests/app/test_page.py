@@ -1,0 +1,178 @@
+"""The page in a real headless browser, with a camera that plays a video."""
+
+from __future__ import annotations
+
+import csv
+import importlib
+import itertools
+import shutil
+import threading
+import time
+from pathlib import Path
+from urllib.parse import parse_qsl
+
+import numpy as np
+import pytest
+
+import faceflax
+from faceflax import app
+from faceflax.media import demo, outputs
+from faceflax.media.sources import open_source
+from faceflax.opencv import cv2
+from interpret.workbench import Workbench
+
+playwright = pytest.importorskip("playwright.sync_api", reason="playwright is not installed")
+pytest.importorskip("gradio", reason="the extra app is not installed")
+uvicorn = pytest.importorskip("uvicorn")
+contents = importlib.import_module("faceflax.app.page")
+
+CHROMIUM = next(filter(None, map(shutil.which, ("chromium", "chromium-browser", "google-chrome"))), None)
+pytestmark = [
+    pytest.mark.skipif(CHROMIUM is None, reason="there is no Chromium"),
+    pytest.mark.filterwarnings("default"),  # of Gradio's own
+]
+WEIGHTS = "mini_xception-fer2013"
+PATIENCE = 60_000  # milliseconds
+
+
+@pytest.fixture(scope="module")
+def bench():
+    return Workbench([WEIGHTS, "mini_xception-fairface"])
+
+
+@pytest.fixture(scope="module")
+def address(bench):
+    analyzer = faceflax.FaceAnalyzer(preset="fast")
+    limits = app.Limits(megabytes=3, video_seconds=1)
+    with app.scratch() as folder, app.bind("127.0.0.1", 0) as taken:
+        application = app.make_app(analyzer, analyzer, limits, version="0", workbench=lambda: bench)
+        config = uvicorn.Config(application, log_level="warning", ws="none", timeout_graceful_shutdown=2)
+        server = uvicorn.Server(config)
+        thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
+        thread.start()
+        while not server.started:
+            time.sleep(0.05)
+        yield f"http://127.0.0.1:{taken.getsockname()[1]}/"
+        assert any(folder.iterdir())  # uploads went here and nowhere else
+        server.should_exit = True
+        thread.join()
+
+
+@pytest.fixture(scope="module")
+def browser(tmp_path_factory):
+    camera = tmp_path_factory.mktemp("camera") / "face.y4m"
+    with camera.open("wb") as file:
+        file.write(b"YUV4MPEG2 W640 H360 F10:1 Ip A1:1 C420\n")
+        for frame in list(demo.video())[::8]:
+            file.write(b"FRAME\n" + cv2.cvtColor(frame, cv2.COLOR_BGR2YUV_I420).tobytes())
+    fakes = ["--use-fake-device-for-media-stream", "--use-fake-ui-for-media-stream"]
+    with playwright.sync_playwright() as running:
+        options = ["--no-sandbox", *fakes, f"--use-file-for-fake-video-capture={camera}"]
+        started = running.chromium.launch(executable_path=CHROMIUM, args=options)
+        yield started
+        started.close()
+
+
+@pytest.fixture
+def page(browser, address):
+    context = browser.new_context(viewport={"width": 1000, "height": 900})
+    opened = context.new_page()
+    opened.set_default_timeout(PATIENCE)
+    asked, broken = [], []
+    opened.on("request", lambda request: asked.append(request.url))
+    opened.on("pageerror", lambda error: broken.append(str(error)))
+    opened.goto(address)
+    opened.get_by_role("button", name="Try a portrait").first.wait_for()
+    yield opened
+    context.close()
+    assert not [url for url in asked if not url.startswith((address, "data:", "blob:"))]
+    assert not broken
+
+
+def uploaded(page, name, content):
+    page.locator(".upload input[type=file]").first.set_input_files(
+        {"name": name, "mimeType": "image/png", "buffer": content}
+    )
+
+
+def test_a_picture_gets_boxes_bars_and_an_explanation_at_a_click(page, address):
+    page.get_by_role("button", name="Try a portrait").first.click()
+    section = page.locator(".faces-said section")
+    section.first.wait_for()
+    (face,) = faceflax.FaceAnalyzer(preset="fast")(demo.photograph())
+    assert section.count() == 1
+    assert f"perceived as {face.emotion}, {face.gender}" in section.inner_text()
+    shares = [int(text.rstrip("%")) for text in section.locator("td:last-child").all_inner_texts()]
+    right = [*face.emotion_probabilities, *face.gender_probabilities]
+    np.testing.assert_allclose(shares, 100 * np.array(right), atol=0.51)
+
+    page.locator(".image-frame.selectable img").last.click()
+    page.locator("#clicked h3").wait_for()
+    assert f"reads '{face.emotion}' from" in page.locator("#clicked h3").inner_text()
+
+
+def test_bad_pictures_get_a_sentence(page):
+    uploaded(page, "really.png", b"%PDF-1.4\n%%EOF")
+    page.get_by_text("is not a picture; send a JPEG").first.wait_for()
+
+
+def test_methods_side_by_side_with_both_floors_and_a_link_that_restores_them(page, address, browser):
+    page.get_by_role("tab", name="Explain").click()
+    page.get_by_role("button", name="Try a portrait").click()
+    page.locator(".upload img").last.wait_for()
+    page.get_by_role("button", name="Explain", exact=True).click()
+    page.locator("dl dt").first.wait_for()
+    names = page.locator("dl dt").all_inner_texts()
+    assert names == ["guided_backprop", "integrated_gradients", "grad_cam", "edges", "random"]
+    assert "it is no evidence" in page.locator("dl dd").first.inner_text()
+    link = page.locator("#link textarea")
+    page.wait_for_function("field => field.value.includes('methods=')", arg=link.element_handle())
+    again = browser.new_page()
+    again.goto(link.input_value().replace("last_conv", "block4").replace("predicted", "happy"))
+    again.get_by_label("Layer").wait_for(timeout=PATIENCE)
+    again.wait_for_function(
+        "field => field.value === 'block4'", arg=again.get_by_label("Layer").element_handle(), timeout=PATIENCE
+    )
+    assert again.get_by_label("Target").input_value() == "happy"
+    again.close()
+
+
+def test_the_camera_shows_faces(page):
+    page.get_by_role("tab", name="Camera").click()
+    page.get_by_text("Click to Access Webcam").click()
+    page.get_by_text("Record").first.click()
+    page.locator(".faces-said section").first.wait_for()
+
+
+def test_a_video_comes_back_annotated_with_timeline_and_table(page, tmp_path):
+    clip = tmp_path / "clip.mp4"
+    with outputs.annotated(open_source("demo"), clip) as write:
+        for frame in itertools.islice(open_source("demo").frames, 30):
+            write(frame, frame)
+    page.get_by_role("tab", name="Video").click()
+    page.locator("#video input[type=file]").set_input_files(clip)
+    page.get_by_text("clip").first.wait_for()
+    page.get_by_role("button", name="Analyze").click()
+    with page.expect_download() as download:
+        page.locator("#table a[download]").first.click()
+    with Path(download.value.path()).open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    assert {row["frame"] for row in rows} == {str(number) for number in range(26)}  # a second, as the limit says
+    page.wait_for_function("document.querySelector('video')?.readyState >= 2")
+
+
+def test_settings_survive_a_link(bench):
+    settings = {
+        "weights": WEIGHTS,
+        "methods": ["gradient", "rise"],
+        "layer": "block2",
+        "target": "highest activation",
+        "metrics": True,
+    }
+    assert contents.settings_of(dict(parse_qsl(contents.query_of(settings))), bench) == settings
+    assert contents.settings_of(dict(parse_qsl(contents.query_of(settings | {"layer": "nowhere"}))), bench) is None
+    assert contents.settings_of({}, bench) is None
+
+
+def test_nothing_is_written_beside_the_module():
+    assert not list(Path(faceflax.__file__).parent.rglob("*.pyi"))
