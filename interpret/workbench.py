@@ -150,9 +150,9 @@ class Workbench:
         (model, variables), info = loaded, loaded.info
         if not methods:
             raise FaceflaxError("methods", None, "there are none", "choose one or more")
-        for method in methods:
-            if method not in self.methods:
-                raise unknown("methods", method, self.methods)
+        for name in methods:
+            if name not in self.methods:
+                raise unknown("methods", name, self.methods)
         if layer not in self.layers(weights):
             raise unknown("layer", layer, self.layers(weights))
         if target not in self.targets(weights):
@@ -177,7 +177,7 @@ class Workbench:
                     model,
                     variables,
                     images,
-                    score,
+                    score,  # type: ignore[arg-type]
                     signed=name not in SENSITIVITIES,
                     key=jax.random.key(0),
                 )

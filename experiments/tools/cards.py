@@ -65,6 +65,7 @@ NOT_FOR = {
 }
 ARCHITECTURES = {
     "mini_xception": "mini-Xception",
+    "mini_xception_antialiased": "mini-Xception with antialiased pooling, whose labels change less when a face moves",
     "sequential_cnn": "The sequential fully-convolutional network",
     "vgg": "A plain network of ten 3x3 convolutions, the teacher of the two small ones and too slow for the live loop",
 }

@@ -40,7 +40,9 @@ class Preset(NamedTuple):
 
 
 PRESETS: dict[str, Preset] = {
-    "fast": Preset("mini_xception-fer2013", "mini_xception-fairface", mirrored=False, detail=1.0),
+    "fast": Preset(
+        "mini_xception_antialiased-fer2013", "mini_xception_antialiased-fairface", mirrored=False, detail=1.0
+    ),
     "accurate": Preset("vgg-fer2013", "sequential_cnn-fairface", mirrored=True, detail=1.4),
 }
 """``fast`` is for video; ``accurate`` takes many times as long for a face and is right more often."""
