@@ -11,7 +11,8 @@ Commands::
     python scripts/export.py runs/mini_xception_antialiased-fairface/weights.safetensors \\
         mini_xception_antialiased-fairface --half --detector faceflax
 
-RESULT
+Result, rounding to float16 included: held-out 87.90%, test 87.42%; of the faces that the detector finds in the test
+split 88.53%, under the common corruptions 84.77%.
 """
 
 from __future__ import annotations

@@ -11,7 +11,9 @@ Commands::
     python scripts/export.py runs/mini_xception_antialiased-fer2013/weights.safetensors \\
         mini_xception_antialiased-fer2013 --half --detector faceflax
 
-RESULT
+Result, rounding to float16 included: PublicTest 65.81%, PrivateTest 67.18%; of the faces that the detector finds in
+PrivateTest 66.75%, under the common corruptions 61.71%. The mean by which the epoch is chosen was 63.65% at epoch 25 of
+30. (It began with the weights after the first six epochs of that third stage, not with its last.)
 """
 
 from __future__ import annotations

@@ -89,6 +89,9 @@ class TrainConfig:
     file), and choose the epoch by the mean of the accuracies on such faces, clean and corrupted."""
     found: float = 0.5
     """Share of the training images that are taken as the detector finds them, where it finds them."""
+    balance: tuple[str, ...] = ()
+    """Attributes of the dataset, such as age and race, whose groups, each divided by the label, are drawn more evenly:
+    a face as often as one over the root of how many its group has."""
     init_weights: str | None = None
     """Start from these weights (shipped name or .safetensors); layers whose shapes differ start afresh."""
     seed: int = 0

@@ -12,7 +12,7 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array
+from jaxtyping import Array, Float64
 from tqdm import tqdm
 
 from faceflax import data, files, models, native, pretrained
@@ -151,6 +151,7 @@ class _Classification:
             self.found[crops.index] = self.count + np.arange(len(crops.index))
             both = np.concatenate([train.images, crops.images]), np.concatenate([targets, targets[crops.index]])
             self.train = jnp.asarray(both[0]), jnp.asarray(both[1])
+        self.shares = _shares(train, config) if config.balance else None
         self.steps = self.count // config.batch_size
         mix = partial(mixup, alpha=config.mixup) if config.mixup else unmixed
         self.trainer = Trainer(
@@ -193,6 +194,8 @@ class _Classification:
         size = config.batch_size
         random = np.random.default_rng([config.seed, number])
         order = random.permutation(self.count)
+        if self.shares is not None:
+            order = random.choice(self.count, self.count, p=self.shares)
         if config.detector is not None:
             found = self.found[order]
             order = np.where((found >= 0) & (random.random(self.count) < config.found), found, order)
@@ -233,6 +236,18 @@ class _Classification:
             return clean
         loss, accuracy = (float(np.mean([clean[i], np.mean([each[i] for each in hurt])])) for i in (0, 1))
         return loss, accuracy
+
+
+def _shares(examples: data.Examples, config: TrainConfig) -> Float64[np.ndarray, " n"]:
+    """How often each training image is drawn, so that the groups of the attributes are seen more evenly."""
+    shares = np.ones(len(examples.labels))
+    for name in config.balance:
+        if name not in examples.attributes:
+            raise unknown("balance", name, examples.attributes)
+        groups, members = examples.attributes[name]
+        cells = members * len(examples.names) + examples.labels
+        shares /= np.sqrt(np.bincount(cells, minlength=len(groups) * len(examples.names)))[cells]
+    return shares / shares.sum()
 
 
 def _prepare(

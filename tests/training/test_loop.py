@@ -20,7 +20,7 @@ from faceflax.data.synthetic import render_faces
 from faceflax.labels import EMOTIONS
 from faceflax.preprocessing import normalize
 from faceflax.training.config import TrainConfig
-from faceflax.training.loop import train
+from faceflax.training.loop import _shares, train
 
 CLASSES = ("happy", "surprise")
 
@@ -227,10 +227,31 @@ def test_refuses_what_cannot_start(data_dir, tmp_path):
         train(config(data_dir, tmp_path, batch_size=97))
     with pytest.raises(FaceflaxError, match=r"dropout: 0\.2 is of no use: mini_xception has no dropout; leave it out"):
         train(config(data_dir, tmp_path, dropout=0.2))
+    with pytest.raises(FaceflaxError, match="balance: unknown 'age'"):
+        train(config(data_dir, tmp_path, balance=("age",)))
     blocked = tmp_path / "file"
     blocked.touch()
     with pytest.raises(FaceflaxError, match="output: cannot write into"):
         train(config(data_dir, blocked / "run"))
+
+
+def test_groups_are_drawn_by_the_root_of_their_size():
+    """Groups of 1, 4 and 16 faces, divided by a label of two classes: in all 1, 2 and 4 times as often as the first."""
+    age = np.repeat([0, 1, 2], [2, 8, 32])
+    examples = data.Examples(
+        images=np.zeros((42, 8, 8, 1), np.uint8),
+        labels=np.arange(42) % 2,
+        names=("woman", "man"),
+        label="gender",
+        attributes={"age": (("a", "b", "c"), age)},
+        ids=tuple(map(str, range(42))),
+        split="train",
+        skipped=0,
+    )
+    shares = _shares(examples, TrainConfig(balance=("age",)))
+    assert shares.sum() == pytest.approx(1)
+    np.testing.assert_allclose([shares[age == i].sum() for i in range(3)], np.array([1, 2, 4]) / 7)
+    np.testing.assert_allclose(shares[examples.labels == 0].sum(), 0.5)
 
 
 def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(run, data_dir, tmp_path):
