@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from faceflax.errors import FaceflaxError
 from faceflax.files import writable_file
 
-Row = Literal["forward", "train", "guided", "start", "memory", "live"]
+Row = Literal["forward", "train", "guided", "attribution", "start", "memory", "live"]
 
 
 @dataclass(frozen=True)
@@ -21,7 +21,8 @@ class Options:
     """
 
     rows: tuple[Row, ...] = get_args(Row)
-    """What to measure: forward passes, train steps, guided backprop, process starts, peak memory, whole frames live."""
+    """What to measure: forward passes, train steps, guided backprop, ten attribution methods on a ResNet-18, process
+    starts, peak memory, whole frames live."""
     repeats: int = 30
     """Rounds in which each contender has a turn; train steps get a third of them, process starts a sixth."""
     onnx: Path | None = None
