@@ -12,6 +12,7 @@ from faceflax import files
 from faceflax.cli import run
 from faceflax.errors import FaceflaxError, unknown
 from faceflax.files import writable_file
+from interpret.benchmark import command
 
 if TYPE_CHECKING:
     import numpy as np
@@ -84,7 +85,8 @@ def main(options: Options) -> None:
             if name not in known:
                 raise unknown(field, name, known)
     output = writable_file("output", options.output)
-    files.write(output, page(cells(options.methods or tuple(METHODS), options.networks or tuple(NETWORKS))))
+    matrix = cells(options.methods or tuple(METHODS), options.networks or tuple(NETWORKS))
+    files.write(output, page(matrix, command("experiments.interpretation", options)))
     print(f"matrix: {output}")
 
 
@@ -145,8 +147,13 @@ def _compared(method: str, name: str, ours: np.ndarray) -> Cell:
     return Cell(True, error=peers.relative_error(ours, peers.answer(method, name, IMAGES, 0)))
 
 
-def page(matrix: Mapping[str, Mapping[str, Cell]]) -> str:
-    """The page, as Markdown."""
+def page(matrix: Mapping[str, Mapping[str, Cell]], made_with: str) -> str:
+    """The page, as Markdown.
+
+    Args:
+        matrix: for each method, for each network, its cell.
+        made_with: the command that fills it so.
+    """
     from experiments.interpretation.peers import difference
 
     names = list(next(iter(matrix.values())))
@@ -168,10 +175,10 @@ def page(matrix: Mapping[str, Mapping[str, Cell]]) -> str:
 {BEGIN}
 
 ```
-python -m experiments.interpretation
+{made_with}
 ```
 
-runs every method on every network of `experiments/interpretation/networks.py`, each through `interpret.wrap`, and
+runs every method on these networks of `experiments/interpretation/networks.py`, each through `interpret.wrap`, and
 compares it with the answer of Captum (gradients, integrated gradients, DeepLIFT, Grad-CAM, occlusion, ablation) or
 Zennit (relevance propagation) on a PyTorch twin of the same weights, in float64.
 
