@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import torch
@@ -217,7 +218,7 @@ def attribution(name: str) -> Run:
     corners = torch.arange(224) * CELLS // 224
     segments = (corners[:, None] * CELLS + corners[None])[None, None]
     side = options.get("patch", 1)
-    method, given = {
+    methods: dict[str, tuple[Any, dict[str, Any]]] = {
         "gradient": (attr.Saliency, {"abs": False}),
         "gradient_x_input": (attr.InputXGradient, {}),
         "guided_backprop": (attr.GuidedBackprop, {}),
@@ -228,7 +229,8 @@ def attribution(name: str) -> Run:
         "layer_integrated_gradients": (partial(attr.LayerIntegratedGradients, layer=last), integral),
         "occlusion": (attr.Occlusion, {"sliding_window_shapes": (3, side, side), "strides": (3, side, side)}),
         "feature_ablation": (attr.FeatureAblation, {"feature_mask": segments, "perturbations_per_eval": 4}),
-    }[name]
+    }
+    method, given = methods[name]
     if name == "occlusion":
         given["perturbations_per_eval"] = 4
     explain = method(network)

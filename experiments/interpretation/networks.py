@@ -233,9 +233,13 @@ def _nnx_resnet() -> Made:
     return Made((module,), {}, module, "block2")
 
 
-def _linen(module: nn.Module, layer: str, of: Callable[[Any], Array] = lambda y: y, **options: Any) -> Made:
+def _linen(module: nn.Module, layer: str, of: Callable[[Any], Any] = lambda y: y, **options: Any) -> Made:
     variables = initialised(module)
-    return Made((module, variables), options, lambda x: of(module.apply(variables, x)), layer)
+
+    def logits(x: Array) -> Any:
+        return of(module.apply(variables, x))
+
+    return Made((module, variables), options, logits, layer)
 
 
 def mask_area(outputs: Any) -> Any:
@@ -296,11 +300,11 @@ def _keras() -> Made:
     logits = keras.layers.Dense(3, use_bias=False)(keras.layers.GlobalAveragePooling2D()(hidden))
     model = keras.Model(images, [logits, hidden])
     model.set_weights([KERNEL, HEAD])
-    variables = [[variable.value for variable in group] for group in (model.trainable_variables, [])]
+    variables = [variable.value for variable in model.trainable_variables]
     fixed = [variable.value for variable in model.non_trainable_variables]
 
     def function(variables: Any, x: Array) -> tuple[Array, dict[str, Array]]:
-        (logits, hidden), _ = model.stateless_call(variables[0], fixed, x, training=False)
+        (logits, hidden), _ = model.stateless_call(variables, fixed, x, training=False)
         return logits, {"hidden": hidden}
 
     return Made((function, variables), {}, _plain_logits, "hidden")

@@ -78,7 +78,10 @@ def _ablation(twin: Twin, images: torch.Tensor, target: int) -> torch.Tensor:
 
 def _occlusion(twin: Twin, images: torch.Tensor, target: int) -> torch.Tensor:
     side = QUICK["occlusion"]["patch"]
-    windows = {"sliding_window_shapes": (images.shape[1], side, side), "strides": (images.shape[1], side, side)}
+    windows: dict[str, Any] = {
+        "sliding_window_shapes": (images.shape[1], side, side),
+        "strides": (images.shape[1], side, side),
+    }
     return _captum("Occlusion", **windows)(twin, images, target)
 
 

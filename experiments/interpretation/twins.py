@@ -68,7 +68,7 @@ class ResNet(Twin):
                 _conv(_folded(params[name], statistics[name], i), stride)
                 for i, stride in enumerate((strides, 1, strides))
             ]
-            blocks.append(Block(*convs))
+            blocks.append(Block(convs[0], convs[1], convs[2]))
         self.block1, self.block2 = blocks
         self.mean, self.head, self.layer = Mean(), _linear(params["Dense_0"]), self.block2
 
@@ -86,7 +86,7 @@ class NnxResNet(Twin):
             nn.Sequential(_conv(_held(conv)), _filled(nn.GroupNorm(2, 4, eps=1e-6), _held(norm)))
             for conv, norm in zip(module.block2.convs, module.block2.norms, strict=True)
         ]
-        self.stem, self.block2 = _conv(_held(module.stem)), Block(*branches, nn.Identity())
+        self.stem, self.block2 = _conv(_held(module.stem)), Block(branches[0], branches[1], nn.Identity())
         self.mean, self.head, self.layer = Mean(), _linear(_held(module.head)), self.block2
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
