@@ -224,7 +224,11 @@ def initialised(module: nn.Module, *arguments: Any) -> Any:
 
 def _resnet() -> Made:
     variables = initialised(ResNet(), False)
-    return Made((ResNet(), variables), {"train": False}, lambda x: ResNet().apply(variables, x, False), "block2")
+
+    def logits(x: Array) -> Any:
+        return ResNet().apply(variables, x, False)
+
+    return Made((ResNet(), variables), {"train": False}, logits, "block2")
 
 
 def _nnx_resnet() -> Made:
