@@ -386,10 +386,10 @@ ROWS: dict[str, Callable[[Setting], Iterator[Case]]] = {
     "forward": _forward,
     "train": _train,
     "guided": _guided,
-    "attribution": _attribution,
     "start": _start,
     "memory": _memory,
     "live": _live,
     "files": _files,
+    "attribution": _attribution,
 }
 """The groups of cases that ``--rows`` takes."""
