@@ -44,19 +44,22 @@ def _read(field: str, file: Path, mode: int) -> UInt8[np.ndarray, "height width 
     return image
 
 
-def resize(image: UInt8[np.ndarray, "height width *channels"], size: int) -> UInt8[np.ndarray, "size size *channels"]:
-    """Resizes one image, grey or with channels, to ``size`` x ``size`` pixels.
+def resize(
+    image: UInt8[np.ndarray, "height width *channels"], size: int | tuple[int, int]
+) -> UInt8[np.ndarray, "new_height new_width *channels"]:
+    """Resizes one image, grey or with channels, to ``size`` x ``size`` pixels, or to ``size``, a height and a width.
 
     Bilinear when it grows, area-averaged when it shrinks, so that neither direction aliases.
 
     Example:
-        >>> resize(np.zeros((48, 48), np.uint8), 64).shape
-        (64, 64)
+        >>> resize(np.zeros((48, 48), np.uint8), 64).shape, resize(np.zeros((48, 48, 3), np.uint8), (32, 40)).shape
+        ((64, 64), (32, 40, 3))
     """
-    if image.shape[:2] == (size, size):
+    height, width = (size, size) if isinstance(size, int) else size
+    if image.shape[:2] == (height, width):
         return image
-    interpolation = cv2.INTER_AREA if min(image.shape[:2]) >= size else cv2.INTER_LINEAR
-    return cv2.resize(image, (size, size), interpolation=interpolation)
+    shrinks = image.shape[0] >= height and image.shape[1] >= width
+    return cv2.resize(image, (width, height), interpolation=cv2.INTER_AREA if shrinks else cv2.INTER_LINEAR)
 
 
 def normalize(images: Image) -> Image:

@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from interpret.overlay import Explainer, explainer
     from interpret.paths import blur_integrated_gradients, expected_gradients, guided_integrated_gradients
     from interpret.perturbation import occlusion, rise
+    from interpret.subject import Subject
     from interpret.targets import Channel, Difference, Layer, Neuron
 
 __faceflax__ = True  # tells this package from InterpretML, which has the same import name
@@ -125,6 +126,7 @@ _HOMES = {
         "occlusion",
         "rise",
     ),
+    "interpret.subject": ("Subject",),
     "interpret.targets": (
         "Channel",
         "Difference",
@@ -140,6 +142,7 @@ __all__ = [
     "Explainer",
     "Layer",
     "Neuron",
+    "Subject",
     "ablation_cam",
     "activation_maximisation",
     "attention_relevance",

@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+import shlex
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -314,7 +315,7 @@ def command(module: str, options: Any) -> str:
         value = getattr(options, field.name)
         if value != field.default and not isinstance(value, Path):
             words += [f"--{field.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value])]
-    return " ".join(words)
+    return shlex.join(words)
 
 
 def choose_methods(names: tuple[str, ...]) -> dict[str, Method]:

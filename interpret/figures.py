@@ -40,11 +40,12 @@ class Panel:
 
 def attribution_grid(
     rows: Mapping[str, Int[np.ndarray, " images"]],
-    images: UInt8[np.ndarray, "n height width"],
+    images: UInt8[np.ndarray, "n height width *channels"],
     panels: Sequence[Panel],
     *,
     title: str,
     caption: str,
+    column: str = "face",
     signed: bool = True,
     overlay: bool = False,
     scale: Scale = "map",
@@ -57,10 +58,11 @@ def attribution_grid(
 
     Args:
         rows: the indices of the images in each row, under the row's label.
-        images: grey, in [0, 255].
+        images: grey or RGB, in [0, 255].
         panels: the maps beside each image, from left to right.
         title: stands above the grid.
         caption: stands below it.
+        column: stands above the images.
         signed: whether zero is the middle of the maps' scale, or its end.
         overlay: draw the maps over the images, the fainter the smaller they are.
         scale: what shares a scale.
@@ -76,7 +78,7 @@ def attribution_grid(
         5
     """
     samples = max(len(indices) for indices in rows.values())
-    columns = ["face", *(panel.title for panel in panels)]
+    columns = [column, *(panel.title for panel in panels)]
     gap, left, right = 0.22, 0.85 if any(rows) else 0.15, 0.15
     width = left + samples * len(columns) * CELL + (samples - 1) * gap + right
     heading = textwrap.wrap(title, int(width / 0.1))
@@ -84,25 +86,25 @@ def attribution_grid(
     shared = f"the magnitudes of all maps of a network, {', '.join(f'{limit[0]:.2g}' for limit in limits)}"
     of = "each map's magnitudes" if scale == "map" else shared
     notes = textwrap.wrap(f"{caption}; p: the {PERCENTILE}th percentile of {of}", int(width / 0.056))
-    lines = max(column.count("\n") + 1 for column in columns)
+    lines = max(name.count("\n") + 1 for name in columns)
     top, bottom = 0.26 + 0.12 * lines + 0.18 * len(heading), 0.6 + 0.11 * len(notes)
     height = top + len(rows) * CELL + bottom
     figure = Figure((width, height))
 
     for y, (label, indices) in enumerate(rows.items()):
         for s, index in enumerate(indices):
-            for x, column in enumerate(columns):
+            for x, name in enumerate(columns):
                 edge = left + (s * len(columns) + x) * CELL + s * gap
                 low = height - top - (y + 1) * CELL
                 axes = figure.add_axes((edge / width, low / height, 0.96 * CELL / width, 0.96 * CELL / height))
                 axes.set(xticks=[], yticks=[])
                 axes.spines[:].set(color="0.75", linewidth=0.5)
                 if x == 0 or overlay:
-                    axes.imshow(images[index], cmap="gray", vmin=0, vmax=255, extent=(0, 1, 1, 0))
+                    axes.imshow(images[index], cmap="gray", vmin=0, vmax=255, extent=_extent(images[index]))
                 if x > 0:
                     _draw_map(axes, panels[x - 1].maps[index], limits[x - 1][index], signed, overlay)
                 if all(len(above) <= s for above in list(rows.values())[:y]):  # the column's first image
-                    axes.set_title(column, fontsize=7.5, pad=4)
+                    axes.set_title(name, fontsize=7.5, pad=4)
                 if s == x == 0:
                     axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
 
@@ -127,6 +129,13 @@ def _limits(maps: Float[np.ndarray, "n height width"], scale: Scale) -> Float[np
     return np.broadcast_to(np.where(limits == 0, 1, limits), len(maps))  # 1: maps that are zero everywhere
 
 
+def _extent(image: np.ndarray) -> tuple[float, float, float, float]:
+    """In a cell's coordinates, so that images of any size lie over each other; the longer side is 1."""
+    height, width = image.shape[:2]
+    longer = max(height, width)
+    return 0, width / longer, height / longer, 0
+
+
 def _draw_map(axes: Axes, values: Float[np.ndarray, "height width"], limit: float, signed: bool, overlay: bool) -> None:
     alpha = np.clip(np.abs(values) / limit, 0, 1) if overlay else None
     axes.imshow(
@@ -135,5 +144,5 @@ def _draw_map(axes: Axes, values: Float[np.ndarray, "height width"], limit: floa
         vmin=-limit if signed else 0,
         vmax=limit,
         alpha=alpha,
-        extent=(0, 1, 1, 0),
+        extent=_extent(values),
     )

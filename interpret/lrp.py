@@ -99,7 +99,8 @@ def lrp_alpha_beta(
 
     ``R_i = sum_j (alpha z_ij+ / z_j+ - beta z_ij- / z_j-) R_j`` with ``beta = alpha - 1``, where ``+`` and ``-`` are
     the positive and negative parts of the contributions ``x_i w_ij`` and of the bias; BatchNorm is folded into both.
-    Where one side is empty the other gets all of ``R_j``, so that nothing is lost. Bach et al., PLoS ONE 2015
+    Where one side is empty the other gets all of ``R_j``, so that nothing is lost; Zennit's rule weighs it by ``alpha``
+    or drops it, and shares out sums of branches by their values instead. Bach et al., PLoS ONE 2015
     (doi:10.1371/journal.pone.0130140).
 
     Args:
@@ -144,7 +145,8 @@ def lrp_composite(
     ``r_ij`` is
 
     * ``epsilon``: ``z_ij / (z_j + epsilon sign z_j)``;
-    * ``z_plus``: ``z_ij+ / z_j+``, what speaks for it alone (:func:`lrp_alpha_beta` with ``alpha=1``);
+    * ``z_plus``: ``z_ij+ / z_j+``, what speaks for it alone (:func:`lrp_alpha_beta` with ``alpha=1``); where nothing
+      does, Zennit drops the relevance, and here it goes to what speaks against;
     * ``gamma``: ``(z_ij + gamma z_ij+) / (z_j + gamma z_j+)`` where ``z_j >= 0``, and with ``-`` for ``+`` elsewhere;
     * ``flat``: the same for all inputs that the output sees;
     * ``w_squared``: ``w_ij^2 / sum_i w_ij^2``.

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
@@ -17,22 +17,35 @@ from faceflax.labels import EMOTIONS
 if TYPE_CHECKING:
     from collections.abc import Iterable, Sequence
 
-    import flax.linen as nn
     import numpy as np
     from jaxtyping import Float, Int, UInt8
     from matplotlib.figure import Figure
 
-    from faceflax.pretrained import WeightsInfo
     from interpret.attribution import Method
-    from interpret.graph import Images
+    from interpret.graph import Images, Model
+    from interpret.subject import Preprocess
 
 MAX_SAMPLES = 20
 SYNTHETIC_FACES = 14 * MAX_SAMPLES  # twice as many of each emotion as a row may show
 SYNTHETIC_SEED = 2  # that of the synthetic dataset's test split
 FORMATS = (".png", ".pdf", ".npz")
+ROWS = "rows: perceived emotion{0}; faces: {1}; weights: {2}"
 
-Cut = tuple[int, float]
-"""The side of a face's image in pixels, and the margin around the face as a share of its side."""
+
+class Cut(NamedTuple):
+    """How a network's images are cut out.
+
+    Attributes:
+        height: in pixels.
+        width: in pixels.
+        margin: around the face as a share of its side; None where whole images are taken.
+        colour: RGB, not grey.
+    """
+
+    height: int
+    width: int
+    margin: float | None
+    colour: bool = False
 
 
 @dataclass(frozen=True)
@@ -40,7 +53,7 @@ class Options:
     """Draw faces, a row for each perceived emotion, and beside each what in it every network responds to.
 
     Without labels the rows are what the first network perceives. Without --images the faces are those of FER-2013's
-    test split, or, if that is not prepared, synthetic ones.
+    test split, or, if that is not prepared, synthetic ones. With --model, the network and the images are your own.
 
     Each map explains the highest activation of --layer, or with --target emotion the logit of its row. What a map's
     sign means depends on the method; interpret/README.md says so for each. Gradients, guided_backprop and deconvnet are
@@ -66,8 +79,11 @@ class Options:
     """
     whole_image: bool = False
     """Take each of --images as one face as it is, squashed to a square, as for crops of a dataset."""
-    emotions: tuple[str, ...] = EMOTIONS
-    """The perceived emotions that get a row."""
+    model: Annotated[str | None, tyro.conf.arg(metavar="MODULE:FUNCTION")] = None
+    """Any network instead of --arch and --weights, of --images: a function that takes nothing and returns an
+    interpret.Subject, such as mine:network in mine.py; its labels stand where emotions are spoken of."""
+    emotions: tuple[str, ...] = ()
+    """The perceived emotions that get a row; all if not given."""
     samples: int = 3
     """Faces in each row, at most 20."""
     seed: int = 0
@@ -86,16 +102,31 @@ class Options:
 
 @dataclass(frozen=True)
 class Network:
-    """Weights that were loaded."""
+    """A network that was loaded.
 
-    info: WeightsInfo
-    model: nn.Module
-    variables: dict[str, Any]
+    Attributes:
+        name: of the weights, or of the function that made it.
+        title: what stands above its maps.
+        model: as the methods take it.
+        variables: as the methods take them.
+        labels: of its classes.
+        cut: what images it takes.
+        preprocess: makes its input of uint8 images ``[n, height, width, channels]``.
+    """
 
-    @property
-    def cut(self) -> Cut:
-        """How its faces are cut out."""
-        return self.info.image_size, self.info.crop_margin
+    name: str
+    title: str
+    model: Model
+    variables: Any
+    labels: tuple[str, ...]
+    cut: Cut
+    preprocess: Preprocess
+
+    def input(self, images: UInt8[np.ndarray, "n height width *channels"]) -> Images:
+        """What it takes of images that are cut out."""
+        import jax.numpy as jnp
+
+        return jnp.asarray(self.preprocess(images if self.cut.colour else images[..., None]))
 
 
 @dataclass(frozen=True)
@@ -104,12 +135,12 @@ class Faces:
 
     Attributes:
         source: where they come from, in words.
-        images: for each size and margin that a network takes, all of them cut so.
+        images: for each way that a network takes them, all of them cut so; grey or RGB.
         labels: their perceived emotions, or None where they have none.
     """
 
     source: str
-    images: dict[Cut, UInt8[np.ndarray, "n size size"]]
+    images: dict[Cut, UInt8[np.ndarray, "n height width *channels"]]
     labels: Int[np.ndarray, " n"] | None
 
 
@@ -120,7 +151,7 @@ class Explained:
     Attributes:
         source: where the faces come from, in words.
         networks: whose maps they are.
-        images: for each size and margin that a network takes, the faces.
+        images: for each way that a network takes them, the faces.
         labels: their perceived emotions.
         given: whether the labels came with the faces; if not, they are the first network's answer.
         maps: each network's attribution of its faces.
@@ -128,10 +159,10 @@ class Explained:
 
     source: str
     networks: list[Network]
-    images: dict[Cut, UInt8[np.ndarray, "n size size"]]
+    images: dict[Cut, UInt8[np.ndarray, "n height width *channels"]]
     labels: Int[np.ndarray, " n"]
     given: bool
-    maps: list[Float[np.ndarray, "n size size"]]
+    maps: list[Float[np.ndarray, "n height width"]]
 
 
 def main(options: Options) -> None:
@@ -140,9 +171,8 @@ def main(options: Options) -> None:
         raise FaceflaxError("samples", options.samples, "is out of range", f"give 1 to {MAX_SAMPLES}")
     if options.seed < 0:
         raise FaceflaxError("seed", options.seed, "is negative", "give 0 or more")
-    for emotion in options.emotions:
-        if emotion not in EMOTIONS:
-            raise unknown("emotions", emotion, EMOTIONS)
+    if options.model is None:
+        _check_labels(options, EMOTIONS)
     suffix = options.output.suffix.lower()
     if suffix not in FORMATS:
         raise FaceflaxError("output", options.output, f"is none of {', '.join(FORMATS)}", "name the file so")
@@ -162,37 +192,38 @@ def explain(options: Options) -> Explained:
     Raises:
         FaceflaxError: unknown method, networks, weights, layer or images that cannot be used.
     """
-    import jax.numpy as jnp
     import numpy as np
     from tqdm import tqdm
 
-    from faceflax.preprocessing import normalize
     from interpret.methods import METHODS
 
     if options.method not in METHODS:
         raise unknown("method", options.method, METHODS)
-    networks = _load_networks(options)
-    faces = _load_faces(options, [network.cut for network in networks])
-    print(f"faces: {faces.source}")
+    networks = _load_networks(options) if options.model is None else [_load_model(options.model, options)]
+    known = networks[0].labels
+    _check_labels(options, known)
+    faces = _load_faces(options, known, [network.cut for network in networks])
+    print(f"{'images' if options.model else 'faces'}: {faces.source}")
     labels = _predict(networks[0], faces.images[networks[0].cut]) if faces.labels is None else faces.labels
-    wanted = [EMOTIONS.index(emotion) for emotion in options.emotions]
+    wanted = [known.index(label) for label in options.emotions or known]
     shown = _choose(labels, wanted, options.samples, options.seed)
     if not shown.size:
+        what = "image" if options.model else "face"
         raise FaceflaxError(
-            "emotions", None, f"no face of {faces.source} shows {', '.join(options.emotions)}", "name others"
+            "emotions", None, f"no {what} of {faces.source} shows {', '.join(options.emotions)}", "name others"
         )
 
     maps, metrics = [], {}
     for network in tqdm(networks, options.method, leave=False):
-        images = jnp.asarray(normalize(faces.images[network.cut][shown, ..., None]))
+        images = network.input(faces.images[network.cut][shown])
         target = _target(options, network, images, labels[shown])
         method = partial(METHODS[options.method], layer=options.layer)
         each = [  # a face at a time: a method's memory grows with the faces
             method(network.model, network.variables, images[i : i + 1], _of_one(target, i)) for i in range(len(images))
         ]
-        maps.append(np.concatenate(each)[..., 0])
+        maps.append(np.concatenate(each).mean(-1))
         if options.metrics:
-            metrics[network.info.name] = _metrics(options, method, network, images, target)
+            metrics[network.name] = _metrics(options, method, network, images, target)
     if options.metrics:
         print(_metrics_table(metrics, f"{options.method}, means over the {len(shown)} faces shown"))
     chosen = {cut: images[shown] for cut, images in faces.images.items()}
@@ -201,25 +232,25 @@ def explain(options: Options) -> Explained:
 
 def draw(explained: Explained, options: Options) -> Figure:
     """Draws the grid: rows are perceived emotions, columns each sample and, beside it, each network's map."""
-    import jax
     import numpy as np
 
     from interpret.figures import Panel, attribution_grid
     from interpret.methods import UNSIGNED
 
-    panels = []
-    for network, maps in zip(explained.networks, explained.maps, strict=True):
-        count = sum(leaf.size for leaf in jax.tree.leaves(network.variables["params"]))
-        panels.append(Panel(f"{network.info.arch}\n{count / 1000:.0f}k parameters", maps))
-    names = ", ".join(network.info.name for network in explained.networks)
-    according = "" if explained.given else f" according to {explained.networks[0].info.name}"
-    what = f"the highest activation of {options.layer}" if options.target == "highest" else "the row's emotion"
+    pairs = zip(explained.networks, explained.maps, strict=True)
+    panels = [Panel(network.title, maps) for network, maps in pairs]
+    names = ", ".join(network.name for network in explained.networks)
+    according = "" if explained.given else f" according to {explained.networks[0].name}"
+    own = "label" if options.model else "emotion"
+    what = f"the highest activation of {options.layer}" if options.target == "highest" else f"the row's {own}"
+    rows = "rows: label{0}; images: {1}; network: {2}" if options.model else ROWS
     return attribution_grid(
-        {EMOTIONS[k]: np.flatnonzero(explained.labels == k) for k in np.unique(explained.labels)},
+        {explained.networks[0].labels[k]: np.flatnonzero(explained.labels == k) for k in np.unique(explained.labels)},
         explained.images[max(explained.images)],
         panels,
         title=f"{options.method} of {what}",
-        caption=f"rows: perceived emotion{according}; faces: {explained.source}; weights: {names}",
+        caption=rows.format(according, explained.source, names),
+        column="image" if options.model else "face",
         signed=options.method not in UNSIGNED,
         overlay=options.overlay,
         scale=options.scale,
@@ -232,16 +263,16 @@ def save(explained: Explained, options: Options, file: Path) -> None:
 
     arrays: dict[str, Any] = {
         "labels": explained.labels,
-        "emotions": np.array(EMOTIONS),
+        "emotions": np.array(explained.networks[0].labels),
         "method": options.method,
         "layer": options.layer,
         "target": options.target,
         "source": explained.source,
-        "weights": np.array([network.info.name for network in explained.networks]),
+        "weights": np.array([network.name for network in explained.networks]),
     }
     for network, maps in zip(explained.networks, explained.maps, strict=True):
-        arrays[f"images {network.info.name}"] = explained.images[network.cut]
-        arrays[f"maps {network.info.name}"] = maps
+        arrays[f"images {network.name}"] = explained.images[network.cut]
+        arrays[f"maps {network.name}"] = maps
     with file.open("wb") as stream:
         np.savez_compressed(stream, **arrays)
 
@@ -278,7 +309,10 @@ def _metrics_table(rows: Any, caption: str) -> str:
 
 def _load_networks(options: Options) -> list[Network]:
     """Loads the given weights, or those that ship for each network, and checks that they can be drawn together."""
+    import jax
+
     from faceflax import models, pretrained
+    from faceflax.preprocessing import normalize
 
     for arch in options.arch:
         if arch not in models.list_classifiers():
@@ -317,21 +351,64 @@ def _load_networks(options: Options) -> list[Network]:
                 "unknown {}",
                 f"choose one of: {', '.join(layers)} (of {info.arch}; arch draws one alone)",
             )
-        networks.append(Network(info, model, variables))
+        count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        title = f"{info.arch}\n{count / 1000:.0f}k parameters"
+        cut = Cut(info.image_size, info.image_size, info.crop_margin)
+        networks.append(Network(info.name, title, model, variables, info.labels, cut, normalize))
     return networks
 
 
-def _load_faces(options: Options, cuts: list[Cut]) -> Faces:
+def _load_model(name: str, options: Options) -> Network:
+    """Loads the network that a function of the user's returns, and checks that it can be drawn."""
+    import jax
+    import jax.numpy as jnp
+    import numpy as np
+
+    from faceflax.preprocessing import normalize
+    from interpret.attribution import answer_shapes
+    from interpret.methods import CAMS
+    from interpret.subject import load_subject
+
+    if options.weights:
+        raise FaceflaxError("weights", ", ".join(options.weights), "{} are not used with model", "leave one out")
+    if options.images is None:
+        raise FaceflaxError("images", None, "are needed for a model of one's own", "give a photograph or a folder")
+    subject = load_subject("model", name)
+    (model, variables), (height, width) = subject.network, subject.image_size
+    preprocess = subject.preprocess or normalize
+    try:
+        images = jnp.asarray(preprocess(np.zeros((1, height, width, subject.channels), np.uint8)))
+    except Exception as error:  # the user's function
+        raise FaceflaxError(
+            "model", name, f"{{}}: preprocess raised {type(error).__name__}: {error}", "correct it"
+        ) from error
+    logits, features = answer_shapes(model, variables, images)
+    if (options.target == "highest" or options.method in CAMS) and options.layer not in features:
+        raise unknown("layer", options.layer, features)
+    labels = subject.labels or tuple(f"class {i}" for i in range(logits.shape[1]))
+    if len(labels) != logits.shape[1]:
+        raise FaceflaxError("model", name, f"{{}} has {len(labels)} labels for {logits.shape[1]} logits")
+    count = sum(np.size(leaf) for leaf in jax.tree.leaves(variables))
+    title = f"{name.partition(':')[2]}\n{count / 1000:.0f}k numbers"
+    cut = Cut(height, width, subject.crop_margin, subject.channels == 3)
+    return Network(name, title, model, variables, tuple(labels), cut, preprocess)
+
+
+def _check_labels(options: Options, known: Sequence[str]) -> None:
+    for label in options.emotions:
+        if label not in known:
+            raise unknown("emotions", label, known)
+
+
+def _load_faces(options: Options, known: Sequence[str], cuts: list[Cut]) -> Faces:
     """Finds the faces of the given images, or else reads FER-2013's test split, or else renders synthetic faces."""
     if options.images is not None:
-        files, labels = _find_images(options.images)
-        if options.whole_image:
-            sizes = {size for size, _ in cuts}
-            return Faces(options.images.name, _for_all(cuts, _read_images(files, sizes)), labels)
+        files, labels = _find_images(options.images, known)
+        if options.whole_image or all(cut.margin is None for cut in cuts):
+            return Faces(options.images.name, _read_images(files, cuts), labels)
         return _faces_of(options.images.name, files, labels, cuts)
     if options.whole_image:
         raise FaceflaxError("whole_image", None, "is for images", "give them, or leave it out")
-    sizes = {size for size, _ in cuts}
     try:
         return _load_fer2013(options.data_dir, cuts)
     except FaceflaxError as error:
@@ -339,14 +416,9 @@ def _load_faces(options: Options, cuts: list[Cut]) -> Faces:
 
     from faceflax.data.synthetic import render_faces
 
-    faces = {size: render_faces(SYNTHETIC_FACES, SYNTHETIC_SEED, size) for size in sorted(sizes)}
-    images = {size: rendered.images[..., 0] for size, rendered in faces.items()}
-    return Faces("synthetic faces", _for_all(cuts, images), faces[cuts[0][0]].emotions)
-
-
-def _for_all(cuts: list[Cut], images: dict[int, UInt8[np.ndarray, "n size size"]]) -> dict[Cut, Any]:
-    """Images that are cut out already, for every margin."""
-    return {cut: images[cut[0]] for cut in cuts}
+    faces = {cut: render_faces(SYNTHETIC_FACES, SYNTHETIC_SEED, cut.height) for cut in dict.fromkeys(cuts)}
+    images = {cut: rendered.images[..., 0] for cut, rendered in faces.items()}
+    return Faces("synthetic faces", images, faces[cuts[0]].emotions)
 
 
 def _load_fer2013(data_dir: Path | None, cuts: list[Cut]) -> Faces:
@@ -355,10 +427,10 @@ def _load_fer2013(data_dir: Path | None, cuts: list[Cut]) -> Faces:
     with needing_extras():
         from faceflax import data
 
-        sizes = sorted({size for size, _ in cuts})
+        sizes = sorted({cut.height for cut in cuts})
         examples = {size: data.load("fer2013", "test", image_size=size, data_dir=data_dir) for size in sizes}
-    images = {size: split.images[..., 0] for size, split in examples.items()}
-    return Faces("fer2013 test split", _for_all(cuts, images), np.asarray(examples[cuts[0][0]].labels))
+    images = {cut: examples[cut.height].images[..., 0] for cut in cuts}
+    return Faces("fer2013 test split", images, np.asarray(examples[cuts[0].height].labels))
 
 
 def _faces_of(source: str, files: list[Path], labels: Int[np.ndarray, " n"] | None, cuts: list[Cut]) -> Faces:
@@ -389,8 +461,10 @@ def _faces_of(source: str, files: list[Path], labels: Int[np.ndarray, " n"] | No
         for face in found:
             box = [round(float(value)) for value in face.box]
             origins.append(i)
-            for size, margin in cuts:
-                faces[size, margin].append(crop_face(frame.grey, box, margin, size, face.landmarks))
+            for cut in faces:
+                pixels = frame[..., ::-1] if cut.colour else frame.grey
+                cut_out = crop_face(np.ascontiguousarray(pixels), box, cut.margin or 0.0, cut.height, face.landmarks)
+                faces[cut].append(cut_out)
     remedy = "whole_image takes each image as a face as it is"
     if not origins:
         raise FaceflaxError("images", source, f"no face was found in the {len(files)} images of {{}}", remedy)
@@ -405,7 +479,7 @@ def _faces_of(source: str, files: list[Path], labels: Int[np.ndarray, " n"] | No
     return Faces(source, {cut: np.stack(images) for cut, images in faces.items()}, given)
 
 
-def _find_images(path: Path) -> tuple[list[Path], Int[np.ndarray, " n"] | None]:
+def _find_images(path: Path, known: Sequence[str]) -> tuple[list[Path], Int[np.ndarray, " n"] | None]:
     """Lists the image files at a path and, where they lie in one folder an emotion, their labels."""
     import numpy as np
 
@@ -427,37 +501,40 @@ def _find_images(path: Path) -> tuple[list[Path], Int[np.ndarray, " n"] | None]:
             "images",
             path,
             "no images in {}",
-            "expected *.jpg, *.png or the like in it, or in a folder for each emotion in it",
+            "expected *.jpg, *.png or the like in it, or in a folder for each label in it",
         )
     for _, name in found:
-        if name not in EMOTIONS:
+        if name not in known:
             raise FaceflaxError(
-                "images", path, f"the folders of {{}}: unknown {name!r}", f"choose one of: {', '.join(EMOTIONS)}"
+                "images", path, f"the folders of {{}}: unknown {name!r}", f"choose one of: {', '.join(known)}"
             )
-    return [file for file, _ in found], np.array([EMOTIONS.index(name) for _, name in found])
+    return [file for file, _ in found], np.array([known.index(name) for _, name in found])
 
 
-def _read_images(files: list[Path], sizes: Iterable[int]) -> dict[int, UInt8[np.ndarray, "n size size"]]:
-    """Reads images as grey and squashes each to a square of every size."""
+def _read_images(files: list[Path], cuts: Iterable[Cut]) -> dict[Cut, UInt8[np.ndarray, "n height width *channels"]]:
+    """Reads images, and squashes each to what every network takes."""
     import numpy as np
     from tqdm import tqdm
 
-    from faceflax.preprocessing import read_grey, resize
+    from faceflax.preprocessing import read_grey, read_image, resize
 
-    images = {size: np.empty((len(files), size, size), np.uint8) for size in sizes}
-    for i, file in enumerate(tqdm(files, "reading images", delay=1, leave=False)):
-        image = read_grey("images", file)
-        for size, stack in images.items():
-            stack[i] = resize(image, size)
-    return images
+    images: dict[Cut, list[np.ndarray]] = {cut: [] for cut in cuts}
+    for file in tqdm(files, "reading images", delay=1, leave=False):
+        for cut, stack in images.items():
+            image = read_image("images", file)[..., ::-1] if cut.colour else read_grey("images", file)
+            stack.append(resize(np.ascontiguousarray(image), (cut.height, cut.width)))
+    return {cut: np.stack(stack) for cut, stack in images.items()}
 
 
-def _predict(network: Network, images: UInt8[np.ndarray, "n size size"]) -> Int[np.ndarray, " n"]:
+def _predict(network: Network, images: UInt8[np.ndarray, "n height width *channels"]) -> Int[np.ndarray, " n"]:
     """Returns the label that the network perceives in each image."""
-    import faceflax
-    from faceflax.preprocessing import normalize
+    import numpy as np
 
-    return faceflax.compile(network.model, network.variables)(normalize(images[..., None])).argmax(-1)
+    from interpret.attribution import apply
+
+    parts = np.array_split(images, -(-len(images) // 32))  # some at a time: memory grows with them
+    answers = [apply(network.model, network.variables, network.input(part))[0] for part in parts]
+    return np.concatenate(answers).argmax(-1)
 
 
 def _choose(labels: Int[np.ndarray, " n"], wanted: Sequence[int], samples: int, seed: int) -> Int[np.ndarray, " m"]:

@@ -9,6 +9,8 @@ import sys
 import tomllib
 from pathlib import Path
 
+import jax
+import numpy as np
 import pytest
 from matplotlib import cbook
 
@@ -86,6 +88,34 @@ def test_the_readmes_python_runs(tmp_path):
     assert done.returncode == 0, done.stderr
     (line,) = done.stdout.splitlines()
     assert any(emotion in line for emotion in faceflax.EMOTIONS)
+
+
+GUIDE = ROOT / "docs/explain_your_own_model.md"
+FRAMEWORKS = {"Equinox": "equinox", "Haiku": "haiku", "Keras 3": "keras"}
+
+
+def sections(page: Path) -> dict[str, str]:
+    """The Python of each section; the first is what stands before all headings but the title."""
+    parts = re.split(r"^## (.*)\n", page.read_text(encoding="utf-8"), flags=re.MULTILINE)
+    texts = dict(zip(["", *parts[1::2]], parts[::2], strict=True))
+    return {title: "\n".join(re.findall(r"^```python\n(.*?)^```$", text, re.M | re.S)) for title, text in texts.items()}
+
+
+@pytest.fixture(scope="module")
+def of_guide():
+    """The names that the guide has defined so far: sections build on those before them."""
+    return {}
+
+
+@pytest.mark.parametrize("title", sections(GUIDE))
+def test_the_guide_to_ones_own_model_runs(title, of_guide):
+    if title in FRAMEWORKS:
+        pytest.importorskip(FRAMEWORKS[title], reason=f"{title} is not installed")
+    if title == "Keras 3" and sys.modules["keras"].backend.backend() != "jax":
+        pytest.skip("Keras runs on another backend than JAX: set KERAS_BACKEND=jax")
+    with jax.numpy_rank_promotion("allow"):  # as JAX is where a reader follows it, and Keras needs it
+        exec(compile(sections(GUIDE)[title], f"{GUIDE.name}: {title}", "exec"), of_guide)
+    assert np.isfinite(of_guide.get("maps", 0)).all()
 
 
 def test_the_version_is_the_same_everywhere():

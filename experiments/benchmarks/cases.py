@@ -208,6 +208,24 @@ def _guided(setting: Setting) -> Iterator[Case]:
             )
 
 
+def _attribution(setting: Setting) -> Iterator[Case]:
+    from experiments.benchmarks.shared import ATTRIBUTION
+
+    for threads in setting.threads:
+        for name in ATTRIBUTION:
+            yield Case(
+                "attribution",
+                f"ResNet-18, 224x224, {name.replace('_', ' ')}",
+                threads,
+                "ms",
+                max(setting.repeats // 3, 1),
+                {
+                    OURS: Call(".ours", "attribution", {"name": name}),
+                    CAPTUM: Call(".peer_torch", "attribution", {"name": name}),
+                },
+            )
+
+
 _ANALYZER = """
 import faceflax
 from faceflax.media import demo
@@ -372,5 +390,6 @@ ROWS: dict[str, Callable[[Setting], Iterator[Case]]] = {
     "memory": _memory,
     "live": _live,
     "files": _files,
+    "attribution": _attribution,
 }
 """The groups of cases that ``--rows`` takes."""

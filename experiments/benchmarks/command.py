@@ -9,7 +9,7 @@ from typing import Literal, get_args
 from faceflax.errors import FaceflaxError
 from faceflax.files import writable_file
 
-Row = Literal["forward", "train", "guided", "start", "memory", "live", "files"]
+Row = Literal["forward", "train", "guided", "start", "memory", "live", "files", "attribution"]
 
 
 @dataclass(frozen=True)
@@ -20,9 +20,9 @@ class Options:
     the 10th and 90th percentile.
     """
 
-    rows: tuple[Row, ...] = get_args(Row)
+    rows: tuple[Row, ...] = get_args(Row)[:-1]
     """What to measure: forward passes, train steps, guided backprop, process starts, peak memory, whole frames live,
-    files from end to end."""
+    files from end to end; and, where it is asked for, ten attribution methods on a ResNet-18."""
     repeats: int = 30
     """Rounds in which each contender has a turn; train steps get a third of them, process starts a sixth."""
     onnx: Path | None = None

@@ -91,6 +91,35 @@ def guided(targets: list[int]) -> Run:
     return lambda: np.asarray(run(image, np.asarray(targets)))
 
 
+def _resnet18(variables: dict[str, jax.Array], images: jax.Array) -> tuple[jax.Array, dict[str, jax.Array]]:
+    def convolve(name: str, x: jax.Array, strides: int = 1) -> jax.Array:
+        kernel = variables[f"{name}/kernel"]
+        padding = [(kernel.shape[0] // 2,) * 2] * 2
+        layout = ("NHWC", "HWIO", "NHWC")
+        y = jax.lax.conv_general_dilated(x, kernel, (strides, strides), padding, dimension_numbers=layout)
+        return y + variables[f"{name}/bias"][None, None, None]
+
+    x = jax.nn.relu(convolve("stem", images, 2))
+    x = jax.lax.reduce_window(x, -jnp.inf, jax.lax.max, (1, 3, 3, 1), (1, 2, 2, 1), ((0, 0), (1, 1), (1, 1), (0, 0)))
+    features = {}
+    for i, (_, strides) in enumerate(shared.RESNET_BLOCKS):
+        name = f"block{i}"
+        y = convolve(f"{name}/conv2", jax.nn.relu(convolve(f"{name}/conv1", x, strides)))
+        x = convolve(f"{name}/shortcut", x, strides) if f"{name}/shortcut/kernel" in variables else x
+        features[name] = x = jax.nn.relu(x + y)
+    return x.mean((1, 2)) @ variables["head/kernel"][0, 0] + variables["head/bias"][None], features
+
+
+def attribution(name: str) -> Run:
+    """One method's map of one image of 224x224, of a ResNet-18."""
+    model, variables = interpret.wrap(_resnet18, jax.tree.map(jnp.asarray, shared.resnet18()))
+    method, options = getattr(interpret, name), dict(shared.ATTRIBUTION[name])
+    if name == "grad_cam":
+        options |= {"relu": False, "enlarge": False}
+    image = jnp.asarray(shared.images(1, 224, 3))
+    return lambda: np.asarray(method(model, variables, image, 3, layer=shared.LAYER, **options))
+
+
 def live(video: str | None, draw: Overlay = draw_faces) -> Run:
     """How many faces there are in the next frame, which is analysed as the live loop does it, and drawn on."""
     analyzer, frames = VideoAnalyzer(), cycle(shared.video_frames(video))

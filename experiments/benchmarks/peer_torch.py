@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator
 from functools import partial
 from itertools import cycle
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,6 +15,9 @@ from torch import nn
 from experiments.benchmarks import shared
 
 Run = Callable[[], np.ndarray]
+
+CELLS = 4
+"""Squares down and across that feature ablation hides in turn."""
 
 _norm = partial(nn.BatchNorm2d, eps=shared.BN_EPSILON, momentum=0.01)
 
@@ -163,3 +167,77 @@ def guided_each(targets: list[int]) -> Run:
     """The same, one target after the other."""
     runs = [guided_batch([target]) for target in targets]
     return lambda: np.concatenate([run() for run in runs])
+
+
+class ResNetBlock(nn.Module):
+    """Two convolutions, and a shortcut that may have one of its own."""
+
+    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
+        super().__init__()
+        self.conv1, self.relu1 = nn.Conv2d(inputs, outputs, 3, stride, padding=1), nn.ReLU()
+        self.conv2, self.relu2 = nn.Conv2d(outputs, outputs, 3, padding=1), nn.ReLU()
+        self.shortcut = nn.Identity() if inputs == outputs else nn.Conv2d(inputs, outputs, 1, stride)
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps ``[batch, inputs, h, w]`` to ``[batch, outputs, h / stride, w / stride]``."""
+        return self.relu2(self.shortcut(x) + self.conv2(self.relu1(self.conv1(x))))
+
+
+class ResNet18(nn.Module):
+    """RGB images to a thousand logits."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.stem, self.relu, self.pool = nn.Conv2d(3, 64, 7, 2, padding=3), nn.ReLU(), nn.MaxPool2d(3, 2, padding=1)
+        blocks, inputs = [], 64
+        for outputs, stride in shared.RESNET_BLOCKS:
+            blocks.append(ResNetBlock(inputs, outputs, stride))
+            inputs = outputs
+        self.blocks = nn.Sequential(*blocks)
+        self.mean, self.head = nn.Sequential(nn.AdaptiveAvgPool2d(1), nn.Flatten()), nn.Linear(inputs, 1000)
+        for name, value in shared.resnet18().items():
+            path, leaf = name.rsplit("/", 1)
+            tensor = torch.from_numpy(value.transpose(3, 2, 0, 1) if leaf == "kernel" else value)
+            module = self.get_submodule(path.replace("block", "blocks.").replace("/", "."))
+            shape = module.get_parameter("weight" if leaf == "kernel" else "bias").shape
+            setattr(module, "weight" if leaf == "kernel" else "bias", nn.Parameter(tensor.reshape(shape)))
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        """Maps ``[batch, 3, h, w]`` to ``[batch, 1000]``."""
+        return self.head(self.mean(self.blocks(self.pool(self.relu(self.stem(x))))))
+
+
+def attribution(name: str) -> Run:
+    """Captum's map of one image of 224x224, of a ResNet-18."""
+    from captum import attr
+
+    network = ResNet18().to(memory_format=torch.channels_last).eval()
+    last = network.blocks[-1]
+    options = shared.ATTRIBUTION[name]
+    integral = {"n_steps": options.get("steps", 1), "method": "riemann_middle"}
+    corners = torch.arange(224) * CELLS // 224
+    segments = (corners[:, None] * CELLS + corners[None])[None, None]
+    side = options.get("patch", 1)
+    methods: dict[str, tuple[Any, dict[str, Any]]] = {
+        "gradient": (attr.Saliency, {"abs": False}),
+        "gradient_x_input": (attr.InputXGradient, {}),
+        "guided_backprop": (attr.GuidedBackprop, {}),
+        "deconvnet": (attr.Deconvolution, {}),
+        "grad_cam": (partial(attr.LayerGradCam, layer=last), {}),
+        "deep_lift": (attr.DeepLift, {}),
+        "integrated_gradients": (attr.IntegratedGradients, integral),
+        "layer_integrated_gradients": (partial(attr.LayerIntegratedGradients, layer=last), integral),
+        "occlusion": (attr.Occlusion, {"sliding_window_shapes": (3, side, side), "strides": (3, side, side)}),
+        "feature_ablation": (attr.FeatureAblation, {"feature_mask": segments, "perturbations_per_eval": 4}),
+    }
+    method, given = methods[name]
+    if name == "occlusion":
+        given["perturbations_per_eval"] = 4
+    explain = method(network)
+    image = _channels_last(shared.images(1, 224, 3))
+
+    def run() -> np.ndarray:
+        maps = explain.attribute(image.clone().requires_grad_(), target=3, **given)
+        return maps.detach().permute(0, 2, 3, 1).numpy()
+
+    return run

@@ -16,6 +16,26 @@ BN_EPSILON = 1e-3
 STAGES = ((16, 7), (32, 5), (64, 3), (128, 3))
 """Features and kernel size of each pair of convolutions of ``sequential_cnn``."""
 
+RESNET_BLOCKS = tuple((64 * 2**stage, 2 if stage and not i else 1) for stage in range(4) for i in range(2))
+"""Features and strides of each block of a ResNet-18."""
+
+ATTRIBUTION: dict[str, dict[str, int]] = {
+    "gradient": {},
+    "gradient_x_input": {},
+    "guided_backprop": {},
+    "deconvnet": {},
+    "grad_cam": {},
+    "deep_lift": {},
+    "integrated_gradients": {"steps": 20},
+    "layer_integrated_gradients": {"steps": 20},
+    "occlusion": {"patch": 56, "stride": 56},
+    "feature_ablation": {},
+}
+"""The methods that are compared with Captum's on a ResNet-18, and their options."""
+
+LAYER = "block7"
+"""The layer of those methods that explain one: the ResNet-18's last block."""
+
 
 def tensors(arch: str) -> Tensors:
     """Returns the shipped weights of ``mini_xception`` and ``vgg``; of ``sequential_cnn`` drawn ones.
@@ -44,6 +64,32 @@ def tensors(arch: str) -> Tensors:
     return {name: value.astype(np.float32) for name, value in result.items()}
 
 
+def resnet18() -> Tensors:
+    """Returns drawn weights of a ResNet-18 for RGB and a thousand classes, as He et al. initialise it.
+
+    Kernels are laid out as Flax has them, under names such as ``block3/conv1``; where a block halves the image, its
+    shortcut is ``block3/shortcut``. What BatchNorm measured is folded into them, with a bias.
+    """
+    generator = np.random.default_rng(0)
+    result: Tensors = {}
+
+    def draw(name: str, size: int, inputs: int, outputs: int) -> None:
+        kernel = generator.normal(0, (2 / (size * size * inputs)) ** 0.5, (size, size, inputs, outputs))
+        result[f"{name}/kernel"] = kernel.astype(np.float32)
+        result[f"{name}/bias"] = generator.normal(0, 0.05, outputs).astype(np.float32)
+
+    draw("stem", 7, 3, 64)
+    inputs = 64
+    for i, (outputs, _) in enumerate(RESNET_BLOCKS):
+        draw(f"block{i}/conv1", 3, inputs, outputs)
+        draw(f"block{i}/conv2", 3, outputs, outputs)
+        if inputs != outputs:
+            draw(f"block{i}/shortcut", 1, inputs, outputs)
+        inputs = outputs
+    draw("head", 1, inputs, 1000)
+    return result
+
+
 _LEAVES = {"kernel": "weight", "scale": "weight", "mean": "running_mean", "var": "running_var", "bias": "bias"}
 
 
@@ -62,9 +108,9 @@ def channels_first(arch: str) -> Tensors:
     return result
 
 
-def images(batch: int, size: int = 64) -> np.ndarray:
-    """Returns the images that all contenders see: float32 ``[batch, size, size, 1]`` in [-1, 1]."""
-    return np.random.default_rng(0).uniform(-1, 1, (batch, size, size, 1)).astype(np.float32)
+def images(batch: int, size: int = 64, channels: int = 1) -> np.ndarray:
+    """Returns the images that all contenders see: float32 ``[batch, size, size, channels]`` in [-1, 1]."""
+    return np.random.default_rng(0).uniform(-1, 1, (batch, size, size, channels)).astype(np.float32)
 
 
 def order(count: int, batch: int) -> np.ndarray:

@@ -165,9 +165,9 @@ def test_faces_are_found_in_photographs_as_analyze_finds_them(files, tmp_path, c
     found = [face for name in ("a.png", "b.png") for face in faceflax.FaceAnalyzer(preset="fast")(pictures[name])]
     boxes = [next(name for name, n in (("a.png", 1), ("b.png", 3)) if i < n) for i in range(3)]
     assert [maps.shape for maps in explained.maps] == [(3, 32, 32), (3, 40, 40)]
-    for cut in ((32, 0.0), (40, 0.5)):
+    for cut in (saliency.Cut(32, 32, 0.0), saliency.Cut(40, 40, 0.5)):
         expected = {
-            face.crop(pictures[name], cut[1], cut[0]).tobytes() for face, name in zip(found, boxes, strict=True)
+            face.crop(pictures[name], cut.margin, cut.height).tobytes() for face, name in zip(found, boxes, strict=True)
         }
         assert {image.tobytes() for image in explained.images[cut]} == expected
 
@@ -227,6 +227,138 @@ def test_bad_input(files, tmp_path, changes, message):
     with pytest.raises(FaceflaxError, match=message):
         saliency.main(options(files, tmp_path, **changes))
     assert not list(tmp_path.rglob("*.png"))
+
+
+MINE = """
+import jax.numpy as jnp
+import numpy as np
+import interpret
+
+def colours(variables, images):
+    hidden = jnp.maximum(images, 0)
+    return hidden.mean((1, 2)) @ variables, {"hidden": hidden}
+
+def network(**changes):
+    given = {"image_size": (20, 30), "labels": ("red", "green", "blue"), "preprocess": lambda images: images / 255.0}
+    return interpret.Subject(interpret.wrap(colours, np.eye(3, dtype=np.float32)), **given | changes)
+
+def of_faces():
+    return network(image_size=(24, 24), crop_margin=0.25)
+
+def grey():
+    return network(channels=1, labels=(), preprocess=lambda images: jnp.repeat(images, 3, -1) / 255.0)
+
+def two_labels():
+    return network(labels=("red", "green"))
+
+def odd_sizes():
+    return network(image_size=20)
+
+def wide_faces():
+    return network(crop_margin=0.0)
+
+def no_network():
+    return interpret.Subject(colours, (20, 30))
+
+def broken():
+    raise OSError("no such weights")
+
+def unready():
+    return network(preprocess=lambda images: images.nothing)
+
+def pair():
+    return interpret.wrap(colours, np.eye(3))
+
+NUMBER = 3
+"""
+
+
+@pytest.fixture
+def mine(tmp_path, monkeypatch):
+    """The folder of a user's own module, with two labelled images, red and blue."""
+    (tmp_path / "of_mine.py").write_text(MINE)
+    (tmp_path / "half.py").write_text("import a_package_that_nobody_has")
+    (tmp_path / "wrong.py").write_text("1 / 0")
+    for i, name in enumerate(("blue", "red")):
+        (tmp_path / "pictures" / name).mkdir(parents=True)
+        pixels = np.random.default_rng(i).integers(0, 50, (40, 60, 3), np.uint8)
+        pixels[8:20, 8:30, 2 * i] = 255  # blue, then red, as OpenCV has them
+        cv2.imwrite(str(tmp_path / "pictures" / name / "1.png"), pixels)
+    monkeypatch.chdir(tmp_path)
+    yield tmp_path
+    sys.path[:] = [path for path in sys.path if path != str(tmp_path)]
+    sys.modules.pop("of_mine", None)
+
+
+def of_mine(folder, model, **changes):
+    given = {"images": folder / "pictures", "method": "integrated_gradients", "target": "emotion"}
+    return Options(**given | {"model": model, "output": folder / "maps.png"} | changes)
+
+
+def test_a_network_of_ones_own_is_explained_in_colour_and_in_its_own_shape(mine):
+    given = of_mine(mine, "of_mine:network")
+    explained = saliency.explain(given)
+    assert explained.networks[0].labels == ("red", "green", "blue")
+    np.testing.assert_array_equal(explained.labels, [0, 2])
+    (images,), (maps,) = explained.images.values(), explained.maps
+    assert images.shape == (2, 20, 30, 3)
+    for image, values, channel in zip(images, maps, (0, 2), strict=True):
+        assert image[4:10, 4:15, channel].min() > 240
+        np.testing.assert_allclose(values, image[..., channel] / 255 / 600 / 3, rtol=1e-4)  # the mean over channels
+    drawn = [axes for axes in saliency.draw(explained, given).axes if axes.images]
+    assert [axes.get_ylabel() for axes in drawn if axes.get_ylabel()] == ["red", "blue"]
+    assert [axes.get_title() for axes in drawn][:2] == ["image", "network\n0k numbers"]
+    assert {tuple(axes.images[0].get_extent()) for axes in drawn} == {(0, 1, 2 / 3, 0)}
+
+
+def test_its_own_predictions_are_the_rows_of_unlabelled_images(mine, capsys):
+    explained = saliency.explain(of_mine(mine, "of_mine:network", images=mine / "pictures/blue", layer="hidden"))
+    np.testing.assert_array_equal(explained.labels, [2])
+    assert "images: blue" in capsys.readouterr().out
+    grey = saliency.explain(of_mine(mine, "of_mine:grey", images=mine / "pictures/blue"))
+    assert grey.networks[0].labels == ("class 0", "class 1", "class 2")
+    assert [images.shape for images in grey.images.values()] == [(1, 20, 30)]
+
+
+def test_a_network_of_faces_gets_faces_in_colour(mine):
+    file = mine / "photograph.png"
+    cv2.imwrite(str(file), photograph())
+    explained = saliency.explain(of_mine(mine, "of_mine:of_faces", images=file))
+    (face,) = faceflax.FaceAnalyzer(preset="fast")(photograph())
+    expected = face.crop(photograph(), 0.25, 24)
+    (images,) = explained.images.values()
+    grey = cv2.cvtColor(images[0], cv2.COLOR_RGB2GRAY)  # cut out and then grey, not the other way round
+    assert np.abs(grey.astype(int) - expected).max() <= 2
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"model": "of_mine"}, "model: 'of_mine' is not of the form module:function; give one, such as mine:network"),
+        ({"model": "nowhere:f"}, "model: there is no module 'nowhere' for 'nowhere:f'; give its name without .py"),
+        ({"model": "half:f"}, "importing its module raised ModuleNotFoundError: No module named 'a_package_that"),
+        ({"model": "wrong:f"}, "model: 'wrong:f': importing its module raised ZeroDivisionError: division by zero"),
+        ({"model": "of_mine:nets"}, "model: unknown 'of_mine:nets'; choose one of: of_mine:colours, of_mine:network"),
+        ({"model": "of_mine:NUMBER"}, "model: unknown 'of_mine:NUMBER'"),
+        ({"model": "of_mine:broken"}, "model: 'of_mine:broken': calling it raised OSError: no such weights"),
+        ({"model": "of_mine:pair"}, "model: 'of_mine:pair' returned a tuple; return interpret.Subject"),
+        ({"model": "of_mine:two_labels"}, "model: 'of_mine:two_labels' has 2 labels for 3 logits"),
+        ({"model": "of_mine:unready"}, "preprocess raised AttributeError: 'numpy.ndarray' object has no attribute"),
+        ({"model": "of_mine:odd_sizes"}, "calling it raised FaceflaxError: image_size: 20 is not height and width"),
+        ({"model": "of_mine:wide_faces"}, "crop_margin: 0.0 faces are cut out as squares"),
+        ({"model": "of_mine:no_network"}, "network: a 'function' is no model and variables; give interpret.wrap"),
+        ({"images": None}, "images: are needed for a model of one's own"),
+        ({"weights": ("mini_xception-fer2013",)}, "weights: 'mini_xception-fer2013' are not used with model"),
+        ({"emotions": ("happy",)}, "emotions: unknown 'happy'; choose one of: red, green, blue"),
+        ({"emotions": ("green",)}, "emotions: no image of pictures shows green; name others"),
+        ({"target": "highest"}, "layer: unknown 'last_conv'; choose one of: hidden"),
+        ({"method": "grad_cam"}, "layer: unknown 'last_conv'; choose one of: hidden"),
+    ],
+)
+def test_a_network_of_ones_own_that_cannot_be_used(mine, changes, message):
+    with pytest.raises(FaceflaxError, match=message):
+        saliency.main(of_mine(mine, **{"model": "of_mine:network"} | changes))
+    assert not (mine / "maps.png").exists()
 
 
 def test_command_line():
