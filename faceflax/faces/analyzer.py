@@ -202,7 +202,7 @@ def make_face(
         track_id: as there.
         sure_from: the lowest probabilities of an emotion and of a gender that are sure.
     """
-    emotion_sure, gender_sure = (
+    sure_emotion, sure_gender = (
         bool(values.max() >= low) for values, low in zip((emotions, genders), sure_from, strict=True)
     )
     return Face(
@@ -215,8 +215,8 @@ def make_face(
         score=face.score,
         landmarks=face.landmarks,
         crops=crops,
-        emotion_sure=emotion_sure,
-        gender_sure=gender_sure,
+        sure_emotion=sure_emotion,
+        sure_gender=sure_gender,
     )
 
 

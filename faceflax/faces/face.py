@@ -30,8 +30,8 @@ FACE_COLUMNS: dict[str, type] = {
     **{"track": int, "score": float, "x": int, "y": int, "width": int, "height": int},
     **{f"{name}_{axis}": float for name in LANDMARKS for axis in "xy"},
     **{"size": float, "sharpness": float},
-    **{"emotion": str, "emotion_sure": bool, **{f"emotion_{name}": float for name in EMOTIONS}},
-    **{"gender": str, "gender_sure": bool, **{f"gender_{name}": float for name in GENDERS}},
+    **{"emotion": str, "sure_emotion": bool, **{f"emotion_{name}": float for name in EMOTIONS}},
+    **{"gender": str, "sure_gender": bool, **{f"gender_{name}": float for name in GENDERS}},
 }
 """What tables say about a face, with the types: the keys of :meth:`Face.to_dict`."""
 
@@ -52,9 +52,9 @@ class Face:
             of two first as the image shows them; None from a detector that does not find them.
         crops: the grey crops of the face that the networks saw, uint8 ``[size, size]``, by margin and size; see
             :meth:`crop`. Empty where none was cut, as for a tracked face that is not seen in this frame.
-        emotion_sure: whether the emotion's probability is high enough that the network is usually right: see
+        sure_emotion: whether the emotion's probability is high enough that the network is usually right: see
             :attr:`faceflax.WeightsInfo.sure`, which has the threshold. Always of weights that state none.
-        gender_sure: the same of the gender.
+        sure_gender: the same of the gender.
     """
 
     box: tuple[int, int, int, int]
@@ -66,8 +66,8 @@ class Face:
     score: float = 1.0
     landmarks: Float32[np.ndarray, "5 2"] | None = None
     crops: Crops = field(default_factory=dict, repr=False)
-    emotion_sure: bool = True
-    gender_sure: bool = True
+    sure_emotion: bool = True
+    sure_gender: bool = True
 
     @property
     def square(self) -> Square:
@@ -127,8 +127,8 @@ class Face:
             for name, point in zip(LANDMARKS, self.landmarks, strict=True):
                 row |= {f"{name}_x": float(point[0]) * across, f"{name}_y": float(point[1]) * down}
         row |= {"size": float(self.square.side) * across, "sharpness": self.sharpness}
-        row |= {"emotion": self.emotion, "emotion_sure": self.emotion_sure}
-        row |= {"gender": self.gender, "gender_sure": self.gender_sure}
+        row |= {"emotion": self.emotion, "sure_emotion": self.sure_emotion}
+        row |= {"gender": self.gender, "sure_gender": self.sure_gender}
         for prefix, labels, values in (
             ("emotion", EMOTIONS, self.emotion_probabilities),
             ("gender", GENDERS, self.gender_probabilities),

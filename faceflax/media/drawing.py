@@ -39,8 +39,8 @@ def draw_faces(frame: Image, faces: Sequence[Face]) -> Image:
         color = COLORS[face.gender]
         cv2.rectangle(image, (x, y), (x + width - 1, y + height - 1), color, thickness)
         lines = [
-            f"{face.emotion}{'' if face.emotion_sure else '?'} {face.emotion_probabilities.max():.0%}",
-            f"{face.gender}{'' if face.gender_sure else '?'} {face.gender_probabilities.max():.0%}",
+            f"{face.emotion}{'' if face.sure_emotion else '?'} {face.emotion_probabilities.max():.0%}",
+            f"{face.gender}{'' if face.sure_gender else '?'} {face.gender_probabilities.max():.0%}",
         ]
         draw_label(image, lines, face.box, color)
     return image

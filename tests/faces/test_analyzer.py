@@ -55,9 +55,9 @@ def test_a_label_is_sure_from_the_threshold_of_its_weights_on(tmp_path, weights,
         faceflax.pretrained.save(files[-1], loaded.variables, **fields, sure=sure, temperature=50.0)
     images, video = FaceAnalyzer(*files), VideoAnalyzer(FaceAnalyzer(*files))
     for (face,) in (images(photo), video(photo)):
-        assert face.emotion_sure
-        assert face.gender_sure == (face.gender_probabilities.max() >= low) == (low == 0)
-        assert (face.to_dict()["emotion_sure"], face.to_dict()["gender_sure"]) == (True, low == 0)
+        assert face.sure_emotion
+        assert face.sure_gender == (face.gender_probabilities.max() >= low) == (low == 0)
+        assert (face.to_dict()["sure_emotion"], face.to_dict()["sure_gender"]) == (True, low == 0)
 
 
 def test_box_is_four_python_integers_about_the_eyes(analyzer, photo):

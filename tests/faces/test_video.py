@@ -144,7 +144,7 @@ def test_labels_and_boxes_of_a_still_face_are_steady(clip):
         plain, steady = following(analyzer, smoothing=0), following(analyzer)
         faces = []
         for index in range(40):
-            frame = noisy(still, index)
+            frame = noisy(still, index, sigma=20)
             if located := steady.locate(frame):
                 faces.append((plain.read(frame, located)[0], steady.read(frame, located)[0]))
         later = faces[-33:]  # before that the average is of a few frames

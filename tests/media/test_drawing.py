@@ -29,7 +29,7 @@ def test_red_for_woman_blue_for_man():
 def test_a_label_that_is_not_sure_looks_otherwise():
     frame = np.full((300, 300, 3), 128, np.uint8)
     sure = face((100, 100, 100, 100))
-    pictures = [draw_faces(frame, [each]) for each in (sure, replace(sure, emotion_sure=False), sure)]
+    pictures = [draw_faces(frame, [each]) for each in (sure, replace(sure, sure_emotion=False), sure)]
     assert (pictures[0] != pictures[1]).any()
     np.testing.assert_array_equal(pictures[0], pictures[2])
 
