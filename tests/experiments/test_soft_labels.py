@@ -100,12 +100,22 @@ def test_teachers_probabilities_are_softened_and_averaged(root, examples, tmp_pa
     np.testing.assert_allclose(soft, powers / powers.sum(1, keepdims=True), atol=1e-4)
 
 
+def test_votes_and_teachers_are_mixed_by_the_share_of_the_votes(root, examples, tmp_path):
+    votes = write_votes(tmp_path / "votes.csv", examples, gap=False)
+    teachers, common = ("mini_xception-fer2013",), {"data_dir": root / "tfds"}
+    main(Options(output=tmp_path / "both.npy", ferplus=votes, teachers=teachers, votes_weight=0.25, **common))
+    main(Options(output=tmp_path / "taught.npy", teachers=teachers, **common))
+    expected = 0.75 * np.load(tmp_path / "taught.npy") + 0.25 * from_votes(votes, examples)
+    np.testing.assert_allclose(np.load(tmp_path / "both.npy"), expected, atol=1e-6)
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        ([], "error: --teachers: neither of ferplus and teachers is given; give one of the two"),
+        ([], "error: --teachers: neither ferplus nor teachers is given; give one of the two, or both"),
         (["--teachers", "mini_xception-fairface"], "error: --teachers: 'mini_xception-fairface' has the classes woman"),
         (["--teachers", "none"], "error: --teachers: unknown 'none'"),
+        (["--teachers", "x", "--votes-weight", "2"], "error: --votes-weight: 2.0 is not usable"),
         (["--teachers", "x", "--temperature", "0"], "error: --temperature: 0.0 is not usable"),
     ],
 )
