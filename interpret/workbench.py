@@ -215,8 +215,9 @@ def colored(values: Float[np.ndarray, "height width"], *, signed: bool) -> UInt8
     """Returns a map as colours: blue, white and red about zero, or black to yellow for maps without a sign.
 
     Example:
-        >>> colored(np.array([[-1.0, 0.0, 1.0]]), signed=True)[0].tolist()
-        [[5, 48, 97], [246, 246, 247], [103, 0, 31]]
+        >>> below, _, above = colored(np.array([[-1.0, 0.0, 1.0]]), signed=True)[0]
+        >>> bool(below[2] > below[0]), bool(above[0] > above[2])  # blue, red
+        (True, True)
     """
     limit = max(float(np.percentile(np.abs(values), PERCENTILE)), 1e-12)
     share = np.clip(values / limit, -1, 1)

@@ -105,7 +105,7 @@ class MiniXceptionAntialiased(MiniXception):
     58,423 parameters for 7 classes, as in the plain network.
 
     Example:
-        >>> import jax
+        >>> import jax, jax.numpy as jnp
         >>> model = MiniXceptionAntialiased(num_classes=7)
         >>> variables = jax.eval_shape(model.init, jax.random.key(0), jnp.zeros((1, 64, 64, 1)))
         >>> sum(array.size for array in jax.tree.leaves(variables))

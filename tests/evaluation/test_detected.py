@@ -8,6 +8,7 @@ import pytest
 from faceflax import FaceAnalyzer, preprocessing, pretrained
 from faceflax.evaluation.detected import BORDER, SIDE, find_faces, frame_of, search_frames
 from faceflax.evaluation.metrics import predict_logits
+from faceflax.faces.analyzer import PRESETS
 from faceflax.faces.crop import crop_face
 from faceflax.faces.haar import HaarDetector
 from faceflax.media.demo import photograph
@@ -37,9 +38,10 @@ def test_a_face_is_found_where_it_was_cut(images):
 
 def test_the_prediction_is_the_analyzers_on_the_same_frame(images):
     detector = HaarDetector()
-    info = pretrained.weights_info("mini_xception-fer2013")
+    name = PRESETS["fast"].emotion
+    info = pretrained.weights_info(name)
     crops = find_faces(images, detector).cut(info.crop_margin, info.image_size)
-    logits = predict_logits(*pretrained.load("mini_xception-fer2013"), crops)[0] / info.temperature
+    logits = predict_logits(*pretrained.load(name), crops)[0] / info.temperature
     (face,) = FaceAnalyzer(detector=detector, preset="fast")(frame_of(images[0, :, :, 0]))
     probabilities = np.exp(logits) / np.exp(logits).sum()
     np.testing.assert_allclose(probabilities, face.emotion_probabilities, atol=1e-4)
