@@ -7,7 +7,7 @@ import ipaddress
 from collections.abc import Awaitable, Callable, MutableMapping
 from http.cookies import SimpleCookie
 from typing import Any
-from urllib.parse import parse_qsl, urlencode
+from urllib.parse import parse_qsl, quote, unquote, urlencode
 
 Scope = MutableMapping[str, Any]
 Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
@@ -71,12 +71,12 @@ class Guard:
         elif scope["path"] != "/healthz":
             query = dict(parse_qsl(scope["query_string"].decode("latin-1")))
             if self._right(query.pop("token", "")) and scope["method"] == "GET":
-                cookie = f"{COOKIE}={self._token}; Path=/; HttpOnly; SameSite=Strict"
+                cookie = f"{COOKIE}={quote(self._token or '', safe='')}; Path=/; HttpOnly; SameSite=Strict"
                 place = scope["path"] + (f"?{urlencode(query)}" if query else "")
                 await _say(send, 303, "", {"location": place, "set-cookie": cookie})
                 return
             cookies = SimpleCookie(headers.get("cookie", ""))
-            known = cookies[COOKIE].value if COOKIE in cookies else ""
+            known = unquote(cookies[COOKIE].value) if COOKIE in cookies else ""
             if not self._right(known) and not self._right(headers.get("authorization", "").removeprefix("Bearer ")):
                 said = "This server needs its token: add ?token=TOKEN to the address, or send Authorization: Bearer."
                 await _say(send, 401, said, {"www-authenticate": "Bearer"})

@@ -119,7 +119,7 @@ def read_pages(
             except EOFError:
                 return
             except Exception as error:  # a damaged file makes Pillow raise almost anything
-                raise not_media(field, path, f" from its page {index + 1} on ({_one_line(error)})") from None
+                raise not_media(field, path, f" from its page {index + 1} on ({_one_line(error)})", "image") from None
             if not smaller:
                 _check_size(picture, field, path)
                 yield decode(picture, field, path, longest=longest)
@@ -191,7 +191,7 @@ def decode(
     except MemoryError:
         raise FaceflaxError(field, path, "needs more memory than there is", "reduce it") from None
     except Exception as error:  # a damaged file makes Pillow raise almost anything
-        raise not_media(field, path, f" ({_one_line(error)})") from None
+        raise not_media(field, path, f" ({_one_line(error)})", "image") from None
     if orientation in (5, 6, 7, 8):
         size = size[::-1]
     if longest is not None and max(image.shape[:2]) > longest:
@@ -217,7 +217,7 @@ def animation(picture: ImageFile, field: str, path: Path) -> Iterator[tuple[Imag
         except EOFError:
             return
         except Exception as error:
-            raise not_media(field, path, f" behind its first {index} images ({_one_line(error)})") from None
+            raise not_media(field, path, f" behind its first {index} images ({_one_line(error)})", "image") from None
         yield image, time
         time += (shown if shown > _SHORTEST else _USUAL) / 1000
         index += 1

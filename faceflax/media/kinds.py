@@ -81,9 +81,16 @@ def kind_by_name(name: str) -> Literal["image", "video", "archive"] | None:
     return "archive" if lower.endswith(_ARCHIVE_NAMES) else None
 
 
-def not_media(field: str, path: Path, why: str = "") -> FaceflaxError:
-    """Returns the error about a file that is not what can be analysed, or not whole."""
-    meant = "an image" if kind_by_name(path.name) == "image" else "a video"
+def not_media(field: str, path: Path, why: str = "", kind: Literal["image", "video"] | None = None) -> FaceflaxError:
+    """Returns the error about a file that is not what can be analysed, or not whole.
+
+    Args:
+        field: what the caller names it by.
+        path: its name.
+        why: what is wrong.
+        kind: what its content is; what its name says if not given.
+    """
+    meant = "an image" if (kind or kind_by_name(path.name)) == "image" else "a video"
     return FaceflaxError(field, path, f"cannot be read as {meant}{why}", f"is it complete, and {meant}?")
 
 
