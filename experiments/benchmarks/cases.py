@@ -349,7 +349,7 @@ if __name__ == "__main__":
 
 
 def _files(setting: Setting) -> Iterator[Case]:
-    photographs, film = {"folder": str(setting.files / "few")}, {"file": str(setting.files / "film.mp4")}
+    photographs, video = {"folder": str(setting.files / "few")}, {"file": str(setting.files / "video.mp4")}
 
     def case(name: str, threads: int, unit: str, contenders: Mapping[str, Call | Process]) -> Case:
         return Case("files", name, threads, unit, max(setting.repeats // 6, 1), contenders)
@@ -365,12 +365,12 @@ def _files(setting: Setting) -> Iterator[Case]:
             },
         )
         yield case(
-            "a film of 640x360, 4 s",
+            "a video of 640x360, 4 s",
             threads,
             "ms",
             {
-                OURS: Call(".files", "film", film),
-                "cv2.VideoCapture, VideoAnalyzer": Call(".files", "film_in_turn", film),
+                OURS: Call(".files", "video", video),
+                "cv2.VideoCapture, VideoAnalyzer": Call(".files", "video_in_turn", video),
             },
         )
     many = str(setting.files / "many")

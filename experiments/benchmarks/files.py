@@ -1,4 +1,4 @@
-"""Files from end to end: photographs of 12 megapixels and a film of 640x360, made of the demo's.
+"""Files from end to end: photographs of 12 megapixels and a video of 640x360, made of the demo's.
 
 ``python -m experiments.benchmarks.files FOLDER`` makes them.
 """
@@ -32,7 +32,7 @@ _SPAN = 400  # pixels that the face is moved by at most
 
 
 def make(folder: Path, copies: int) -> None:
-    """Writes ``few/`` with the photographs, ``many/`` with that many links to each, and ``film.mp4``."""
+    """Writes ``few/`` with the photographs, ``many/`` with that many links to each, and ``video.mp4``."""
     picture = demo.photograph()
     scale = max((side + _SPAN) / have for side, have in zip(_SIZE, picture.shape[1::-1], strict=True))
     large = cv2.resize(picture, None, fx=scale, fy=scale, interpolation=cv2.INTER_CUBIC)
@@ -44,7 +44,7 @@ def make(folder: Path, copies: int) -> None:
         file.write_bytes(encode(large[start : start + _SIZE[1], start : start + _SIZE[0]], ".jpg"))
         for copy in range(copies):
             (folder / f"many/{copy:03}{number}.jpg").hardlink_to(file)
-    with closing(VideoFile(folder / "film.mp4", demo.FPS)) as video:
+    with closing(VideoFile(folder / "video.mp4", demo.FPS)) as video:
         for frame in open_source("demo").frames:
             video.write(frame, frame.image)
 
@@ -70,13 +70,13 @@ def photographs_whole(folder: str) -> Run:
     return run
 
 
-def film(file: str) -> Run:
-    """How many faces a film's frames show, decoded while the frames before are analysed."""
+def video(file: str) -> Run:
+    """How many faces a video's frames show, decoded while the frames before are analysed."""
     return _analysis(file, Reading())
 
 
-def film_in_turn(file: str) -> Run:
-    """How many faces a film's frames show, each decoded with OpenCV and analysed before the next."""
+def video_in_turn(file: str) -> Run:
+    """How many faces a video's frames show, each decoded with OpenCV and analysed before the next."""
     images = FaceAnalyzer(preset="fast")
 
     def run() -> np.ndarray:

@@ -313,9 +313,9 @@ def test_memory_stays_flat_over_ten_thousand_inputs_and_a_long_film(tmp_path):
     path = write_image(tmp_path / "m/00000.jpg", 200, size=(240, 320))
     for index in range(1, 10_000):
         (tmp_path / f"m/{index:05}.jpg").hardlink_to(path)
-    film = write_video(tmp_path / "film.avi", 20_000, size=(160, 120))
+    video = write_video(tmp_path / "video.avi", 20_000, size=(160, 120))
     analyzers = batch.Analyzers(images, Video)
-    for inputs in (tmp_path / "m", film):
+    for inputs in (tmp_path / "m", video):
         tasks = tasks_of(batch.find_inputs([inputs])[0])
         seen = [resident() for _ in results_of(tasks, analyzers, batch.Reading())]
         third = len(seen) // 3

@@ -74,7 +74,7 @@ def here(tmp_path, monkeypatch):
 def test_archives_with_images_and_videos(here, pack):
     clip = write_clip(here / "clip.mp4", 20).read_bytes()
     files = {
-        **{"b/film": clip, "a.jpg": picture("JPEG"), "c.png": picture(level=0), "anim.gif": animation("GIF")},
+        **{"b/video": clip, "a.jpg": picture("JPEG"), "c.png": picture(level=0), "anim.gif": animation("GIF")},
         **{"notes.txt": b"text", "bad.png": b"no image", "inner.zip": b"PK\x05\x06" + bytes(18), ".x.png": picture()},
     }
     path = Path("archive")  # its content tells that it is one
@@ -93,16 +93,20 @@ def test_archives_with_images_and_videos(here, pack):
             archive.addfile(link)
     records = run([path], Path("o.csv"))
     expected = {
-        **{"b/film": "done", "a.jpg": "done", "c.png": "no face", "anim.gif": "done"},
+        **{"b/video": "done", "a.jpg": "done", "c.png": "no face", "anim.gif": "done"},
         **{"notes.txt": "skipped", "bad.png": "failed", "inner.zip": "failed", ".x.png": "skipped"},
     }
     if pack != "zip":
         expected["link.png"] = "failed"
     assert statuses(records) == {f"archive/{name}": status for name, status in expected.items()}
-    assert records["archive/b/film"].frames == 20
+    assert records["archive/b/video"].frames == 20
     assert records["archive/anim.gif"].frames == 2
     assert records["archive/inner.zip"].reason == "is an archive in an archive; unpack the outer one first"
-    assert {row["input"] for row in read_rows(Path("o.csv"))} == {"archive/b/film", "archive/a.jpg", "archive/anim.gif"}
+    assert {row["input"] for row in read_rows(Path("o.csv"))} == {
+        "archive/b/video",
+        "archive/a.jpg",
+        "archive/anim.gif",
+    }
 
 
 def encrypted_zip(path):

@@ -40,7 +40,7 @@ def options(weights):
 
 @pytest.fixture(scope="module")
 def media(tmp_path_factory):
-    """A short and a longer film, photographs as files and in an archive, and a file that is none."""
+    """A short and a longer video, photographs as files and in an archive, and a file that is none."""
     folder = tmp_path_factory.mktemp("media")
     for name, times in (("long.mp4", 6), ("brief.avi", 1)):
         with closing(VideoFile(folder / name, demo.FPS)) as writer:
@@ -116,7 +116,7 @@ def test_after_a_kill_and_an_interrupt_it_ends_with_every_row_once(tmp_path, med
         "photos.zip/b.png",
         "brief.avi",
     }
-    assert page.read_text().count("<h2>") == 4  # two films, the images, what failed
+    assert page.read_text().count("<h2>") == 4  # two videos, the images, what failed
     assert "image/jpeg" not in page.read_text()  # no faces unless asked for
     names = ["o.csv", "o.html", "o.inputs.csv", "whole.csv", "whole.inputs.csv"]
     assert sorted(file.name for file in tmp_path.iterdir()) == names
@@ -203,12 +203,12 @@ def test_names_of_any_bytes_are_one_line_each(tmp_path, options):
 
 
 def test_workers_give_what_one_process_gives(tmp_path, media, options):
-    """To the byte, in the same order: with films in an archive, every third frame, rows for those without a face."""
-    with tarfile.open(tmp_path / "films.tar.gz", "w:gz") as archive:
+    """To the byte, in the same order: with videos in an archive, every third frame, rows for those without a face."""
+    with tarfile.open(tmp_path / "videos.tar.gz", "w:gz") as archive:
         for name in ("brief.avi", "photo.png", "bad.jpg"):
             archive.add(media / name, name)
     chosen = ["--every", "3", "--every-frame", "--preset", "fast", *options]
-    paths = [media, tmp_path / "films.tar.gz"]
+    paths = [media, tmp_path / "videos.tar.gz"]
     done = {}
     for workers in (1, 2):
         table = tmp_path / f"{workers}.csv"
@@ -222,7 +222,7 @@ def test_workers_give_what_one_process_gives(tmp_path, media, options):
     rows = read_rows(tmp_path / "1.csv")
     frames = {int(row["frame"]) for row in rows if row["input"].endswith("long.mp4")}
     assert frames == set(range(0, 6 * demo.NUM_FRAMES, 3))
-    assert {Path(row["input"]).name for row in rows if "films.tar.gz" in row["input"]} == {"brief.avi", "photo.png"}
+    assert {Path(row["input"]).name for row in rows if "videos.tar.gz" in row["input"]} == {"brief.avi", "photo.png"}
     assert sorted(file.suffix for file in tmp_path.iterdir()) == sorted([".gz", *(".csv", ".csv", ".html") * 2])
     for text in (done[1].stdout, done[2].stdout):
         assert "2 failed: cannot be read as an image" in text
@@ -270,8 +270,8 @@ def test_other_formats_and_a_film_in_the_network(tmp_path, media, options, suffi
     times = sorted(row["time"] for row in rows if row["input"] == name)
     assert all(step > 0.19 for step in np.diff(times))
     assert len(times) > 10
-    (film, photo) = table_module.read_rows(tmp_path / f"o.inputs.{suffix}", table_module.INPUT_COLUMNS)
-    assert (film["frames"], photo["frames"]) == (20, 1)
+    (video, photo) = table_module.read_rows(tmp_path / f"o.inputs.{suffix}", table_module.INPUT_COLUMNS)
+    assert (video["frames"], photo["frames"]) == (20, 1)
     assert sorted(file.name for file in tmp_path.iterdir()) == sorted([table.name, f"o.inputs.{suffix}"])
 
 

@@ -240,8 +240,8 @@ def test_files_are_as_large_as_said_and_show_what_is_counted(tmp_path):
     with Image.open(few[0]) as photograph:
         assert photograph.size == (4000, 3000)
     assert files.photographs(str(tmp_path / "few"))() == files.PHOTOGRAPHS
-    film = str(tmp_path / "film.mp4")
-    assert files.film(film)() == files.film_in_turn(film)() == demo.NUM_FRAMES
+    video = str(tmp_path / "video.mp4")
+    assert files.video(video)() == files.video_in_turn(video)() == demo.NUM_FRAMES
 
 
 @pytest.mark.slow

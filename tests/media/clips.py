@@ -1,4 +1,4 @@
-"""Short films that the tests make with PyAV."""
+"""Short videos that the tests make with PyAV."""
 
 from fractions import Fraction
 

@@ -29,7 +29,7 @@ def means(pictures):
 
 
 @pytest.mark.parametrize("name", ["v.mp4", "v.webm", "v.avi", "v.mkv", "v.mov"])
-@pytest.mark.parametrize("renamed", [None, "film.jpg", "film"])
+@pytest.mark.parametrize("renamed", [None, "video.jpg", "video"])
 def test_every_format_whatever_its_name(tmp_path, name, renamed):
     path = write_clip(tmp_path / name)
     if renamed:
