@@ -41,7 +41,13 @@ class TrainConfig:
     output: Path | None = None
     """Folder of the run; runs/ARCH-DATASET if not given."""
     resume: bool = False
-    """Continue from the run's last checkpoint."""
+    """Continue from the run's last checkpoint, at the very step."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between checkpoints, besides the one at the end of each epoch; 0 makes none by time."""
+    checkpoint_steps: int = 0
+    """Steps between checkpoints; 0 makes none by steps."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints are kept, besides the best epoch's."""
     epochs: int = 30
     """Passes over the training split."""
     stop_after: int | None = None
@@ -98,12 +104,13 @@ class TrainConfig:
     """Seed of initialisation, order and augmentation."""
 
     def __post_init__(self) -> None:
-        for name, low in {"epochs": 1, "batch_size": 2, "image_size": 32, "stop_patience": 1}.items():
+        least = {"epochs": 1, "batch_size": 2, "image_size": 32, "stop_patience": 1}
+        for name, low in {**least, "checkpoint_steps": 0, "keep_checkpoints": 1}.items():
             if getattr(self, name) is not None and getattr(self, name) < low:
                 raise FaceflaxError(name, getattr(self, name), "is too small", f"give {low} or more")
         if self.stop_after is not None and not 1 <= self.stop_after <= self.epochs:
             raise FaceflaxError("stop_after", self.stop_after, f"is not from 1 to epochs, which is {self.epochs}")
-        for name in ("learning_rate", "warmup_epochs", "weight_decay", "mixup"):
+        for name in ("learning_rate", "warmup_epochs", "weight_decay", "mixup", "checkpoint_minutes"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise FaceflaxError(name, getattr(self, name), "is not usable", "give a number from 0 up")
         for name in ("dropout", "average", "label_smoothing"):

@@ -16,6 +16,7 @@ from tqdm import tqdm
 from faceflax.data.augment import Augmentation
 from faceflax.errors import FaceflaxError
 from faceflax.training.config import Precision
+from faceflax.training.run import Begun, Tick, no_tick
 from faceflax.training.step import TrainState, adam, create_state, make_statistics, make_train_step
 from faceflax.training.targets import cross_entropy
 
@@ -100,6 +101,9 @@ class Trainer:
         batches: Int[np.ndarray, "steps batch"],
         learning_rates: Float[np.ndarray, " steps"],
         show: Show = lambda steps, loss, correct: None,
+        *,
+        begun: Begun = Begun(),  # noqa: B008  # frozen
+        tick: Tick = no_tick,
     ) -> tuple[TrainState, float, float]:
         """Makes one step for each row of ``batches``, from the step on that ``state`` has reached.
 
@@ -110,6 +114,8 @@ class Trainer:
             batches: the images of each step.
             learning_rates: of each step.
             show: called once in :data:`STEPS_TOGETHER` steps and after the last; it may raise to stop.
+            begun: what the steps before these, which count with them, have come to.
+            tick: called after each step.
 
         Returns:
             The state, the mean loss of the steps and the mean share of their images that were right.
@@ -123,17 +129,18 @@ class Trainer:
             np.pad(np.asarray(batches, np.int32), (padding, (0, 0))),
             np.pad(np.asarray(learning_rates, np.float32), padding),
         )
-        sums: Any = {"loss": jnp.zeros(()), "correct": jnp.zeros(())}
         loss = correct = math.nan
-        done = 0
+        if begun.steps:
+            loss, correct = (begun.means()[name] for name in ("loss", "correct"))
         for first in range(0, rows, STEPS_TOGETHER):
             chunk = [jnp.asarray(part[first : first + STEPS_TOGETHER]) for part in plan]
             for _ in range(min(first + STEPS_TOGETHER, lead + count) - max(first, lead)):
                 state, metrics = self._step(state, images, targets, *chunk)
-                sums = jax.tree.map(jnp.add, sums, metrics)
-                done += 1
-            loss, correct = (float(sums[name]) / done for name in ("loss", "correct"))
-            show(done, loss, correct)
+                begun = begun.add(metrics)
+                tick(state, begun)
+            means = begun.means()
+            loss, correct = means["loss"], means["correct"]
+            show(begun.steps, loss, correct)
         return state, loss, correct
 
     def variables(self, state: TrainState, images: UInt8[Array, "n size size channels"]) -> dict[str, Any]:

@@ -32,11 +32,6 @@ class TrainState(flax.struct.PyTreeNode):
     batch_stats: Any
     optimizer_state: Any
 
-    @property
-    def variables(self) -> dict[str, Any]:
-        """The variables that ``model.apply`` takes, not averaged."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
-
 
 def adam(weight_decay: float) -> optax.GradientTransformation:
     """Adam with decoupled weight decay on kernels (not on biases, BatchNorm), without the learning rate.
