@@ -17,6 +17,7 @@ import numpy as np
 import orbax.checkpoint as ocp
 
 from faceflax.errors import FaceflaxError
+from faceflax.training.devices import Devices
 from faceflax.training.run import Begun, Epoch
 from faceflax.training.step import TrainState
 
@@ -55,6 +56,7 @@ class Checkpoints:
     Args:
         folder: where they are; made if missing.
         keep: how many of the newest are kept.
+        devices: of the training; of several processes the first alone writes.
 
     Example:
         >>> import tempfile
@@ -63,13 +65,20 @@ class Checkpoints:
         True
     """
 
-    def __init__(self, folder: Path, keep: int = 2) -> None:
+    def __init__(self, folder: Path, keep: int = 2, devices: Devices | None = None) -> None:
         self.folder = folder.resolve()
+        self.devices = devices or Devices()
         self._keep = keep
         self._writing: Future[None] | None = None
         self._last: int | None = None
         self._thread = ThreadPoolExecutor(1, "checkpoints")
-        self._orbax = ocp.Checkpointer(ocp.PyTreeCheckpointHandler())
+        # Each process reads by itself, and one writes what all have: Orbax need not know of the others.
+        alone = ocp.options.MultiprocessingOptions(
+            primary_host=jax.process_index(), active_processes={jax.process_index()}, barrier_sync_key_prefix="one"
+        )
+        self._orbax = ocp.Checkpointer(
+            ocp.PyTreeCheckpointHandler(multiprocessing_options=alone), multiprocessing_options=alone
+        )
 
     def __enter__(self) -> Checkpoints:
         return self
@@ -102,6 +111,8 @@ class Checkpoints:
             packed = _pack(state)
             if not all(np.isfinite(array).all() for array in packed[0].values()):
                 return False
+            if not self.devices.first:
+                return True
             self._writing = self._thread.submit(self._write, packed, record)
             self._last = record.step
         return True
@@ -117,6 +128,22 @@ class Checkpoints:
             writing.result()
 
     def newest(self) -> Record | None:
+        """Returns the record of the newest whole checkpoint, the same in all processes; see :meth:`_newest`."""
+        found = self._newest() if self.devices.first else None
+        return self._agreed(found)
+
+    def _agreed(self, found: Record | None) -> Record | None:
+        """The first process's record in all of them."""
+        step = self.devices.agree(None if found is None else found.step)
+        if step is None or self.devices.first:
+            return found
+        record = self._read_record(self.folder / str(step))
+        if record is None:
+            problem = "is not the first process's: its checkpoints are not in {}"
+            raise FaceflaxError("output", self.folder.parent, problem, "name a folder that all processes share")
+        return record
+
+    def _newest(self) -> Record | None:
         """Returns the record of the newest whole checkpoint, or None if there is none at all.
 
         Damaged newer ones are named in a message and set aside as ``STEP.damaged``.
@@ -148,6 +175,11 @@ class Checkpoints:
             FaceflaxError: there is none.
         """
         self.wait()
+        best = self._agreed(self._best() if self.devices.first else None)
+        assert best is not None
+        return best
+
+    def _best(self) -> Record:
         records = [self._read_record(self.folder / str(step)) for step in self.steps()]
         ends = [record for record in records if record is not None and record.history and not record.begun.steps]
         if not ends:

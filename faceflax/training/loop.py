@@ -8,7 +8,7 @@ import json
 import signal
 import time
 from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +31,7 @@ from faceflax.training.checkpoints import Checkpoints, Record, another_version
 from faceflax.training.config import TrainConfig
 from faceflax.training.detected import training_crops, validation_crops
 from faceflax.training.detection.run import Detection
+from faceflax.training.devices import Devices, ending_together, start
 from faceflax.training.distillation import Teacher, teacher
 from faceflax.training.fitting import Trainer, cosine, take_matching, unmixed
 from faceflax.training.memory import keep_freed_memory
@@ -43,6 +44,7 @@ STATISTICS_IMAGES = 4096
 FREE_TO_CHANGE = (
     *("data_dir", "output", "resume", "epochs", "stop_after", "stop_patience"),
     *("checkpoint_minutes", "checkpoint_steps", "keep_checkpoints"),
+    *("devices", "coordinator", "processes", "process", "cluster", "join_seconds"),
 )
 """Settings that may differ when a run is resumed; a lower learning rate may be given too."""
 
@@ -62,6 +64,7 @@ def train(config: TrainConfig) -> Path:
             last good checkpoint stays).
     """
     keep_freed_memory()  # first of all: reading init_weights makes JAX's threads allocate already
+    devices = start(config)
     if config.arch not in models.list_models():
         raise unknown("arch", config.arch, models.list_models())
     if config.precision == "bfloat16_products" and not native.tiles():
@@ -73,28 +76,35 @@ def train(config: TrainConfig) -> Path:
         raise error.renamed("init_weights") from None
     folder = files.writable_folder("output", config.folder)
     with ExitStack() as stack:
-        stack.enter_context(_alone(folder))
-        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", config.keep_checkpoints))
+        stack.enter_context(ending_together(devices))
+        if devices.first:
+            stack.enter_context(_alone(folder))
+        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", config.keep_checkpoints, devices))
         newest = checkpoints.newest()
         settings = _check_same_run(folder, config, newest)
-        run: Run = Detection(config) if config.arch in models.DETECTORS else _Classification(config)
+        if config.arch in models.DETECTORS and devices.count > 1:
+            problem = "is more than the one that a detector is trained on"
+            raise FaceflaxError("devices", devices.count, problem, "give 1")
+        run: Run = Detection(config) if config.arch in models.DETECTORS else _Classification(config, devices)
         if newest is not None:
             _check_same_data(folder, config, run, newest)
         stack.enter_context(_writing(folder))
-        files.write(folder / "config.json", json.dumps(settings, indent=2) + "\n")
+        if devices.first:
+            files.write(folder / "config.json", json.dumps(settings, indent=2) + "\n")
         record = _fit(config, run, given, checkpoints, newest, settings)
-        state = checkpoints.restore(record.step, run.initial_state(None))
+        variables = jax.device_get(run.variables(checkpoints.restore(record.step, run.initial_state(None))))
         file = folder / "weights.safetensors"
-        pretrained.save(
-            file,
-            run.variables(state),
-            arch=config.arch,
-            dataset=config.dataset,
-            labels=run.names,
-            image_size=config.size,
-            crop_margin=data.crop_margin(config.dataset),
-            accuracy={"validation": record.history[-1]["validation_accuracy"]},
-        )
+        if devices.first:
+            pretrained.save(
+                file,
+                variables,
+                arch=config.arch,
+                dataset=config.dataset,
+                labels=run.names,
+                image_size=config.size,
+                crop_margin=data.crop_margin(config.dataset),
+                accuracy={"validation": record.history[-1]["validation_accuracy"]},
+            )
     return file
 
 
@@ -113,13 +123,15 @@ def _fit(
         SystemExit: a signal asked for the end (:class:`KeyboardInterrupt` after Ctrl-C); the state was saved before.
     """
     folder = config.folder
+    devices = checkpoints.devices
     state = run.initial_state(given)
     history: list[logs.Epoch] = []
     begun = Begun()
     if newest is not None:
         state = checkpoints.restore(newest.step, state)
         history, begun = newest.history, newest.begun
-        logs.write_csv(folder / "metrics.csv", history)
+        if devices.first:
+            logs.write_csv(folder / "metrics.csv", history)
         last = f": {_describe(history[-1])}" if history else ""
         tqdm.write(f"resumed after step {newest.step} (epoch {len(history) + 1}, step {begun.steps}){last}")
     elif config.resume:
@@ -152,14 +164,16 @@ def _fit(
         step = len(history) * run.steps + begun.steps
         by_steps = config.checkpoint_steps and step % config.checkpoint_steps == 0
         by_time = config.checkpoint_minutes and time.monotonic() - saved > 60 * config.checkpoint_minutes
-        if by_steps or by_time or asked.is_set():
+        ending = asked.is_set() or devices.asked_to_end(step)
+        if by_steps or by_time or ending:
             save(state, begun)
-        if asked.is_set():
+        if ending:
             end(asked, step)
 
-    board = logs.TensorBoard(folder)
+    board = logs.TensorBoard(folder) if devices.first else None
     try:
-        with interrupts() as asked:
+        # Several processes have to end before the same step, which JAX sees to.
+        with interrupts() if devices.processes == 1 else nullcontext(Interrupt()) as asked:
             while len(history) < (config.stop_after or config.epochs) and not _stands_still(
                 history, config.stop_patience
             ):
@@ -167,14 +181,16 @@ def _fit(
                 begun = Begun()
                 history.append(row)
                 save(state, begun)
-                board.write(row)
-                logs.write_csv(folder / "metrics.csv", history)
-                tqdm.write(f"epoch {len(history):3d}  {_describe(row)}")
+                if board is not None:
+                    board.write(row)
+                    logs.write_csv(folder / "metrics.csv", history)
+                    tqdm.write(f"epoch {len(history):3d}  {_describe(row)}")
                 if asked.is_set():
                     end(asked, len(history) * run.steps)
     finally:
-        board.close()
-        if history:
+        if board is not None:
+            board.close()
+        if board is not None and history:
             logs.write_curves(folder / "curves.png", history, f"{config.arch} on {config.dataset}")
     return checkpoints.best()
 
@@ -211,7 +227,7 @@ def _alone(folder: Path) -> Iterator[None]:
 class _Classification:
     """A network that labels cut-out faces: its compiled pieces, and its data on the device."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, devices: Devices) -> None:
         if config.dropout is not None and not hasattr(models.create(config.arch, 1), "dropout_rate"):
             problem = f"{{}} is of no use: {config.arch} has no dropout"
             raise FaceflaxError("dropout", config.dropout, problem, "leave it out")
@@ -240,21 +256,30 @@ class _Classification:
         dropout = {} if config.dropout is None else {"dropout_rate": config.dropout}
         self.model = models.create(config.arch, classes, **dropout)
         self.key = jax.random.key(config.seed)
-        self.train = jnp.asarray(train.images), jnp.asarray(targets)
+        images = train.images
         self.count = len(train.images)
         self.found = np.full(self.count, -1)  # where each image's face is as the detector finds it
-        self.validation = [jnp.asarray(validation.images)]
-        self.labels = jnp.asarray(validation.labels)
+        self.validation = [validation.images]
+        self.labels = validation.labels
         if config.detector is not None:
             where = config.detector, config.dataset, config.size, config.data_dir
             clean, hurt = validation_crops(*where)
-            self.validation = [jnp.asarray(images) for images in (clean.images, *hurt)]
+            self.validation = [clean.images, *hurt]
             self.labels = self.labels[clean.index]
             crops = training_crops(*where)
             self.fingerprint["detector"] = hashlib.sha256(crops.index.tobytes() + crops.images.tobytes()).hexdigest()
             self.found[crops.index] = self.count + np.arange(len(crops.index))
-            both = np.concatenate([train.images, crops.images]), np.concatenate([targets, targets[crops.index]])
-            self.train = jnp.asarray(both[0]), jnp.asarray(both[1])
+            images = np.concatenate([images, crops.images])
+            targets = np.concatenate([targets, targets[crops.index]])
+        rows = np.arange(min(STATISTICS_IMAGES, self.count))
+        found = self.found[rows]
+        sample = images[np.where((rows % 2 == 1) & (found >= 0), found, rows)]
+        if config.corrupt:
+            changed = jax.jit(corrupt, static_argnums=2)(self.key, normalize(sample), config.corrupt)
+            sample = np.asarray(jnp.rint((changed + 1) * 127.5).astype(jnp.uint8))
+        self.train: tuple[Array, Array] = devices.everywhere((images, targets))
+        self.sample: Array = devices.everywhere(sample)
+        self.validation, self.labels = devices.everywhere((self.validation, self.labels))
         self.shares = _shares(train, config) if config.balance else None
         self.steps = self.count // config.batch_size
         mix = partial(mixup, alpha=config.mixup) if config.mixup else unmixed
@@ -266,6 +291,7 @@ class _Classification:
             weight_decay=config.weight_decay,
             average=config.average,
             precision=config.precision,
+            devices=devices,
         )
         self.evaluate = make_eval_step(self.model)
 
@@ -278,17 +304,7 @@ class _Classification:
 
     def variables(self, state: TrainState) -> dict[str, Any]:
         """What is validated and saved: the (averaged) weights, with BatchNorm's statistics measured for them."""
-        return self.trainer.variables(state, self._sample())
-
-    def _sample(self) -> Array:
-        """The images that BatchNorm's statistics are measured from: such as the network is trained on."""
-        rows = np.arange(min(STATISTICS_IMAGES, self.count))
-        found = self.found[rows]
-        images = self.train[0][jnp.asarray(np.where((rows % 2 == 1) & (found >= 0), found, rows))]
-        if not self.config.corrupt:
-            return images
-        changed = jax.jit(corrupt, static_argnums=2)(self.key, normalize(images), self.config.corrupt)
-        return jnp.rint((changed + 1) * 127.5).astype(jnp.uint8)
+        return self.trainer.variables(state, self.sample)
 
     def epoch(
         self,
@@ -322,6 +338,7 @@ class _Classification:
             unit=" images",
             desc=f"epoch {number}/{config.epochs}",
             leave=False,
+            disable=not self.trainer.devices.first,
         )
         with bar:
 
@@ -348,7 +365,8 @@ class _Classification:
 
     def _validate(self, variables: dict[str, Any]) -> tuple[float, float]:
         """Cross-entropy and accuracy; of found faces, the mean of clean ones' and the mean over the corruptions."""
-        clean, *hurt = (self.evaluate(variables, images, self.labels) for images in self.validation)
+        with self.trainer.devices.forms():
+            clean, *hurt = (self.evaluate(variables, images, self.labels) for images in self.validation)
         if not hurt:
             return clean
         loss, accuracy = (float(np.mean([clean[i], np.mean([each[i] for each in hurt])])) for i in (0, 1))
