@@ -177,22 +177,37 @@ def pipeline(
         threads[0].join(READER_SECONDS)
 
 
+class Interrupt(threading.Event):
+    """Set when the process was asked to end.
+
+    Attributes:
+        signal: which signal did it, the last one.
+    """
+
+    signal: int | None = None
+
+    def handle(self, number: int, _: object) -> None:
+        """What the signals call."""
+        self.signal = number
+        self.set()
+
+
 @contextmanager
-def interrupts() -> Iterator[threading.Event]:
+def interrupts() -> Iterator[Interrupt]:
     """Turns Ctrl-C, a request to terminate and the terminal's end into an event for the time of the block.
 
     So nothing is cut off halfway.
 
     Outside the main thread, and where somebody else handles them already, they stay what they are.
     """
-    asked = threading.Event()
+    asked = Interrupt()
     usual: dict[signal.Signals, Any] = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL}
     if hasattr(signal, "SIGHUP"):  # the terminal has gone; Windows has none
         usual[signal.SIGHUP] = signal.SIG_DFL
     here = threading.current_thread() is threading.main_thread()
     taken = [number for number, handler in usual.items() if here and signal.getsignal(number) == handler]
     for number in taken:
-        signal.signal(number, lambda *_: asked.set())
+        signal.signal(number, asked.handle)
     try:
         yield asked
     finally:

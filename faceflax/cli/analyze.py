@@ -71,6 +71,8 @@ class Options:
     """Weights for perceived emotion in place of the preset's: a shipped name or a .safetensors file."""
     gender_weights: Weights | None = None
     """Weights for perceived gender in place of the preset's: a shipped name or a .safetensors file."""
+    task_weights: Weights | None = None
+    """Weights for a task of your own, with any labels: a .safetensors file that faceflax train has made."""
     runner: Annotated[str | None, tyro.conf.arg(metavar="RUNNER")] = None
     """Analyze on many machines with Apache Beam: DirectRunner (this one), FlinkRunner, SparkRunner, DataflowRunner;
     needs the extra "beam"."""
@@ -117,7 +119,10 @@ def main(options: Options) -> None:
         options.detection.for_images(options.preset)
     chosen = networks(options.preset, options.emotion_weights, options.gender_weights)
     weights = []
-    for option, name in (("emotion_weights", chosen.emotion), ("gender_weights", chosen.gender)):
+    named = [("emotion_weights", chosen.emotion), ("gender_weights", chosen.gender)]
+    if options.task_weights is not None:
+        named.append(("task_weights", options.task_weights))
+    for option, name in named:
         with renaming(weights=option):
             weights.append(faceflax.weights_info(name).sha256)
     settings = {"weights": weights, "mirrored": chosen.mirrored, "detail": chosen.detail}
@@ -145,11 +150,16 @@ def main(options: Options) -> None:
 
 
 def _maker(options: Options) -> Callable[[], Analyzers]:
-    return partial(make_analyzers, options.preset, options.emotion_weights, options.gender_weights, options.detection)
+    weights = options.emotion_weights, options.gender_weights, options.task_weights
+    return partial(make_analyzers, options.preset, *weights, options.detection)
 
 
 def make_analyzers(
-    preset: PresetName, emotion_weights: str | None, gender_weights: str | None, detection: DetectionOptions
+    preset: PresetName,
+    emotion_weights: str | None,
+    gender_weights: str | None,
+    task_weights: str | None,
+    detection: DetectionOptions,
 ) -> Analyzers:
     """Makes what finds and labels faces in images and videos, in any process.
 
@@ -159,7 +169,7 @@ def make_analyzers(
     from faceflax.batch import Analyzers
     from faceflax.faces import VideoAnalyzer
 
-    analyzer = make_analyzer(preset, emotion_weights, gender_weights, detection.for_images(preset))
+    analyzer = make_analyzer(preset, emotion_weights, gender_weights, detection.for_images(preset), task_weights)
     every = detection.search_every
     return Analyzers(
         analyzer.analyze_batch,

@@ -121,13 +121,14 @@ def make_analyzer(
     emotion_weights: str | None = None,
     gender_weights: str | None = None,
     detector: Detector | None = None,
+    task_weights: str | None = None,
 ) -> FaceAnalyzer:
     """Makes a :class:`~faceflax.FaceAnalyzer` of the options that several commands have.
 
     Raises:
-        FaceflaxError: of field ``emotion_weights`` or ``gender_weights``.
+        FaceflaxError: of field ``emotion_weights``, ``gender_weights`` or ``task_weights``.
     """
     from faceflax.faces import FaceAnalyzer
 
-    with renaming(emotion="emotion_weights", gender="gender_weights"):
-        return FaceAnalyzer(emotion_weights, gender_weights, detector, preset=preset)
+    with renaming(emotion="emotion_weights", gender="gender_weights", task="task_weights"):
+        return FaceAnalyzer(emotion_weights, gender_weights, detector, preset=preset, task=task_weights)

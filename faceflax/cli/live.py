@@ -53,6 +53,8 @@ class Options:
     """Weights for perceived emotion in place of the preset's: a shipped name or a .safetensors file."""
     gender_weights: Weights | None = None
     """Weights for perceived gender in place of the preset's: a shipped name or a .safetensors file."""
+    task_weights: Weights | None = None
+    """Weights for a task of your own, with any labels: a .safetensors file that faceflax train has made."""
     max_frames: int | None = None
     """Stop after so many frames."""
     snapshots: Path = Path()
@@ -93,7 +95,9 @@ def main(options: Options) -> None:
 
     still = source.kind in ("image", "folder")
     detector = options.detection.for_images(options.preset) if still else options.detection.for_videos()
-    images = make_analyzer(options.preset, options.emotion_weights, options.gender_weights, detector)
+    images = make_analyzer(
+        options.preset, options.emotion_weights, options.gender_weights, detector, options.task_weights
+    )
     every = options.detection.search_every
     overlay = _overlay(options)
     summary = loop.run(

@@ -2,12 +2,19 @@
 
 from __future__ import annotations
 
+import shlex
+
 from faceflax.training.config import TrainConfig as Options
 
 
 def main(config: Options) -> None:
     """Trains and says where the weights are and how to evaluate them."""
+    import jax
+
     from faceflax.training.loop import train
 
     file = train(config)
-    print(f"weights: {file}\nnext: faceflax evaluate --weights {file} --dataset {config.dataset} --split test")
+    if jax.process_index() == 0:  # of several that train together
+        place = "" if config.data_dir is None else f" --data-dir {shlex.quote(str(config.data_dir))}"
+        command = f"faceflax evaluate --weights {shlex.quote(str(file))} --dataset {config.dataset}{place} --split test"
+        print(f"weights: {file}\nnext: {command}")

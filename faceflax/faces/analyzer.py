@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal, NamedTuple
 
@@ -51,10 +52,10 @@ PRESETS: dict[str, Preset] = {
 class FaceAnalyzer:
     """Finds the faces of an image and predicts the perceived emotion and the perceived gender of each.
 
-    Both networks run in one call for all faces (:class:`~faceflax.inference.Classifiers`), and the constructor makes
-    all that they need, so that the first frame is as fast as the others. Any number of threads may use it at once, and
-    get what one gets. For the frames of a video or a camera :class:`~faceflax.VideoAnalyzer` is faster and its labels
-    are steadier.
+    With weights of one's own it labels a third task too. All networks run in one call for all faces
+    (:class:`~faceflax.inference.Classifiers`), and the constructor makes all that they need, so that the first frame is
+    as fast as the others. Any number of threads may use it at once, and get what one gets. For the frames of a video or
+    a camera :class:`~faceflax.VideoAnalyzer` is faster and its labels are steadier.
 
     Args:
         emotion: name of shipped weights or path of a weights file, with the labels ``faceflax.EMOTIONS``; the preset's
@@ -65,6 +66,7 @@ class FaceAnalyzer:
             y, width, height in pixels.
         preset: ``accurate``, for single images, or ``fast``: the networks, whether mirrored copies are averaged, and
             how finely a detector that is named searches (:data:`~faceflax.faces.analyzer.PRESETS`).
+        task: a weights file with any labels, such as ``faceflax train --dataset folder/NAME`` makes.
 
     Raises:
         FaceflaxError: an unknown preset or detector, or weights that cannot be loaded or predict something else.
@@ -83,20 +85,26 @@ class FaceAnalyzer:
         detector: str | Path | Detector | None = None,
         *,
         preset: Literal["fast", "accurate"] = "accurate",
+        task: str | Path | None = None,
     ) -> None:
         if preset not in PRESETS:
             raise unknown("preset", preset, PRESETS)
         chosen = PRESETS[preset]
-        networks = (
+        networks = [
             _load("emotion", chosen.emotion if emotion is None else emotion, EMOTIONS),
             _load("gender", chosen.gender if gender is None else gender, GENDERS),
-        )
+        ]
+        self.task_labels: tuple[str, ...] = ()
+        """The labels of the third task; none without one."""
+        if task is not None:
+            networks.append(_load("task", task, None))
+            self.task_labels = networks[-1][1].labels
         self.detector: Detector = make_detector(DEFAULT if detector is None else detector, detail=chosen.detail)
         self._process = Process("this FaceAnalyzer")
         self._mirrored = chosen.mirrored
         infos = [info for _, info in networks]
         self.sure_from = tuple(info.sure["confidence"] if info.sure else 0.0 for info in infos)
-        """The probabilities of an emotion and of a gender from which on the analyzer is sure of them."""
+        """The probabilities of an emotion, of a gender and of a task's label from which on the analyzer is sure."""
         self._cuts = [(info.crop_margin, info.image_size) for info in infos]
         self._classify = Classifiers(
             [folded for folded, _ in networks],
@@ -154,12 +162,48 @@ class FaceAnalyzer:
         if not faces:
             return [[] for _ in frames]
         crops = [np.stack([face[cut] for face in faces]) for cut in self._cuts]
-        emotions, genders = self._classify(*crops)
+        predicted = self._classify(*crops)
         if self._mirrored:
             mirrored = self._classify(*(np.ascontiguousarray(faces[:, :, ::-1]) for faces in crops))
-            emotions, genders = (emotions + mirrored[0]) / 2, (genders + mirrored[1]) / 2
-        answers = zip(emotions, genders, faces, strict=True)
-        return [[make_face(face, *next(answers), sure_from=self.sure_from) for face in found] for found in detections]
+            predicted = [(one + other) / 2 for one, other in zip(predicted, mirrored, strict=True)]
+        answers = zip(zip(*predicted, strict=True), faces, strict=True)
+        return [[self.make_face(face, *next(answers)) for face in found] for found in detections]
+
+    def make_face(
+        self,
+        face: Detection,
+        probabilities: Sequence[Float32[np.ndarray, " classes"]],
+        crops: Crops,
+        track_id: int | None = None,
+    ) -> Face:
+        """Returns a detected face with its most probable labels.
+
+        Args:
+            face: where it is.
+            probabilities: of emotion and gender, and of the third task where there is one.
+            crops: as in :class:`~faceflax.Face`.
+            track_id: as there.
+        """
+        sure = [bool(values.max() >= low) for values, low in zip(probabilities, self.sure_from, strict=True)]
+        emotions, genders, *others = probabilities
+        made = Face(
+            box=_whole(face),
+            emotion=EMOTIONS[int(np.argmax(emotions))],
+            emotion_probabilities=emotions,
+            gender=GENDERS[int(np.argmax(genders))],
+            gender_probabilities=genders,
+            track_id=track_id,
+            score=face.score,
+            landmarks=face.landmarks,
+            crops=crops,
+            sure_emotion=sure[0],
+            sure_gender=sure[1],
+        )
+        if not others:
+            return made
+        (task,) = others
+        label = self.task_labels[int(np.argmax(task))]
+        return replace(made, task=label, task_probabilities=task, sure_task=sure[2])
 
     def probabilities(
         self, frame: Image, boxes: Detections
@@ -183,57 +227,21 @@ class FaceAnalyzer:
         )
 
 
-def make_face(
-    face: Detection,
-    emotions: Float32[np.ndarray, " 7"],
-    genders: Float32[np.ndarray, " 2"],
-    crops: Crops,
-    track_id: int | None = None,
-    *,
-    sure_from: Sequence[float],
-) -> Face:
-    """Returns a detected face with its most probable labels.
-
-    Args:
-        face: where it is.
-        emotions: probabilities, as in :class:`~faceflax.Face`.
-        genders: the same.
-        crops: as there.
-        track_id: as there.
-        sure_from: the lowest probabilities of an emotion and of a gender that are sure.
-    """
-    sure_emotion, sure_gender = (
-        bool(values.max() >= low) for values, low in zip((emotions, genders), sure_from, strict=True)
-    )
-    return Face(
-        box=_whole(face),
-        emotion=EMOTIONS[int(np.argmax(emotions))],
-        emotion_probabilities=emotions,
-        gender=GENDERS[int(np.argmax(genders))],
-        gender_probabilities=genders,
-        track_id=track_id,
-        score=face.score,
-        landmarks=face.landmarks,
-        crops=crops,
-        sure_emotion=sure_emotion,
-        sure_gender=sure_gender,
-    )
-
-
 def _whole(face: Detection) -> tuple[int, int, int, int]:
     x, y, width, height = (round(float(value)) for value in face.box)
     return x, y, width, height
 
 
-def _load(field: str, weights: str | Path, labels: tuple[str, ...]) -> tuple[folding.Program, WeightsInfo]:
+def _load(field: str, weights: str | Path, labels: tuple[str, ...] | None) -> tuple[folding.Program, WeightsInfo]:
     try:
         info, program = folding.load(weights)
     except FaceflaxError as error:
         raise error.renamed(field) from None
-    if info.labels != labels:
-        raise FaceflaxError(
-            field, weights, f"predicts {', '.join(info.labels)}", f"give weights that predict {', '.join(labels)}"
-        )
+    if labels is not None and info.labels != labels:
+        remedy = f"give weights that predict {', '.join(labels)}"
+        if program is not None:
+            remedy += ", or give these as task, beside them"
+        raise FaceflaxError(field, weights, f"predicts {', '.join(info.labels)}", remedy)
     if program is None:
         raise FaceflaxError(
             field,

@@ -32,6 +32,7 @@ FACE_COLUMNS: dict[str, type] = {
     **{"size": float, "sharpness": float},
     **{"emotion": str, "sure_emotion": bool, **{f"emotion_{name}": float for name in EMOTIONS}},
     **{"gender": str, "sure_gender": bool, **{f"gender_{name}": float for name in GENDERS}},
+    **{"task": str, "sure_task": bool, "task_probability": float},
 }
 """What tables say about a face, with the types: the keys of :meth:`Face.to_dict`."""
 
@@ -55,6 +56,9 @@ class Face:
         sure_emotion: whether the emotion's probability is high enough that the network is usually right: see
             :attr:`faceflax.WeightsInfo.sure`, which has the threshold. Always of weights that state none.
         sure_gender: the same of the gender.
+        task: the most probable label of a task of one's own, where the analyzer has weights for one.
+        task_probabilities: of its labels, float32 ``[classes]``; they sum to 1.
+        sure_task: the same of the task.
     """
 
     box: tuple[int, int, int, int]
@@ -68,6 +72,9 @@ class Face:
     crops: Crops = field(default_factory=dict, repr=False)
     sure_emotion: bool = True
     sure_gender: bool = True
+    task: str | None = None
+    task_probabilities: Float32[np.ndarray, " classes"] | None = None
+    sure_task: bool = True
 
     @property
     def square(self) -> Square:
@@ -129,6 +136,9 @@ class Face:
         row |= {"size": float(self.square.side) * across, "sharpness": self.sharpness}
         row |= {"emotion": self.emotion, "sure_emotion": self.sure_emotion}
         row |= {"gender": self.gender, "sure_gender": self.sure_gender}
+        if self.task_probabilities is not None:
+            probability = float(self.task_probabilities.max())
+            row |= {"task": self.task, "sure_task": self.sure_task, "task_probability": probability}
         for prefix, labels, values in (
             ("emotion", EMOTIONS, self.emotion_probabilities),
             ("gender", GENDERS, self.gender_probabilities),

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, Protocol, runtime_checkable
 import numpy as np
 
 from faceflax.errors import FaceflaxError
-from faceflax.faces.analyzer import FaceAnalyzer, make_face
+from faceflax.faces.analyzer import FaceAnalyzer
 from faceflax.faces.detection import Detection, Detector
 from faceflax.faces.face import Face
 from faceflax.faces.finding import FaceFinder
@@ -140,17 +140,18 @@ class VideoAnalyzer:
         self._reads += 1
         averages = self._averages
         for number, face in read.items():
-            probabilities = face.emotion_probabilities, face.gender_probabilities
+            probabilities = [face.emotion_probabilities, face.gender_probabilities]
+            if face.task_probabilities is not None:
+                probabilities.append(face.task_probabilities)
             averages.setdefault(number, _Average()).add(probabilities, self.smoothing)
         for track in located:
             averages[track.id].last = self._reads
         oldest = self._reads - self.finder.tracker.memory
         self._averages = {number: average for number, average in averages.items() if average.last >= oldest}
-        faces, sure_from = [], self.analyzer.sure_from
+        faces = []
         for track in located:
-            emotions, genders = averages[track.id].values
             crops = read[track.id].crops if track.id in read else {}
-            faces.append(make_face(_detection(track), emotions, genders, crops, track.id, sure_from=sure_from))
+            faces.append(self.analyzer.make_face(_detection(track), averages[track.id].values, crops, track.id))
         return faces
 
     def __call__(self, frame: Image) -> list[Face]:

@@ -22,7 +22,7 @@ _PALE = (200, 190, 170)
 
 
 def draw_faces(frame: Image, faces: Sequence[Face]) -> Image:
-    """Returns a copy of ``frame`` with each face's box and its two labels, such as ``happy 93%`` and ``woman 88%``.
+    """Returns a copy of ``frame`` with each face's box and its labels, such as ``happy 93%`` and ``woman 88%``.
 
     Text and lines scale with the frame, but no larger than suits the face, so that labels cover no other faces.
     A label that the network is not sure of ends in a question mark. Labels stay inside the frame: above the box, or
@@ -42,6 +42,8 @@ def draw_faces(frame: Image, faces: Sequence[Face]) -> Image:
             f"{face.emotion}{'' if face.sure_emotion else '?'} {face.emotion_probabilities.max():.0%}",
             f"{face.gender}{'' if face.sure_gender else '?'} {face.gender_probabilities.max():.0%}",
         ]
+        if face.task_probabilities is not None:
+            lines.append(f"{face.task}{'' if face.sure_task else '?'} {face.task_probabilities.max():.0%}")
         draw_label(image, lines, face.box, color)
     return image
 

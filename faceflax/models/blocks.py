@@ -11,7 +11,9 @@ rest.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from contextvars import ContextVar
 from functools import partial, reduce
 from typing import Any, NamedTuple
 
@@ -30,7 +32,22 @@ Images = Float[Array, "batch height width channels"]
 _LAYOUT = ("NHWC", "HWIO", "NHWC")
 
 
+_plain: ContextVar[bool] = ContextVar("plain", default=False)
+
+
+@contextmanager
+def plainly() -> Iterator[None]:
+    """While it lasts, layers that are traced take XLA's own operators, which XLA can divide among devices."""
+    token = _plain.set(True)
+    try:
+        yield
+    finally:
+        _plain.reset(token)
+
+
 def _by_platform(cpu: Callable[..., Any], default: Callable[..., Any], *arrays: Array, **options: Any) -> Any:
+    if _plain.get():
+        return default(*arrays, **options)
     return lax.platform_dependent(*arrays, cpu=partial(cpu, **options), default=partial(default, **options))
 
 
@@ -83,7 +100,7 @@ def depthwise_conv(x: Images, kernel: Float[Array, "3 3 1 channels"]) -> Images:
     Returns:
         An array of the shape of ``x``.
     """
-    return lax.platform_dependent(x, kernel, cpu=_depthwise_cpu, default=_depthwise_plain)
+    return _by_platform(_depthwise_cpu, _depthwise_plain, x, kernel)
 
 
 def _depthwise_fwd(x: Images, kernel: Array) -> tuple[Images, tuple[Images, Array]]:
@@ -103,7 +120,7 @@ def _depthwise_bwd_plain(x: Images, kernel: Array, g: Images) -> tuple[Images, A
 
 
 def _depthwise_bwd(residuals: tuple[Images, Array], g: Images) -> tuple[Images, Array]:
-    return lax.platform_dependent(*residuals, g, cpu=_depthwise_bwd_cpu, default=_depthwise_bwd_plain)
+    return _by_platform(_depthwise_bwd_cpu, _depthwise_bwd_plain, *residuals, g)
 
 
 depthwise_conv.defvjp(_depthwise_fwd, _depthwise_bwd)
@@ -247,11 +264,11 @@ def max_pool(x: Images) -> Images:
 
     The gradient goes to the first maximum of a window, row by row.
     """
-    return lax.platform_dependent(x, cpu=_max_pool_cpu, default=_max_pool_plain)
+    return _by_platform(_max_pool_cpu, _max_pool_plain, x)
 
 
 def _max_pool_fwd(x: Images) -> tuple[Images, tuple[Images, Images | None]]:
-    if not native.supports(x, x.shape[-1]):
+    if _plain.get() or not native.supports(x, x.shape[-1]):
         return max_pool(x), (x, None)
 
     # The kernel notes which value won; elsewhere the gradient finds out from x again.
@@ -273,7 +290,7 @@ def _max_pool_bwd(residuals: tuple[Images, Images | None], g: Images) -> tuple[I
         return native.max_pool_gradient(winners, g, (x.shape[1], x.shape[2]))
 
     if winners is None:
-        return (lax.platform_dependent(x, g, cpu=of(_max_pool_axes), default=of(_max_pool_plain)),)
+        return (_by_platform(of(_max_pool_axes), of(_max_pool_plain), x, g),)
     return (lax.platform_dependent(x, g, winners, cpu=of_winners, default=of(_max_pool_plain)),)
 
 

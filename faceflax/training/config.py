@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated, Literal
@@ -41,7 +42,13 @@ class TrainConfig:
     output: Path | None = None
     """Folder of the run; runs/ARCH-DATASET if not given."""
     resume: bool = False
-    """Continue from the run's last checkpoint."""
+    """Continue from the run's last checkpoint, at the very step."""
+    checkpoint_minutes: float = 10.0
+    """Minutes between checkpoints, besides the one at the end of each epoch; 0 makes none by time."""
+    checkpoint_steps: int = 0
+    """Steps between checkpoints; 0 makes none by steps."""
+    keep_checkpoints: int = 2
+    """How many of the newest checkpoints are kept, besides the best epoch's."""
     epochs: int = 30
     """Passes over the training split."""
     stop_after: int | None = None
@@ -96,14 +103,42 @@ class TrainConfig:
     """Start from these weights (shipped name or .safetensors); layers whose shapes differ start afresh."""
     seed: int = 0
     """Seed of initialisation, order and augmentation."""
+    devices: int | None = None
+    """Devices to divide each batch among; all that there are if not given."""
+    coordinator: Annotated[str | None, tyro.conf.arg(metavar="HOST:PORT")] = None
+    """Of several processes: where the first one is reached by the others. All need the same output folder."""
+    processes: int | None = None
+    """How many processes train together."""
+    process: int | None = None
+    """Which of them this one is, from 0."""
+    cluster: bool = False
+    """Take these three from the cluster's environment: SLURM, GKE, Open MPI."""
+    join_seconds: int = 120
+    """How long the processes wait for each other at the start."""
 
     def __post_init__(self) -> None:
-        for name, low in {"epochs": 1, "batch_size": 2, "image_size": 32, "stop_patience": 1}.items():
+        least = {"epochs": 1, "batch_size": 2, "image_size": 32, "stop_patience": 1}
+        for name, low in {
+            **least,
+            "checkpoint_steps": 0,
+            "keep_checkpoints": 1,
+            "devices": 1,
+            "join_seconds": 1,
+        }.items():
             if getattr(self, name) is not None and getattr(self, name) < low:
                 raise FaceflaxError(name, getattr(self, name), "is too small", f"give {low} or more")
+        together = self.coordinator, self.processes, self.process
+        if any(value is not None for value in together) and None in together:
+            problem = "is not enough to find the other processes"
+            raise FaceflaxError("coordinator", self.coordinator, problem, "give coordinator, processes and process")
+        if self.processes is not None and self.process is not None and not 0 <= self.process < self.processes:
+            problem = f"is not from 0 to {self.processes - 1}"
+            raise FaceflaxError("process", self.process, problem, "give each process its own number")
+        if self.coordinator is not None and not re.fullmatch(r".+:\d{1,5}", self.coordinator):
+            raise FaceflaxError("coordinator", self.coordinator, "is not HOST:PORT", "give the first process's")
         if self.stop_after is not None and not 1 <= self.stop_after <= self.epochs:
             raise FaceflaxError("stop_after", self.stop_after, f"is not from 1 to epochs, which is {self.epochs}")
-        for name in ("learning_rate", "warmup_epochs", "weight_decay", "mixup"):
+        for name in ("learning_rate", "warmup_epochs", "weight_decay", "mixup", "checkpoint_minutes"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise FaceflaxError(name, getattr(self, name), "is not usable", "give a number from 0 up")
         for name in ("dropout", "average", "label_smoothing"):

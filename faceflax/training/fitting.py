@@ -16,6 +16,8 @@ from tqdm import tqdm
 from faceflax.data.augment import Augmentation
 from faceflax.errors import FaceflaxError
 from faceflax.training.config import Precision
+from faceflax.training.devices import Devices
+from faceflax.training.run import Begun, Tick, no_tick
 from faceflax.training.step import TrainState, adam, create_state, make_statistics, make_train_step
 from faceflax.training.targets import cross_entropy
 
@@ -47,6 +49,7 @@ class Trainer:
         weight_decay: of the kernels.
         average: decay of the moving average of the parameters, in [0, 1); 0 is off.
         precision: of the forward and backward pass.
+        devices: what each batch is divided among; the first device if not given.
 
     Example:
         >>> from faceflax import models
@@ -72,10 +75,13 @@ class Trainer:
         weight_decay: float = 1e-2,
         average: float = 0.0,
         precision: Precision = "float32",
+        devices: Devices | None = None,
     ) -> None:
+        self.devices = devices or Devices()
+        several = self.devices.count > 1
         self._average = average
         self._optimizer = adam(weight_decay)
-        self._step = make_train_step(
+        self._step: Any = make_train_step(
             model,
             self._optimizer,
             augment=augment,
@@ -84,13 +90,16 @@ class Trainer:
             key=key,
             average=average,
             precision=precision,
+            whole=self.devices.replicated if several else None,
+            divided=self.devices.divided if several else None,
         )
         self._statistics = make_statistics(model)
 
     def start(self, variables: dict[str, Any]) -> TrainState:
         """The state before the first step; ``variables`` stay the caller's."""
         # Copies: a step donates its state, and a network that was given is still needed.
-        return create_state(jax.tree.map(jnp.array, {"batch_stats": {}} | variables), self._optimizer)
+        state = create_state(jax.tree.map(jnp.array, {"batch_stats": {}} | variables), self._optimizer)
+        return state if self.devices.count == 1 else self.devices.everywhere(state)
 
     def steps(
         self,
@@ -100,6 +109,9 @@ class Trainer:
         batches: Int[np.ndarray, "steps batch"],
         learning_rates: Float[np.ndarray, " steps"],
         show: Show = lambda steps, loss, correct: None,
+        *,
+        begun: Begun = Begun(),  # noqa: B008  # frozen
+        tick: Tick = no_tick,
     ) -> tuple[TrainState, float, float]:
         """Makes one step for each row of ``batches``, from the step on that ``state`` has reached.
 
@@ -110,6 +122,8 @@ class Trainer:
             batches: the images of each step.
             learning_rates: of each step.
             show: called once in :data:`STEPS_TOGETHER` steps and after the last; it may raise to stop.
+            begun: what the steps before these, which count with them, have come to.
+            tick: called after each step.
 
         Returns:
             The state, the mean loss of the steps and the mean share of their images that were right.
@@ -123,23 +137,36 @@ class Trainer:
             np.pad(np.asarray(batches, np.int32), (padding, (0, 0))),
             np.pad(np.asarray(learning_rates, np.float32), padding),
         )
-        sums: Any = {"loss": jnp.zeros(()), "correct": jnp.zeros(())}
         loss = correct = math.nan
-        done = 0
+        if begun.steps:
+            loss, correct = (begun.means()[name] for name in ("loss", "correct"))
         for first in range(0, rows, STEPS_TOGETHER):
-            chunk = [jnp.asarray(part[first : first + STEPS_TOGETHER]) for part in plan]
+            rows_now, rates_now = (part[first : first + STEPS_TOGETHER] for part in plan)
+            chunk = self.devices.batches(rows_now), self.devices.everywhere(rates_now)
             for _ in range(min(first + STEPS_TOGETHER, lead + count) - max(first, lead)):
-                state, metrics = self._step(state, images, targets, *chunk)
-                sums = jax.tree.map(jnp.add, sums, metrics)
-                done += 1
-            loss, correct = (float(sums[name]) / done for name in ("loss", "correct"))
-            show(done, loss, correct)
+                with self.devices.forms():
+                    state, metrics = self._step(state, images, targets, *chunk)
+                begun = begun.add(metrics)
+                tick(state, begun)
+            means = begun.means()
+            loss, correct = means["loss"], means["correct"]
+            show(begun.steps, loss, correct)
         return state, loss, correct
+
+    def lowered(self, state: TrainState, images: Array, targets: Array, batch_size: int) -> Any:
+        """The step before it is compiled, as JAX has it: what its program is, and what it costs."""
+        chunk = (
+            self.devices.batches(np.zeros((STEPS_TOGETHER, batch_size), np.int32)),
+            self.devices.everywhere(np.zeros(STEPS_TOGETHER, np.float32)),
+        )
+        with self.devices.forms():
+            return self._step.lower(state, images, targets, *chunk)
 
     def variables(self, state: TrainState, images: UInt8[Array, "n size size channels"]) -> dict[str, Any]:
         """The averaged parameters, with BatchNorm's statistics measured anew from ``images``."""
         variables = {"params": state.average, "batch_stats": state.batch_stats}
-        return variables | {"batch_stats": self._statistics(variables, images)} if state.batch_stats else variables
+        with self.devices.forms():
+            return variables | {"batch_stats": self._statistics(variables, images)} if state.batch_stats else variables
 
     def fit(
         self,
@@ -169,7 +196,7 @@ class Trainer:
         Raises:
             FaceflaxError: the loss is not finite.
         """
-        device_images, device_targets = jnp.asarray(images), jnp.asarray(targets)
+        device_images, device_targets = self.devices.everywhere((np.asarray(images), np.asarray(targets)))
         with tqdm(total=batches.size, desc=label, unit=" images", leave=False) as bar:
 
             def show(steps: int, loss: float, correct: float) -> None:

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import dataclasses
+import hashlib
 import json
+import signal
 import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, nullcontext
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -20,23 +24,29 @@ from faceflax.data.corrupt import corrupt
 from faceflax.data.transforms import mixup
 from faceflax.errors import FaceflaxError, unknown
 from faceflax.faces import make_detector
+from faceflax.pipeline import Interrupt, interrupts
 from faceflax.preprocessing import normalize
 from faceflax.training import logs
-from faceflax.training.checkpoints import Checkpoints
+from faceflax.training.checkpoints import Checkpoints, Record, another_version
 from faceflax.training.config import TrainConfig
 from faceflax.training.detected import training_crops, validation_crops
 from faceflax.training.detection.run import Detection
+from faceflax.training.devices import Devices, ending_together, start
 from faceflax.training.distillation import Teacher, teacher
 from faceflax.training.fitting import Trainer, cosine, take_matching, unmixed
 from faceflax.training.memory import keep_freed_memory
-from faceflax.training.run import Run, check_finite
+from faceflax.training.run import Begun, Run, Tick, check_finite, no_tick
 from faceflax.training.step import TrainState, make_eval_step
 from faceflax.training.targets import make_targets, read_soft_labels
 
 STATISTICS_IMAGES = 4096
-"""Training images from which BatchNorm's statistics of averaged weights are measured."""
-FREE_TO_CHANGE = ("data_dir", "output", "resume", "epochs", "stop_after", "stop_patience")
-"""Settings that may differ when a run is resumed."""
+"""Training images from which BatchNorm's statistics are measured."""
+FREE_TO_CHANGE = (
+    *("data_dir", "output", "resume", "epochs", "stop_after", "stop_patience"),
+    *("checkpoint_minutes", "checkpoint_steps", "keep_checkpoints"),
+    *("devices", "coordinator", "processes", "process", "cluster", "join_seconds"),
+)
+"""Settings that may differ when a run is resumed; a lower learning rate may be given too."""
 
 
 def train(config: TrainConfig) -> Path:
@@ -54,6 +64,7 @@ def train(config: TrainConfig) -> Path:
             last good checkpoint stays).
     """
     keep_freed_memory()  # first of all: reading init_weights makes JAX's threads allocate already
+    devices = start(config)
     if config.arch not in models.list_models():
         raise unknown("arch", config.arch, models.list_models())
     if config.precision == "bfloat16_products" and not native.tiles():
@@ -64,57 +75,159 @@ def train(config: TrainConfig) -> Path:
     except FaceflaxError as error:
         raise error.renamed("init_weights") from None
     folder = files.writable_folder("output", config.folder)
-    _check_same_run(folder, config)
-    run: Run = Detection(config) if config.arch in models.DETECTORS else _Classification(config)
-    files.write(folder / "config.json", json.dumps(dataclasses.asdict(config), default=str, indent=2) + "\n")
-
-    with Checkpoints(folder / "checkpoints") as checkpoints:
-        state = run.initial_state(given)
-        history: list[logs.Epoch] = []
-        if (epoch := checkpoints.latest_epoch()) is not None:
-            state, history = checkpoints.restore(epoch, state)
-            tqdm.write(f"resumed after epoch {epoch}: {_describe(history[-1])}")
-        board = logs.TensorBoard(folder)
-        try:
-            last = config.stop_after or config.epochs
-            while len(history) < last and not _stands_still(history, config.stop_patience):
-                state, row = run.epoch(state, len(history) + 1)
-                history.append(row)
-                checkpoints.save(len(history), state, history)
-                board.write(row)
-                logs.write_csv(folder / "metrics.csv", history)
-                tqdm.write(f"epoch {len(history):3d}  {_describe(row)}")
-        except KeyboardInterrupt:
-            tqdm.write(
-                f"stopped after {len(history)} whole epochs; the same command with --resume continues from there"
+    with ExitStack() as stack:
+        stack.enter_context(ending_together(devices))
+        if devices.first:
+            stack.enter_context(_alone(folder))
+        checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", config.keep_checkpoints, devices))
+        newest = checkpoints.newest()
+        settings = _check_same_run(folder, config, newest)
+        if config.arch in models.DETECTORS and devices.count > 1:
+            problem = "is more than the one that a detector is trained on"
+            raise FaceflaxError("devices", devices.count, problem, "give 1")
+        run: Run = Detection(config) if config.arch in models.DETECTORS else _Classification(config, devices)
+        if newest is not None:
+            _check_same_data(folder, config, run, newest)
+        stack.enter_context(_writing(folder))
+        if devices.first:
+            files.write(folder / "config.json", json.dumps(settings, indent=2) + "\n")
+        record = _fit(config, run, given, checkpoints, newest, settings)
+        variables = jax.device_get(run.variables(checkpoints.restore(record.step, run.initial_state(None))))
+        file = folder / "weights.safetensors"
+        if devices.first:
+            pretrained.save(
+                file,
+                variables,
+                arch=config.arch,
+                dataset=config.dataset,
+                labels=run.names,
+                image_size=config.size,
+                crop_margin=data.crop_margin(config.dataset),
+                accuracy={"validation": record.history[-1]["validation_accuracy"]},
             )
-            raise
-        finally:
-            board.close()
-            if history:
-                logs.write_curves(folder / "curves.png", history, f"{config.arch} on {config.dataset}")
-        best = checkpoints.best_epoch()
-        assert best is not None  # at least one epoch was trained or restored
-        state, _ = checkpoints.restore(best, state)
-
-    file = folder / "weights.safetensors"
-    pretrained.save(
-        file,
-        run.variables(state),
-        arch=config.arch,
-        dataset=config.dataset,
-        labels=run.names,
-        image_size=config.size,
-        crop_margin=data.crop_margin(config.dataset),
-        accuracy={"validation": history[best - 1]["validation_accuracy"]},
-    )
     return file
+
+
+def _fit(
+    config: TrainConfig,
+    run: Run,
+    given: pretrained.Variables | None,
+    checkpoints: Checkpoints,
+    newest: Record | None,
+    settings: dict[str, Any],
+) -> Record:
+    """Trains from the newest checkpoint, or the start, to the end; returns the record of the best one.
+
+    Raises:
+        FaceflaxError: the loss is not finite, or something cannot be written.
+        SystemExit: a signal asked for the end (:class:`KeyboardInterrupt` after Ctrl-C); the state was saved before.
+    """
+    folder = config.folder
+    devices = checkpoints.devices
+    state = run.initial_state(given)
+    history: list[logs.Epoch] = []
+    begun = Begun()
+    if newest is not None:
+        state = checkpoints.restore(newest.step, state)
+        history, begun = newest.history, newest.begun
+        if devices.first:
+            logs.write_csv(folder / "metrics.csv", history)
+        last = f": {_describe(history[-1])}" if history else ""
+        tqdm.write(f"resumed after step {newest.step} (epoch {len(history) + 1}, step {begun.steps}){last}")
+    elif config.resume:
+        tqdm.write("there is no checkpoint yet: the run begins at the first step")
+    saved = time.monotonic()
+
+    def save(state: TrainState, begun: Begun) -> None:
+        nonlocal saved
+        record = Record(
+            step=len(history) * run.steps + begun.steps,
+            history=list(history),
+            begun=Begun(begun.steps, {name: float(value) for name, value in begun.sums.items()}),
+            settings=settings,
+            classes=list(run.names),
+            fingerprint=run.fingerprint,
+            best=(_best(history) + 1) * run.steps if history else None,
+        )
+        if not checkpoints.save(state, record):
+            check_finite(float("nan"), len(history) + 1, config)
+        saved = time.monotonic()
+
+    def end(asked: Interrupt, step: int) -> None:
+        checkpoints.wait()
+        tqdm.write(f"stopped after step {step}; the same command with --resume continues from there")
+        raise KeyboardInterrupt if asked.signal == signal.SIGINT else SystemExit(0)
+
+    def tick(asked: Interrupt, state: TrainState, begun: Begun) -> None:
+        if begun.steps == run.steps:  # the epoch is validated, and then saved as a whole one
+            return
+        step = len(history) * run.steps + begun.steps
+        by_steps = config.checkpoint_steps and step % config.checkpoint_steps == 0
+        by_time = config.checkpoint_minutes and time.monotonic() - saved > 60 * config.checkpoint_minutes
+        ending = asked.is_set() or devices.asked_to_end(step)
+        if by_steps or by_time or ending:
+            save(state, begun)
+        if ending:
+            end(asked, step)
+
+    board = logs.TensorBoard(folder) if devices.first else None
+    try:
+        # Several processes have to end before the same step, which JAX sees to.
+        with interrupts() if devices.processes == 1 else nullcontext(Interrupt()) as asked:
+            while len(history) < (config.stop_after or config.epochs) and not _stands_still(
+                history, config.stop_patience
+            ):
+                state, row = run.epoch(state, len(history) + 1, begun, partial(tick, asked))
+                begun = Begun()
+                history.append(row)
+                save(state, begun)
+                if board is not None:
+                    board.write(row)
+                    logs.write_csv(folder / "metrics.csv", history)
+                    tqdm.write(f"epoch {len(history):3d}  {_describe(row)}")
+                if asked.is_set():
+                    end(asked, len(history) * run.steps)
+    finally:
+        if board is not None:
+            board.close()
+        if board is not None and history:
+            logs.write_curves(folder / "curves.png", history, f"{config.arch} on {config.dataset}")
+    return checkpoints.best()
+
+
+@contextmanager
+def _writing(folder: Path) -> Iterator[None]:
+    """Raises a full disk, or a folder that can no longer be written, as one sentence.
+
+    Raises:
+        FaceflaxError: in place of the OSError; what was written before stays.
+    """
+    try:
+        yield
+    except OSError as error:
+        reason = error.strerror or str(error)
+        remedy = "make room, and go on with resume; the checkpoints stay as they were"
+        raise FaceflaxError("output", folder, f"cannot write into {{}} ({reason})", remedy) from error
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keeps other trainings out of the folder for the time of the block.
+
+    Raises:
+        FaceflaxError: one is in it.
+    """
+    with (folder / ".lock").open("ab") as file:
+        if not files.lock(file):
+            problem = "is the folder of a training that runs now"
+            raise FaceflaxError("output", folder, problem, "wait for its end, or name another folder")
+        yield
 
 
 class _Classification:
     """A network that labels cut-out faces: its compiled pieces, and its data on the device."""
 
-    def __init__(self, config: TrainConfig) -> None:
+    def __init__(self, config: TrainConfig, devices: Devices) -> None:
         if config.dropout is not None and not hasattr(models.create(config.arch, 1), "dropout_rate"):
             problem = f"{{}} is of no use: {config.arch} has no dropout"
             raise FaceflaxError("dropout", config.dropout, problem, "leave it out")
@@ -133,24 +246,40 @@ class _Classification:
         targets = make_targets(
             train.labels, classes, smoothing=config.label_smoothing, soft=soft, soft_weight=config.soft_weight
         )
+        self.fingerprint = {"dataset": _digest(train, validation)}
+        if config.soft_labels is not None:
+            self.fingerprint["soft_labels"] = hashlib.sha256(targets.tobytes()).hexdigest()
+        if config.teachers:
+            digests = ",".join(pretrained.weights_info(name).sha256 for name in config.teachers)
+            self.fingerprint["teachers"] = hashlib.sha256(digests.encode()).hexdigest()
         self.config = config
         dropout = {} if config.dropout is None else {"dropout_rate": config.dropout}
         self.model = models.create(config.arch, classes, **dropout)
         self.key = jax.random.key(config.seed)
-        self.train = jnp.asarray(train.images), jnp.asarray(targets)
+        images = train.images
         self.count = len(train.images)
         self.found = np.full(self.count, -1)  # where each image's face is as the detector finds it
-        self.validation = [jnp.asarray(validation.images)]
-        self.labels = jnp.asarray(validation.labels)
+        self.validation = [validation.images]
+        self.labels = validation.labels
         if config.detector is not None:
             where = config.detector, config.dataset, config.size, config.data_dir
             clean, hurt = validation_crops(*where)
-            self.validation = [jnp.asarray(images) for images in (clean.images, *hurt)]
+            self.validation = [clean.images, *hurt]
             self.labels = self.labels[clean.index]
             crops = training_crops(*where)
+            self.fingerprint["detector"] = hashlib.sha256(crops.index.tobytes() + crops.images.tobytes()).hexdigest()
             self.found[crops.index] = self.count + np.arange(len(crops.index))
-            both = np.concatenate([train.images, crops.images]), np.concatenate([targets, targets[crops.index]])
-            self.train = jnp.asarray(both[0]), jnp.asarray(both[1])
+            images = np.concatenate([images, crops.images])
+            targets = np.concatenate([targets, targets[crops.index]])
+        rows = np.arange(min(STATISTICS_IMAGES, self.count))
+        found = self.found[rows]
+        sample = images[np.where((rows % 2 == 1) & (found >= 0), found, rows)]
+        if config.corrupt:
+            changed = jax.jit(corrupt, static_argnums=2)(self.key, normalize(sample), config.corrupt)
+            sample = np.asarray(jnp.rint((changed + 1) * 127.5).astype(jnp.uint8))
+        self.train: tuple[Array, Array] = devices.everywhere((images, targets))
+        self.sample: Array = devices.everywhere(sample)
+        self.validation, self.labels = devices.everywhere((self.validation, self.labels))
         self.shares = _shares(train, config) if config.balance else None
         self.steps = self.count // config.batch_size
         mix = partial(mixup, alpha=config.mixup) if config.mixup else unmixed
@@ -162,6 +291,7 @@ class _Classification:
             weight_decay=config.weight_decay,
             average=config.average,
             precision=config.precision,
+            devices=devices,
         )
         self.evaluate = make_eval_step(self.model)
 
@@ -173,22 +303,16 @@ class _Classification:
         return self.trainer.start(variables)
 
     def variables(self, state: TrainState) -> dict[str, Any]:
-        """What is validated and saved: the averaged weights with statistics of their own, or else the last weights."""
-        if not self.config.average:
-            return state.variables
-        return self.trainer.variables(state, self._sample())
+        """What is validated and saved: the (averaged) weights, with BatchNorm's statistics measured for them."""
+        return self.trainer.variables(state, self.sample)
 
-    def _sample(self) -> Array:
-        """The images that BatchNorm's statistics are measured from: such as the network is trained on."""
-        rows = np.arange(min(STATISTICS_IMAGES, self.count))
-        found = self.found[rows]
-        images = self.train[0][jnp.asarray(np.where((rows % 2 == 1) & (found >= 0), found, rows))]
-        if not self.config.corrupt:
-            return images
-        changed = jax.jit(corrupt, static_argnums=2)(self.key, normalize(images), self.config.corrupt)
-        return jnp.rint((changed + 1) * 127.5).astype(jnp.uint8)
-
-    def epoch(self, state: TrainState, number: int) -> tuple[TrainState, logs.Epoch]:
+    def epoch(
+        self,
+        state: TrainState,
+        number: int,
+        begun: Begun = Begun(),  # noqa: B008  # frozen
+        tick: Tick = no_tick,
+    ) -> tuple[TrainState, logs.Epoch]:
         """The epoch of this number, from 1: all training images in an order of its own, then validation."""
         config = self.config
         size = config.batch_size
@@ -208,14 +332,24 @@ class _Classification:
             count=self.steps,
         )
         start = time.perf_counter()
-        with tqdm(total=batches.size, unit=" images", desc=f"epoch {number}/{config.epochs}", leave=False) as bar:
+        bar = tqdm(
+            total=batches.size,
+            initial=begun.steps * size,
+            unit=" images",
+            desc=f"epoch {number}/{config.epochs}",
+            leave=False,
+            disable=not self.trainer.devices.first,
+        )
+        with bar:
 
             def show(steps: int, loss: float, correct: float) -> None:
                 check_finite(loss, number, config)
                 bar.update(steps * size - bar.n)
                 bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{correct:.1%}")
 
-            state, loss, correct = self.trainer.steps(state, *self.train, batches, rates, show)
+            state, loss, correct = self.trainer.steps(
+                state, *self.train, batches[begun.steps :], rates[begun.steps :], show, begun=begun, tick=tick
+            )
         seconds = time.perf_counter() - start
         validation_loss, validation_accuracy = self._validate(self.variables(state))
         check_finite(validation_loss, number, config)
@@ -226,12 +360,13 @@ class _Classification:
             "train_accuracy": correct,
             "validation_loss": validation_loss,
             "validation_accuracy": validation_accuracy,
-            "images_per_second": self.steps * config.batch_size / seconds,
+            "images_per_second": (self.steps - begun.steps) * size / seconds,
         }
 
     def _validate(self, variables: dict[str, Any]) -> tuple[float, float]:
         """Cross-entropy and accuracy; of found faces, the mean of clean ones' and the mean over the corruptions."""
-        clean, *hurt = (self.evaluate(variables, images, self.labels) for images in self.validation)
+        with self.trainer.devices.forms():
+            clean, *hurt = (self.evaluate(variables, images, self.labels) for images in self.validation)
         if not hurt:
             return clean
         loss, accuracy = (float(np.mean([clean[i], np.mean([each[i] for each in hurt])])) for i in (0, 1))
@@ -262,9 +397,13 @@ def _prepare(
     return images, targets
 
 
+def _best(history: list[logs.Epoch]) -> int:
+    """The row of the highest validation accuracy, the first of equals."""
+    return int(np.argmax([row["validation_accuracy"] for row in history]))
+
+
 def _stands_still(history: list[logs.Epoch], patience: int) -> bool:
-    accuracies = [row["validation_accuracy"] for row in history]
-    return bool(accuracies) and len(accuracies) - 1 - int(np.argmax(accuracies)) >= patience
+    return bool(history) and len(history) - 1 - _best(history) >= patience
 
 
 def _describe(row: logs.Epoch) -> str:
@@ -275,23 +414,53 @@ def _describe(row: logs.Epoch) -> str:
     )
 
 
-def _check_same_run(folder: Path, config: TrainConfig) -> None:
-    """Refuses to write over another run, or to resume with settings that would make it a different one."""
-    file = folder / "config.json"
-    if not (folder / "checkpoints").exists() or not file.exists():
-        if config.resume:
+def _digest(*splits: data.Examples) -> str:
+    """A digest of images and their labels, in their order."""
+    hashed = hashlib.sha256()
+    for split in splits:
+        hashed.update(repr((split.names, split.images.shape)).encode())
+        hashed.update(split.images.tobytes() + split.labels.tobytes())
+        for name, (groups, members) in sorted(split.attributes.items()):
+            hashed.update(repr((name, groups)).encode() + members.tobytes())
+    return hashed.hexdigest()
+
+
+def _check_same_run(folder: Path, config: TrainConfig, newest: Record | None) -> dict[str, Any]:
+    """The settings as JSON has them; refuses to write over another run, or to resume it as a different one."""
+    now = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    if newest is None:
+        if config.resume and not (folder / "config.json").exists():
             raise FaceflaxError("resume", folder, "{} holds no run", "leave it out, or name the run as output")
-        return
+        return now
     if not config.resume:
         problem, remedy = "holds an earlier run", "continue it with resume, or name another folder"
         raise FaceflaxError("output", folder, problem, remedy)
-    before = json.loads(file.read_text())
-    now = json.loads(json.dumps(dataclasses.asdict(config), default=str))
+    before = newest.settings
     if before.keys() != now.keys() or before["augmentation"].keys() != now["augmentation"].keys():
-        problem = "the run in {} was started by another version of faceflax, whose settings were not the same ones"
-        raise FaceflaxError("resume", folder, problem, "resume it with that version, or start another run as output")
-    before, now = ({**settings.pop("augmentation"), **settings} for settings in (before, now))
-    for name in sorted(now.keys() - set(FREE_TO_CHANGE)):
-        if before[name] != now[name]:
-            problem = f"differs from the run's {before[name]!r} in {str(folder)!r}"
-            raise FaceflaxError(name, now[name], problem, "resume with the same, or start a run with another output")
+        raise another_version(folder)
+    flat_before, flat_now = (
+        {**settings["augmentation"], **{name: value for name, value in settings.items() if name != "augmentation"}}
+        for settings in (before, now)
+    )
+    for name in sorted(flat_now.keys() - set(FREE_TO_CHANGE)):
+        lower = name == "learning_rate" and flat_now[name] < flat_before[name]
+        if flat_before[name] != flat_now[name] and not lower:
+            problem = f"differs from the run's {flat_before[name]!r} in {str(folder)!r}"
+            raise FaceflaxError(
+                name, flat_now[name], problem, "resume with the same, or start a run with another output"
+            )
+    return now
+
+
+def _check_same_data(folder: Path, config: TrainConfig, run: Run, newest: Record) -> None:
+    """Refuses to go on with other data, labels, soft labels, teachers or found faces than the run began with."""
+    remedy = "put back what the run began with, or start another run as output"
+    if newest.classes != list(run.names):
+        problem = f"{{}} has the classes {', '.join(run.names)}; the run's are {', '.join(newest.classes)}"
+        raise FaceflaxError("dataset", config.dataset, problem, remedy)
+    for name in sorted(newest.fingerprint.keys() | run.fingerprint.keys()):
+        if newest.fingerprint.get(name) != run.fingerprint.get(name):
+            value = getattr(config, name)
+            shown = ", ".join(value) if isinstance(value, tuple) else value
+            problem = f"has changed since the run in {str(folder)!r} began: its contents are others"
+            raise FaceflaxError(name, shown, problem, remedy)

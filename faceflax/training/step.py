@@ -13,6 +13,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import optax
+from jax.sharding import Sharding
 from jaxtyping import Array, Float, Int, UInt8
 
 from faceflax.models.blocks import MOMENTUM
@@ -31,11 +32,6 @@ class TrainState(flax.struct.PyTreeNode):
     """The moving average of ``params``."""
     batch_stats: Any
     optimizer_state: Any
-
-    @property
-    def variables(self) -> dict[str, Any]:
-        """The variables that ``model.apply`` takes, not averaged."""
-        return {"params": self.params, "batch_stats": self.batch_stats}
 
 
 def adam(weight_decay: float) -> optax.GradientTransformation:
@@ -57,7 +53,7 @@ def create_state(variables: dict[str, Any], optimizer: optax.GradientTransformat
         batch_stats=variables["batch_stats"],
         optimizer_state=optimizer.init(params),
     )
-    return jax.device_put(state, jax.devices()[0])  # as a restored state is, so that one compiled step takes both
+    return jax.device_put(state, jax.local_devices()[0])  # as a restored state is, so that one compiled step takes both
 
 
 def activations(precision: Precision) -> Any:
@@ -80,6 +76,8 @@ def make_train_step(
     key: Array,
     average: float = 0.0,
     precision: Precision = "float32",
+    whole: Sharding | None = None,
+    divided: Sharding | None = None,
 ) -> Callable[..., tuple[TrainState, Metrics]]:
     """Builds ``step(state, images, targets, batches, learning_rates) -> (state, metrics)``.
 
@@ -99,6 +97,8 @@ def make_train_step(
             that the first steps are soon forgotten. At 0 the average is the parameters themselves.
         precision: of the forward and backward pass; parameters, their updates and BatchNorm's statistics stay float32.
             ``bfloat16_products`` keeps the activations float32 too and rounds only what convolutions multiply.
+        whole: where the state lies, if not where it is given.
+        divided: where a batch lies, if not where the images do.
 
     Returns:
         The step. Its metrics are the batch's ``loss`` and ``correct``, the share whose highest logit is that of the
@@ -106,7 +106,7 @@ def make_train_step(
     """
     dtype = activations(precision)
 
-    @partial(jax.jit, donate_argnums=0)
+    @partial(jax.jit, donate_argnums=0, **({} if whole is None else {"out_shardings": whole}))
     def train_step(
         state: TrainState,
         images: UInt8[Array, "n size size channels"],
@@ -117,7 +117,10 @@ def make_train_step(
         augment_key, dropout_key, mix_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
         number = state.step % len(batches)
         indices, learning_rate = batches[number], learning_rates[number]
-        batch, wanted = mix(mix_key, augment(augment_key, normalize(images[indices])), targets[indices])
+        batch, wanted = images[indices], targets[indices]
+        if divided is not None:
+            batch, wanted = jax.lax.with_sharding_constraint((batch, wanted), divided)
+        batch, wanted = mix(mix_key, augment(augment_key, normalize(batch)), wanted)
 
         def loss_of(params: Any) -> tuple[Array, tuple[Array, Any]]:
             (logits, _), updates = model.apply(
@@ -178,7 +181,7 @@ def make_statistics(model: nn.Module) -> Callable[..., Any]:
     def statistics(variables: dict[str, Any], images: Array, batch_size: int = 256) -> Any:
         batch_size = min(batch_size, len(images))
         count = len(images) // batch_size
-        batch_stats = jax.tree.map(jnp.zeros_like, variables["batch_stats"])
+        batch_stats = jax.tree.map(lambda s: np.zeros(s.shape, s.dtype), variables["batch_stats"])
         for i in range(count):
             batch_stats = update(variables["params"], batch_stats, images[i * batch_size : (i + 1) * batch_size])
         # A moving average of n numbers that starts at 0 comes out too small by this factor.

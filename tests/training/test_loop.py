@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import json
+import shutil
 import subprocess
 import sys
 from functools import partial
@@ -13,12 +14,12 @@ import jax
 import numpy as np
 import pytest
 
-from faceflax import FaceflaxError, data, pretrained
+from faceflax import FaceflaxError, data, files, pretrained
 from faceflax.data.augment import Augmentation
 from faceflax.data.loading import make_builder
-from faceflax.data.synthetic import render_faces
 from faceflax.labels import EMOTIONS
 from faceflax.preprocessing import normalize
+from faceflax.training.checkpoints import RECORD, SUMS, _sums
 from faceflax.training.config import TrainConfig
 from faceflax.training.loop import _shares, train
 
@@ -26,19 +27,9 @@ CLASSES = ("happy", "surprise")
 
 
 @pytest.fixture(scope="module")
-def data_dir(tmp_path_factory):
-    """A prepared ``folder/faces`` of 96 training, 32 validation and 32 test faces."""
-    root = tmp_path_factory.mktemp("faces")
-    wanted = [EMOTIONS.index(name) for name in CLASSES]
-    faces = render_faces(600, seed=5, image_size=32)
-    chosen = [i for i in range(600) if faces.emotions[i] in wanted][:160]
-    for number, i in enumerate(chosen):
-        split = "train" if number < 96 else "validation" if number < 128 else "test"
-        file = root / "images" / split / EMOTIONS[faces.emotions[i]] / f"{i}.png"
-        file.parent.mkdir(parents=True, exist_ok=True)
-        cv2.imwrite(str(file), faces.images[i])
-    make_builder("folder/faces", source=root / "images", data_dir=root / "tfds").prepare()
-    return root / "tfds"
+def data_dir(faces):
+    """The set of the folder's own fixture."""
+    return faces
 
 
 def rows_of(folder):
@@ -122,6 +113,16 @@ def test_the_averaged_weights_are_what_is_validated_and_saved(run, data_dir):
     outputs = np.einsum("nhwij,ijc->nhwc", views, kernel)
     np.testing.assert_allclose(statistics["mean"], outputs.mean((0, 1, 2)), rtol=1e-3, atol=1e-4)
     np.testing.assert_allclose(statistics["var"], outputs.var((0, 1, 2)), rtol=1e-3)
+
+
+@pytest.mark.slow
+def test_two_epochs_of_the_synthetic_faces_do_not_end_at_chance_on_validation(tmp_path):
+    """Running statistics of so few steps are still near their start, and then every answer is the same class."""
+    settings = TrainConfig(dataset="synthetic", data_dir=tmp_path, output=tmp_path / "run", epochs=2)
+    info = pretrained.weights_info(train(settings))
+    last = rows_of(tmp_path / "run")[-1]
+    assert info.accuracy["validation"] > 2.5 / len(EMOTIONS)
+    assert float(last["validation_accuracy"]) > float(last["train_accuracy"]) - 0.1
 
 
 def test_soft_labels_take_the_place_of_hard_ones_by_their_weight(data_dir, tmp_path):
@@ -254,19 +255,23 @@ def test_groups_are_drawn_by_the_root_of_their_size():
     np.testing.assert_allclose(shares[examples.labels == 0].sum(), 0.5)
 
 
-def test_a_loss_that_is_not_finite_stops_the_run_and_keeps_the_last_checkpoint(run, data_dir, tmp_path):
+def test_a_loss_that_is_not_finite_stops_the_run_which_goes_on_with_a_lower_rate(data_dir, tmp_path):
     settings = config(data_dir, tmp_path, epochs=1)
     train(settings)
-    file = tmp_path / "config.json"
-    file.write_text(file.read_text().replace("0.003", "1e+30"))
-    checkpoint = tmp_path / "checkpoints" / "1"
-    with pytest.raises(FaceflaxError, match=r"learning_rate: with 1e\+30 the loss became nan in epoch 2") as caught:
+    checkpoint = tmp_path / "checkpoints" / "6"
+    record = json.loads((checkpoint / RECORD).read_text())
+    record["settings"]["learning_rate"] = 1e30  # as if the run had begun with it
+    (checkpoint / RECORD).write_text(json.dumps(record))
+    (checkpoint / SUMS).write_bytes(_sums(checkpoint))
+    message = (
+        r"learning_rate: with 1e\+30 the loss became nan in epoch 2; resume with a lower one, .* of step 6, or with"
+    )
+    with pytest.raises(FaceflaxError, match=message):
         train(dataclasses.replace(settings, epochs=2, resume=True, learning_rate=1e30))
-    assert f"{str(checkpoint)!r} is good: resume with epochs=1" in str(caught.value)
-    assert checkpoint.is_dir()
-    assert not (tmp_path / "checkpoints" / "2").exists()
-    weights = train(dataclasses.replace(settings, epochs=1, resume=True, learning_rate=1e30))
-    pretrained.load(weights)  # which verifies that all is finite
+    assert [place.name for place in checkpoint.parent.iterdir()] == ["6"]
+    pretrained.load(train(dataclasses.replace(settings, epochs=1, resume=True, learning_rate=1e30)))
+    pretrained.load(train(dataclasses.replace(settings, epochs=2, resume=True)))
+    assert [row["epoch"] for row in rows_of(tmp_path)] == ["1", "2"]
 
 
 def test_a_loss_that_is_not_finite_in_the_first_epoch_says_that_nothing_is_kept(data_dir, tmp_path):
@@ -292,19 +297,56 @@ def test_values_out_of_range_are_named(field, value):
         TrainConfig(**{field: value})
 
 
-def test_a_run_of_a_version_with_other_settings_is_not_resumed(run):
+def test_a_run_of_a_version_with_other_settings_or_checkpoints_is_not_resumed(run, tmp_path):
     settings, _ = run
-    file = settings.output / "config.json"
-    written = file.read_text()
-    older = json.loads(written)
-    assert older["augmentation"] == dataclasses.asdict(settings.augmentation)
-    older |= older.pop("augmentation") | {"focal": 0.0}  # as commit cac2caa wrote it
-    file.write_text(json.dumps(older))
-    try:
-        with pytest.raises(FaceflaxError, match=r"^resume: the run in .* was started by another version of faceflax"):
-            train(dataclasses.replace(settings, resume=True))
-    finally:
-        file.write_text(written)
+    message = r"^resume: the run in .* was started by another version of faceflax"
+    for name in ("settings", "layout"):
+        shutil.copytree(settings.output, tmp_path / name)
+        place = tmp_path / name / "checkpoints" / "18"
+        if name == "settings":
+            record = json.loads((place / RECORD).read_text())
+            record["settings"] |= record["settings"].pop("augmentation") | {"focal": 0.0}
+            (place / RECORD).write_text(json.dumps(record | {"settings": record["settings"] | {"augmentation": {}}}))
+            (place / SUMS).write_bytes(_sums(place))
+        else:
+            (place / RECORD).unlink()
+            (place / "history").mkdir()
+        with pytest.raises(FaceflaxError, match=message):
+            train(dataclasses.replace(settings, output=tmp_path / name, resume=True))
+
+
+def test_two_trainings_do_not_share_a_folder(data_dir, tmp_path):
+    with (tmp_path / ".lock").open("ab") as file:
+        assert files.lock(file)
+        with pytest.raises(FaceflaxError, match=r"^output: .* is the folder of a training that runs now; wait"):
+            train(config(data_dir, tmp_path))
+    assert [entry.name for entry in tmp_path.iterdir()] == [".lock"]
+
+
+def test_a_run_that_was_killed_before_its_first_checkpoint_begins_anew_or_resumes(data_dir, tmp_path):
+    (tmp_path / "config.json").write_text("")
+    (tmp_path / "checkpoints" / ".1.partial").mkdir(parents=True)
+    weights = train(config(data_dir, tmp_path, epochs=1, resume=True))
+    pretrained.load(weights)
+    assert not list(tmp_path.glob("checkpoints/.*"))
+
+
+def test_data_that_changed_is_refused(run, data_dir, tmp_path):
+    settings, _ = run
+    images = data_dir.parent / "images"
+    other = tmp_path / "images"
+    shutil.copytree(images, other)
+    happy = sorted((other / "train" / "happy").iterdir())
+    happy[0].rename(other / "train" / "surprise" / "moved.png")
+    make_builder("folder/faces", source=other, data_dir=tmp_path / "tfds").prepare()
+    again = dataclasses.replace(settings, data_dir=tmp_path / "tfds", resume=True, epochs=4)
+    with pytest.raises(FaceflaxError, match=r"^dataset: 'folder/faces' has changed since the run in .* began"):
+        train(again)
+    (other / "train" / "sad").mkdir()
+    happy[1].rename(other / "train" / "sad" / "moved.png")
+    make_builder("folder/faces", source=other, data_dir=tmp_path / "tfds").prepare()
+    with pytest.raises(FaceflaxError, match=r"has the classes happy, sad, surprise; the run's are happy, surprise"):
+        train(again)
 
 
 def test_the_command_line_spells_the_augmentation_flat(tmp_path):

@@ -12,7 +12,8 @@ import pytest
 from faceflax.data.augment import Augmentation
 from faceflax.data.transforms import mixup
 from faceflax.preprocessing import normalize
-from faceflax.training.checkpoints import Checkpoints
+from faceflax.training.checkpoints import Checkpoints, Record
+from faceflax.training.run import Begun
 from faceflax.training.step import adam, create_state, make_eval_step, make_statistics, make_train_step
 from faceflax.training.targets import cross_entropy, make_targets
 
@@ -65,7 +66,7 @@ def plan(*batches, rate=1e-3):
 def test_step_is_optax_adamw_on_smoothed_cross_entropy(split):
     images, targets = split
     model, state, step = make(weight_decay=0.05)
-    variables = jax.tree.map(np.array, state.variables)
+    variables = jax.tree.map(np.array, {"params": state.params, "batch_stats": state.batch_stats})
     indices = np.array([5, 1, 7, 2, 11, 23])
 
     def loss_of(params):
@@ -148,8 +149,9 @@ def test_nothing_compiles_after_the_first_step_not_even_in_another_epoch_or_afte
             state, _ = everything(state, images, targets, *epochs[epoch])
         assert not compiled
         with Checkpoints(tmp_path) as checkpoints:
-            checkpoints.save(2, state, [{"validation_accuracy": 0.5}])
-            restored, _ = checkpoints.restore(2, state)
+            checkpoints.save(state, Record(2, [], Begun(), {}, [], {}, None))
+            checkpoints.wait()
+            restored = checkpoints.restore(2, state)
         compiled.clear()  # of saving and restoring
         restored, _ = everything(restored, images, targets, *epochs[0])
         restored, _ = everything(restored, images, targets, *epochs[0])
@@ -240,11 +242,12 @@ def test_evaluation_is_the_same_in_any_batches(split):
     images, _ = split
     labels = jnp.arange(24) % 3
     model, state, _ = make()
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
     evaluate = make_eval_step(model)
-    logits = np.asarray(model.apply(state.variables, normalize(images))[0], np.float64)
+    logits = np.asarray(model.apply(variables, normalize(images))[0], np.float64)
     log_sum = np.log(np.exp(logits).sum(-1))
     expected_loss = (log_sum - logits[np.arange(24), labels]).mean()
     for batch_size in (24, 7):
-        loss, accuracy = evaluate(state.variables, images, labels, batch_size)
+        loss, accuracy = evaluate(variables, images, labels, batch_size)
         assert loss == pytest.approx(expected_loss, rel=1e-5)
         assert accuracy == pytest.approx((logits.argmax(-1) == np.asarray(labels)).mean())

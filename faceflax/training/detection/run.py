@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -10,12 +12,13 @@ from typing import Any
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
+import numpy as np
 import optax
 from jaxtyping import Array
 from tqdm import tqdm
 
 from faceflax import data, models, pretrained
-from faceflax.data.scenes import Scenes
+from faceflax.data.scenes import Scene, Scenes
 from faceflax.errors import FaceflaxError
 from faceflax.evaluation.detector import mean_recall
 from faceflax.preprocessing import normalize
@@ -23,13 +26,15 @@ from faceflax.training.config import TrainConfig
 from faceflax.training.detection.loss import loss, places
 from faceflax.training.fitting import cosine, take_matching
 from faceflax.training.logs import Epoch
-from faceflax.training.run import check_finite
-from faceflax.training.step import TrainState, adam, create_state, products
+from faceflax.training.run import Begun, Tick, check_finite, no_tick
+from faceflax.training.step import TrainState, adam, create_state, make_statistics, products
 
 SHARES = {"wider": 0.66, "mask": 0.10, "portrait": 0.06, "closeup": 0.07, "noface": 0.11}
 """How often a crop is of each kind of picture, of the kinds that the dataset has."""
 GRADIENT = 5.0
 """Longest gradient: a crop of a crowd gives one many times as long as a portrait's."""
+STATISTICS_CROPS = 256
+"""Crops from which BatchNorm's statistics are measured."""
 AHEAD = 4
 """Batches that are drawn before they are needed."""
 
@@ -52,9 +57,11 @@ class Detection:
             problem = f"is more than the {images} training images of {config.dataset}"
             raise FaceflaxError("batch_size", config.batch_size, problem, "give a smaller one")
         shares = {name: share for name, share in SHARES.items() if name in train}
+        self.fingerprint = {"dataset": _digest(train, self.validation)}
         self.scenes = Scenes(train, shares, config.size, config.scenes, config.seed)
         self._optimizer = adam(config.weight_decay)
         self._step = _make_step(self.model, self._optimizer, config)
+        self._statistics = make_statistics(self.model)
 
     def initial_state(self, given: pretrained.Variables | None) -> TrainState:
         """Fresh variables, or those of ``given`` where the shapes agree."""
@@ -64,10 +71,22 @@ class Detection:
         return create_state(jax.tree.map(jnp.array, variables), self._optimizer)
 
     def variables(self, state: TrainState) -> dict[str, Any]:
-        """The averaged weights; BatchNorm's statistics, which change slowly, are those of the last ones."""
-        return {"params": state.average, "batch_stats": state.batch_stats}
+        """The averaged weights, with BatchNorm's statistics measured for them."""
+        variables = {"params": state.average, "batch_stats": state.batch_stats}
+        return variables | {"batch_stats": self._statistics(variables, self._sample, self.config.batch_size)}
 
-    def epoch(self, state: TrainState, number: int) -> tuple[TrainState, Epoch]:
+    @functools.cached_property
+    def _sample(self) -> Array:
+        """The crops that BatchNorm's statistics are measured from."""
+        return jnp.asarray(self.scenes.batch(0, max(STATISTICS_CROPS, self.config.batch_size))["images"])
+
+    def epoch(
+        self,
+        state: TrainState,
+        number: int,
+        begun: Begun = Begun(),  # noqa: B008  # frozen
+        tick: Tick = no_tick,
+    ) -> tuple[TrainState, Epoch]:
         """As many crops as the split has images, then the recall on the validation images.
 
         The accuracies are, in training, the mean overlap of the taught places' boxes and, in validation, the recall at
@@ -82,29 +101,35 @@ class Detection:
             first=first,
             count=self.steps,
         )
-        totals: Any = None
-        start = time.perf_counter()
+        start, before = time.perf_counter(), begun.steps
         bar = tqdm(
-            total=self.steps * config.batch_size, unit=" images", desc=f"epoch {number}/{config.epochs}", leave=False
+            total=self.steps * config.batch_size,
+            initial=before * config.batch_size,
+            unit=" images",
+            desc=f"epoch {number}/{config.epochs}",
+            leave=False,
         )
         with bar, ThreadPoolExecutor(1) as pool:
-            drawn = [pool.submit(self.scenes.batch, first + i, config.batch_size) for i in range(AHEAD)]
+            ahead = range(before, min(before + AHEAD, self.steps))
+            drawn = [pool.submit(self.scenes.batch, first + i, config.batch_size) for i in ahead]
             try:
-                for i, rate in enumerate(rates):
+                for i in range(before, self.steps):
                     batch = drawn.pop(0).result()
                     if i + AHEAD < self.steps:
                         drawn.append(pool.submit(self.scenes.batch, first + i + AHEAD, config.batch_size))
-                    state, metrics = self._step(state, batch, jnp.float32(rate))
-                    totals = metrics if totals is None else jax.tree.map(jnp.add, totals, metrics)
+                    state, metrics = self._step(state, batch, jnp.float32(rates[i]))
+                    begun = begun.add(metrics)
+                    tick(state, begun)
                     bar.update(config.batch_size)
                     if (i + 1) % 32 == 0:
-                        check_finite(float(totals["loss"]), number, config)
-                        bar.set_postfix(loss=f"{float(totals['loss']) / (i + 1):.3f}")
+                        loss = begun.means()["loss"]
+                        check_finite(loss, number, config)
+                        bar.set_postfix(loss=f"{loss:.3f}")
             finally:
                 for each in drawn:
                     each.cancel()
         seconds = time.perf_counter() - start
-        means = {name: float(value) / self.steps for name, value in totals.items()}
+        means = begun.means()
         check_finite(means["loss"], number, config)
         recall, more = mean_recall(self.variables(state), self.validation)
         return state, {
@@ -114,7 +139,7 @@ class Detection:
             "train_accuracy": means["overlap"],
             "validation_loss": 1 - more,
             "validation_accuracy": recall,
-            "images_per_second": self.steps * config.batch_size / seconds,
+            "images_per_second": (self.steps - before) * config.batch_size / seconds,
         }
 
 
@@ -147,6 +172,18 @@ def _make_step(
         return TrainState(state.step + 1, params, average, batch_stats, optimizer_state), parts | {"loss": value}
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _digest(*splits: dict[str, list[Scene]]) -> str:
+    """A digest of photographs and all that is known of them."""
+    hashed = hashlib.sha256()
+    for name, scenes in (each for split in splits for each in sorted(split.items())):
+        hashed.update(f"{name} {len(scenes)}".encode())
+        for scene in scenes:
+            for value in vars(scene).values():
+                hashed.update(str(np.shape(value)).encode())
+                hashed.update(np.ascontiguousarray(value).tobytes())
+    return hashed.hexdigest()
 
 
 def _check(config: TrainConfig) -> None:
