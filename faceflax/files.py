@@ -2,8 +2,12 @@
 
 from __future__ import annotations
 
+import errno
+import hashlib
 import logging
 import os
+import re
+import secrets
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -84,11 +88,74 @@ def lock(file: BinaryIO) -> bool:
     return True
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether an error, or one that it came from, is that a disk or a quota is full.
+
+    Libraries in C++ raise errors of their own kinds, which quote the system's words.
+
+    Example:
+        >>> import errno
+        >>> is_full(OSError(errno.ENOSPC, "No space left on device")), is_full(OSError(errno.EACCES, "denied"))
+        (True, False)
+    """
+    seen: BaseException | None = error
+    while seen is not None:
+        known = isinstance(seen, OSError) and seen.errno in _FULL
+        if known or any(os.strerror(code) in str(seen) for code in _FULL):
+            return True
+        seen = seen.__cause__ or seen.__context__
+    return False
+
+
+_FULL = (errno.ENOSPC, errno.EDQUOT, errno.EFBIG)
+
+
 @contextmanager
-def replacing(path: Path) -> Iterator[Path]:
+def exclusively(field: str, path: Path, file: Path, *, keep: bool = False) -> Iterator[BinaryIO]:
+    """Opens ``file`` to append to, unbuffered, for this process alone: what its user lets one run at a time do.
+
+    Args:
+        field: what the caller names ``path`` by, for the error.
+        path: what is written.
+        file: what is locked; it is made if need be, and deleted at the end.
+        keep: do not delete it.
+
+    Raises:
+        FaceflaxError: another process has it, or it cannot be written.
+    """
+    busy = FaceflaxError(field, path, "is being written by another run", "wait for it or name another one")
+    try:
+        opened = file.open("a+b", buffering=0)
+    except OSError as error:
+        raise FaceflaxError(field, file, f"cannot write {{}} ({error.strerror})", "name another place") from None
+    with opened:
+        if not lock(opened):
+            raise busy
+        try:
+            ours = os.path.samestat(os.fstat(opened.fileno()), file.stat())
+        except OSError:
+            ours = False
+        if not ours:  # the other run has just ended
+            raise busy
+        try:
+            yield opened
+        finally:
+            if not keep:
+                if sys.platform == "win32":
+                    opened.close()
+                file.unlink(missing_ok=True)
+
+
+@contextmanager
+def replacing(path: Path, *, mode: int = 0o666) -> Iterator[Path]:
     """Yields a temporary name beside ``path`` which becomes ``path`` at the end of the block.
 
-    If the block fails, what was at ``path`` stays and the temporary file goes.
+    If the block fails, what was at ``path`` stays and the temporary file goes. What an earlier process left there when
+    it was killed goes first; a temporary file that another process is writing is locked, and stays.
+
+    Args:
+        path: the file.
+        mode: its permissions, from which the process's umask takes away.
 
     Example:
         >>> import tempfile
@@ -98,12 +165,11 @@ def replacing(path: Path) -> Iterator[Path]:
         ...     print([file.name for file in Path(folder).iterdir()])
         ['rows.csv']
     """
-    temporary = temporary_name(path)
-    try:
+    for orphan in orphans(path.parent, path):
+        orphan.unlink(missing_ok=True)
+    with _temporary(path, mode) as temporary:
         yield temporary
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -111,27 +177,34 @@ def recording(path: Path) -> Iterator[Path]:
     """Like :func:`replacing`, for what is written bit by bit and worth having even when the block fails.
 
     After a failure it becomes ``path`` if nothing is there; an older file there stays, and this one is kept beside it
-    as ``NAME.partial.SUFFIX``. After Ctrl-C it becomes ``path``. An empty file is not kept.
+    as ``NAME.partial.SUFFIX``. After Ctrl-C it becomes ``path``. An empty file is not kept. What a process that was
+    killed left is kept under such a name by the next one, with a message.
     """
-    temporary = temporary_name(path)
-    place = path
-    try:
-        yield temporary
-    except Exception:
-        if path.exists():
-            place = path.with_name(f"{path.stem}.partial{path.suffix}")
-        raise
-    finally:
-        if temporary.exists() and temporary.stat().st_size:
-            temporary.replace(place)
-            if place != path:
-                _log.warning(
-                    "faceflax: %r is as it was before; what was written until now is %r", str(path), str(place)
-                )
-        temporary.unlink(missing_ok=True)
+    for orphan in orphans(path.parent, path):
+        if orphan.stat().st_size:
+            place = _free(path)
+            orphan.replace(place)
+            _log.warning("faceflax: what an earlier run had written when it was killed is %r", str(place))
+        else:
+            orphan.unlink(missing_ok=True)
+    with _temporary(path, 0o666) as temporary:
+        place = path
+        try:
+            yield temporary
+        except Exception:
+            if path.exists():
+                place = path.with_name(f"{path.stem}.partial{path.suffix}")
+            raise
+        finally:
+            if temporary.exists() and temporary.stat().st_size:
+                temporary.replace(place)
+                if place != path:
+                    _log.warning(
+                        "faceflax: %r is as it was before; what was written until now is %r", str(path), str(place)
+                    )
 
 
-def write(path: Path, content: str | bytes) -> None:
+def write(path: Path, content: str | bytes, *, mode: int = 0o666) -> None:
     """Writes a whole file in one step, text as UTF-8: on any failure what was at ``path`` stays.
 
     Example:
@@ -141,10 +214,59 @@ def write(path: Path, content: str | bytes) -> None:
         ...     (Path(folder) / "labels.txt").read_bytes()
         b'happy\\n'
     """
-    with replacing(path) as temporary:
+    with replacing(path, mode=mode) as temporary:
         temporary.write_bytes(content.encode() if isinstance(content, str) else content)
 
 
-def temporary_name(path: Path) -> Path:
-    """Returns the hidden name beside ``path`` under which this process writes it."""
-    return path.with_name(f".{path.stem}.{os.getpid()}.partial{path.suffix}")
+def orphans(folder: Path, path: Path | None = None) -> list[Path]:
+    """Returns the temporary files in ``folder`` that no process is writing any more: theirs were killed.
+
+    Args:
+        folder: where to look; one that cannot be listed has none.
+        path: only those that were to become this file.
+    """
+    found = []
+    try:
+        names = sorted(os.listdir(folder))
+    except OSError:
+        return []
+    for name in names:
+        match = _TEMPORARY.fullmatch(name)
+        if match and (path is None or match.groups() == (_label(path), path.suffix)):
+            try:
+                with (folder / name).open("rb") as file:
+                    if lock(file):
+                        found.append(folder / name)
+            except OSError:  # another process was quicker
+                continue
+    return found
+
+
+_TEMPORARY = re.compile(r"\.(.*)\.\d+-[0-9a-f]{8}\.partial(|\.[^.]+)", re.DOTALL)
+
+
+@contextmanager
+def _temporary(path: Path, mode: int) -> Iterator[Path]:
+    """Makes a hidden file beside ``path``, locked for the block, at whose end it goes if it has not been renamed."""
+    temporary = path.with_name(f".{_label(path)}.{os.getpid()}-{secrets.token_hex(4)}.partial{path.suffix}")
+    with os.fdopen(os.open(temporary, os.O_RDWR | os.O_CREAT | os.O_EXCL, mode), "rb") as file:
+        if sys.platform == "win32":  # there an open file can be neither renamed nor deleted, which is a lock too
+            file.close()
+        else:
+            lock(file)
+        try:
+            yield temporary
+        finally:
+            temporary.unlink(missing_ok=True)
+
+
+def _label(path: Path) -> str:
+    """The stem, or as much of it as leaves room for what is put around it: a name has at most 255 bytes."""
+    encoded = os.fsencode(path.stem)
+    return path.stem if len(encoded) <= 128 else hashlib.sha256(encoded).hexdigest()
+
+
+def _free(path: Path) -> Path:
+    """The first name of ``NAME.partial.SUFFIX``, ``NAME.partial2.SUFFIX`` and so on that is not taken."""
+    names = (path.with_name(f"{path.stem}.partial{number or ''}{path.suffix}") for number in (0, *range(2, 10**6)))
+    return next(name for name in names if not name.exists())

@@ -14,6 +14,7 @@ from faceflax.errors import FaceflaxError
 # OpenCV and FFmpeg would print several lines about a bad file; this package reports it itself, once.
 os.environ.setdefault("OPENCV_LOG_LEVEL", "FATAL")
 os.environ.setdefault("OPENCV_FFMPEG_LOGLEVEL", "-8")
+os.environ.setdefault("OPENCV_IO_MAX_IMAGE_PIXELS", str(2**28))  # more would need gigabytes, whatever the file's size
 
 _HEADLESS = 'pip install "opencv-python-headless>=4.11,<5"'
 

@@ -36,12 +36,22 @@ def read_image(field: str, file: Path) -> UInt8[np.ndarray, "height width 3"]:
 
 def _read(field: str, file: Path, mode: int) -> UInt8[np.ndarray, "height width *channels"]:
     try:
-        image = cv2.imdecode(np.fromfile(file, np.uint8), mode)
-    except (OSError, cv2.error):  # cv2.error: an empty file
+        content = np.fromfile(file, np.uint8) if file.is_file() else np.empty(0, np.uint8)
+        image = None if _is_cut(content.tobytes()) else cv2.imdecode(content, mode)
+    except (
+        OSError,
+        ValueError,
+        cv2.error,
+    ):  # ValueError: a zero byte in a name; cv2.error: an empty file, or too large
         image = None
     if image is None:
         raise FaceflaxError(field, file, "cannot read the image {}", "replace it or take it out")
     return image
+
+
+def _is_cut(content: bytes) -> bool:
+    """Whether a JPEG lacks its end, which OpenCV would fill with grey; in its picture the marker cannot occur."""
+    return content.startswith(b"\xff\xd8\xff") and content.find(b"\xff\xd9", len(content) // 2) < 0
 
 
 def resize(

@@ -104,13 +104,15 @@ def attribution_grid(
                 if x > 0:
                     _draw_map(axes, panels[x - 1].maps[index], limits[x - 1][index], signed, overlay)
                 if all(len(above) <= s for above in list(rows.values())[:y]):  # the column's first image
-                    axes.set_title(name, fontsize=7.5, pad=4)
+                    axes.set_title(name, fontsize=7.5, pad=4, parse_math=False)
                 if s == x == 0:
                     axes.set_ylabel(label, rotation=0, ha="right", va="center", fontsize=10)
 
     middle = (left + width - right) / 2 / width
-    figure.text(0.5, 1 - 0.1 / height, "\n".join(heading), ha="center", va="top", fontsize=11)
-    figure.text(0.5, 0.1 / height, "\n".join(notes), ha="center", va="bottom", fontsize=7, color="0.3")
+    figure.text(0.5, 1 - 0.1 / height, "\n".join(heading), ha="center", va="top", fontsize=11, parse_math=False)
+    figure.text(
+        0.5, 0.1 / height, "\n".join(notes), ha="center", va="bottom", fontsize=7, color="0.3", parse_math=False
+    )
     bar = figure.add_axes((middle - 0.9 / width, (bottom - 0.2) / height, 1.8 / width, 0.09 / height))
     colors = ScalarMappable(cmap=COLORS if signed else UNSIGNED_COLORS)
     colors.set_clim(-1 if signed else 0, 1)

@@ -93,7 +93,7 @@ def _figures(weights: str) -> Callable[[str], Figure]:
         figure = Figure((1.05 * len(classes), 1.3), layout="constrained")
         for axes, label, image in zip(figure.subplots(1, len(classes)), info.labels, best, strict=True):
             axes.imshow(image, cmap="gray", vmin=-1, vmax=1)
-            axes.set_title(label, fontsize=8)
+            axes.set_title(label, fontsize=8, parse_math=False)
             axes.axis("off")
         return figure
 

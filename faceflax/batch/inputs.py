@@ -221,7 +221,7 @@ class _Search:
             self._leave(name, "skipped", found or "is neither an image nor a video")
 
     def _chosen(self, name: str, inner: str) -> bool:
-        parts = inner.split("/")
+        parts = [part for part in inner.split("/") if part != "."]
         if any(part.startswith((".", "__MACOSX")) for part in parts):
             self._leave(name, "skipped", "is hidden")
         elif self._include and not _matches(inner, self._include):

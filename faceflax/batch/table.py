@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
+import logging
 import os
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
@@ -15,6 +17,8 @@ from faceflax.batch.inputs import Record
 from faceflax.errors import FaceflaxError
 from faceflax.media.outputs import Lines
 from faceflax.media.table import COLUMNS, INPUT_COLUMNS, SCHEMA, lines_to_parquet, write_table
+
+_log = logging.getLogger("faceflax")
 
 _FINISHED = ("done", "no face", "damaged")
 
@@ -30,13 +34,16 @@ class Table:
         suffix: the format of its lines: ``.csv`` or ``.jsonl``.
     """
 
-    def __init__(self, path: Path, rows: Path, lines: Lines, journal: Lines, records: dict[str, Record]) -> None:
+    def __init__(
+        self, path: Path, rows: Path, lines: Lines, journal: Lines, records: dict[str, Record], entries: int
+    ) -> None:
         self.records = records
         self.rows = rows
         self.suffix = ".csv" if path.suffix.lower() == ".csv" else ".jsonl"
         self._path = path
         self._lines = lines
         self._journal = journal
+        self._entries = entries
 
     def write(self, rows: str) -> None:
         """Appends whole rows."""
@@ -55,8 +62,13 @@ class Table:
         finished = [record for record in records if record.status in _FINISHED]
         self.records |= {record.input: record for record in finished}
         if finished:
-            entry = {"inputs": [list(vars(record).values()) for record in finished], "bytes": self._lines.size}
-            self._journal.write(json.dumps(entry) + "\n")
+            entry = {
+                "inputs": [list(vars(record).values()) for record in finished],
+                "bytes": self._lines.size,
+                "sha256": self._lines.digest(),
+            }
+            self._entries += 1
+            self._journal.write(_sealed(self._entries, entry))
 
     def complete(self, records: Sequence[Record]) -> None:
         """Ends the table: writes that of the inputs beside it, and turns the rows into Parquet where that is asked for.
@@ -119,24 +131,26 @@ def open_table(path: Path, settings: Mapping[str, Any]) -> Iterator[Table]:
     place = path.with_name(f"{path.name}.rows") if suffix == ".parquet" else path
     with ExitStack() as stack:
         journal = _locked_journal(field, path, stack)
-        head = json.dumps({"schema": SCHEMA, "columns": COLUMNS.names, "settings": settings}) + "\n"
+        head = _sealed(0, {"schema": SCHEMA, "columns": COLUMNS.names, "settings": settings})
         header = COLUMNS.header() if suffix == ".csv" else ""
-        records: dict[str, Record] = {}
-        rows_end, journal_end = len(header), len(head)
-        lines = [line for line in journal.read().splitlines(keepends=True) if line.endswith(b"\n")]
-        if lines and lines[0] != head.encode():
+        lines = journal.read().splitlines(keepends=True)
+        entries = _verified(lines, field, path)
+        size = place.stat().st_size if place.exists() else 0
+        if not entries and size > len(header):
+            problem = f"is there, but {str(journal_of(path))!r}, from which it could be gone on with, is damaged"
+            raise FaceflaxError(field, path, problem, "delete both to begin again")
+        if entries and lines[0] != head.encode():
             remedy = f"finish it with those, or delete it and {str(journal_of(path))!r}"
             raise FaceflaxError(field, path, "was begun with other options, weights or another version", remedy)
-        size = place.stat().st_size if place.exists() else 0
-        for line in lines[1:]:
-            try:
-                entry = json.loads(line)
-            except ValueError:  # zeros, which a lost write leaves behind
-                break
-            if entry["bytes"] > size:  # its rows were lost
-                break
-            records |= {values[0]: Record(*values) for values in entry["inputs"]}
-            rows_end, journal_end = entry["bytes"], journal_end + len(line)
+        whole = _whole(place, entries[1:])
+        records = {values[0]: Record(*values) for entry in whole for values in entry["inputs"]}
+        lost = sum(len(entry["inputs"]) for entry in entries[1:]) - sum(len(entry["inputs"]) for entry in whole)
+        if lost:
+            _log.warning(
+                "faceflax: rows of %d inputs in %s were lost or changed; these are analysed again", lost, place
+            )
+        rows_end = whole[-1]["bytes"] if whole else len(header)
+        journal_end = sum(map(len, lines[: 1 + len(whole)])) if entries else len(head)
         try:
             rows = stack.enter_context(place.open("r+b" if place.exists() else "w+b", buffering=0))
         except OSError as error:
@@ -148,7 +162,48 @@ def open_table(path: Path, settings: Mapping[str, Any]) -> Iterator[Table]:
             opened.append(Lines(field, file))
             if not records:
                 opened[-1].write(first)
-        yield Table(path, place, opened[1], opened[0], records)
+        yield Table(path, place, opened[1], opened[0], records, len(whole))
+
+
+def _sealed(index: int, entry: Mapping[str, Any]) -> str:
+    """A line of the journal: its digest, and JSON with its number, so that no line can be changed, lost or doubled."""
+    text = json.dumps({"entry": index, **entry})
+    return f"{hashlib.sha256(text.encode()).hexdigest()} {text}\n"
+
+
+def _opened(line: bytes) -> dict[str, Any] | None:
+    """What :func:`_sealed` wrote, or None where it is damaged."""
+    digest, _, text = line.removesuffix(b"\n").partition(b" ")
+    right = line.endswith(b"\n") and hashlib.sha256(text).hexdigest().encode() == digest
+    return json.loads(text) if right else None
+
+
+def _verified(lines: Sequence[bytes], field: str, path: Path) -> list[dict[str, Any]]:
+    """The entries of a journal up to those that were lost with the end of the file, as when the power fails.
+
+    Raises:
+        FaceflaxError: it is damaged before its end.
+    """
+    entries = [_opened(line) for line in lines]
+    count = next((i for i, entry in enumerate(entries) if entry is None or entry["entry"] != i), len(entries))
+    if any(entry is not None for entry in entries[count:]):
+        problem = f"has a journal, {str(journal_of(path))!r}, that is damaged in line {count + 1}"
+        raise FaceflaxError(field, path, problem, "restore that, or delete both to begin again")
+    return [entry for entry in entries[:count] if entry is not None]
+
+
+def _whole(rows: Path, entries: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
+    """The entries, from the first one on, whose rows are what was written."""
+    found: list[dict[str, Any]] = []
+    if not entries or not rows.exists():
+        return found
+    with rows.open("rb") as file:
+        for entry in entries:
+            part = file.read(entry["bytes"] - file.tell())
+            if hashlib.sha256(part).hexdigest() != entry["sha256"]:
+                break
+            found.append(entry)
+    return found
 
 
 def parts_of(table: Path) -> Path:
@@ -160,21 +215,9 @@ def parts_of(table: Path) -> Path:
 
 def _locked_journal(field: str, path: Path, stack: ExitStack) -> BinaryIO:
     journal = journal_of(path)
-    busy = FaceflaxError(field, path, "is being written by another run", "wait for it or name another file")
     fresh = not journal.exists()
     if fresh and path.exists() and path.stat().st_size:
         raise FaceflaxError(field, path, "is there already", "name another file or delete it")
-    try:
-        file = stack.enter_context(journal.open("a+b", buffering=0))
-    except OSError as error:
-        raise FaceflaxError(field, journal, f"cannot write {{}} ({error.strerror})", "name another file") from None
-    if not files.lock(file):
-        raise busy
-    try:
-        ours = os.path.samestat(os.fstat(file.fileno()), journal.stat())
-    except OSError:
-        ours = False
-    if not ours:  # the other run has just ended
-        raise busy
+    file = stack.enter_context(files.exclusively(field, path, journal, keep=True))
     file.seek(0)
     return file

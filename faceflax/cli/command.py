@@ -16,6 +16,7 @@ from dataclasses import fields, is_dataclass
 from pathlib import Path
 from typing import Any, NoReturn, TypeVar
 
+from faceflax import files
 from faceflax.cli import metavars, plugins
 from faceflax.errors import FaceflaxError, MissingExtraError, missing_extra, unknown
 
@@ -77,8 +78,10 @@ def reporting(options_type: type | None = None) -> Iterator[None]:
         if missing is None:
             raise
         _fail(_spelled(missing, {}))
-    except (AssertionError, RuntimeError):
-        problem = _platform_problem()
+    except Exception as error:
+        problem = _full(error) if files.is_full(error) else None
+        if problem is None and isinstance(error, AssertionError | RuntimeError):
+            problem = _platform_problem()
         if problem is None:
             raise
         _fail(problem)
@@ -188,6 +191,13 @@ def _spelled(error: FaceflaxError, names: dict[str, str]) -> str:
 def _fail(text: str) -> NoReturn:
     print(f"error: {text}", file=sys.stderr)
     sys.exit(2)
+
+
+def _full(error: BaseException) -> str:
+    """What to say of a full disk: what could not be written, as far as the error knows it."""
+    file = getattr(error, "filename", None)
+    where = f" while {os.fsdecode(file)!r} was written" if isinstance(file, str | bytes) else ""
+    return f"the disk is full{where}; make room and run the same command again"
 
 
 def _prog() -> str:

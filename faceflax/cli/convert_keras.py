@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
@@ -24,6 +25,21 @@ class Options:
     """The Keras file, saved whole (model.save)."""
     out: Annotated[tyro.conf.Positional[Path], tyro.conf.arg(metavar="OUT.safetensors")]
     """The .safetensors file to write; its record goes beside it as .json."""
+    labels: tuple[str, ...] = ()
+    """The class names, in the order of the outputs: a Keras file does not hold them. Those of the two files that the
+    reference publishes are known."""
+    dataset: str = "unknown"
+    """What the weights were trained on, for the record; known for the reference's."""
+    crop_margin: float = 0.0
+    """Share of a detected box's side to add on each side before the face is cut out; known for the reference's."""
+
+
+# The files that the reference publishes, by their SHA-256: labels, what they were trained on, and the crop margin they
+# do well with.
+REFERENCES = {
+    "59534287fdfb125e30a94400296c25ea9f5d706fca93dd8adbbbed916799ea0e": (EMOTIONS, "fer2013", 0.0),
+    "7affc7bd520c48ca908eada26988d0e17fdfa1d447d8ae5675395f05ca6f943b": (GENDERS, "imdb", 0.4),
+}
 
 
 def main(options: Options) -> None:
@@ -35,11 +51,18 @@ def main(options: Options) -> None:
 
     with renaming(path="file"):
         arch, num_classes, image_size, variables = keras.read(options.file)
-    # By the number of classes: labels, what the reference trained on, and the crop margin its weights do well with.
-    known = {len(EMOTIONS): (EMOTIONS, "fer2013", 0.0), len(GENDERS): (GENDERS, "imdb", 0.4)}
-    if num_classes not in known:
-        raise FaceflaxError("file", options.file, f"has {num_classes} classes", "give one of the reference's, 7 or 2")
-    labels, dataset, crop_margin = known[num_classes]
+    labels, dataset, crop_margin = options.labels, options.dataset, options.crop_margin
+    if not labels:
+        digest = hashlib.sha256(options.file.read_bytes()).hexdigest()
+        if digest not in REFERENCES:
+            problem = (
+                f"has {num_classes} classes without names, and is not one of the files that the reference publishes"
+            )
+            raise FaceflaxError("file", options.file, problem, "name them, in the order of the outputs, with labels")
+        labels, dataset, crop_margin = REFERENCES[digest]
+    if len(labels) != num_classes:
+        problem = f"are {len(labels)}, but {str(options.file)!r} has {num_classes} classes"
+        raise FaceflaxError("labels", " ".join(labels), problem, "name each class once")
     info = pretrained.save(
         options.out,
         variables,

@@ -50,13 +50,13 @@ def main(options: Options) -> None:
         if dataset != "folder":
             raise FaceflaxError("name", options.name, "is for your own images only", f"leave it out for {dataset!r}")
         dataset = f"folder/{options.name}"
-    builder = loading.make_builder(
-        dataset, source=options.source, data_dir=options.data_dir, skip_corrupt=options.skip_corrupt
-    )
+    make = loading.prepare if options.overwrite else loading.make_builder
+    builder = make(dataset, source=options.source, data_dir=options.data_dir, skip_corrupt=options.skip_corrupt)
     if builder.is_prepared and not options.overwrite:
         print(f"{dataset} is already prepared in {builder.data_dir} (--overwrite prepares it again)")
     else:
-        builder.prepare()
+        if not options.overwrite:
+            builder.prepare()
         print(f"{dataset} is prepared in {builder.data_dir}")
     for note in builder.notes:
         print(f"note: {note}")

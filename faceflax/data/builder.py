@@ -3,21 +3,27 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import io
+import logging
 import os
+import shutil
 import tempfile
 from collections.abc import Callable, Iterable, Iterator
 from pathlib import Path
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Self
 
 import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import UInt8
 
 from faceflax import files, preprocessing
+from faceflax.data import digests
 from faceflax.errors import FaceflaxError
 from faceflax.opencv import cv2
+
+_log = logging.getLogger("faceflax")
 
 MAX_STORED_SIZE = 128
 """Longest side, in pixels, at which a photo is stored: twice what the networks take by default, which leaves room for
@@ -25,6 +31,13 @@ larger inputs and crops, at about 12 kB a photo as lossless grey PNG (FairFace: 
 
 Row = tuple[str, Callable[[], dict[str, Any]]]
 """An example's id and what reads the example; it raises FaceflaxError where the publisher's row is damaged."""
+
+
+class Info(tfds.core.DatasetInfo):
+    """What is known of a dataset; TFDS's own also looks for it in Google's cloud, and leaves a temporary folder."""
+
+    def initialize_from_bucket(self) -> None:
+        """Does nothing: all is said here and in the prepared files."""
 
 
 class FaceBuilder(tfds.core.GeneratorBasedBuilder):
@@ -51,7 +64,15 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         self.source = source
         self.skip_corrupt = skip_corrupt
         self.notes: list[str] = []  # what the user should know of how the files were read
-        super().__init__(file_format="array_record", **builder_options)
+        try:
+            super().__init__(file_format="array_record", **builder_options)
+            self.verify(lambda name: ".array_record" not in name)  # those are verified when they are read
+        except FaceflaxError:
+            raise
+        except Exception as error:  # TFDS raises anything for damaged files
+            if not hasattr(self, "_data_dir") or not self.is_prepared:
+                raise
+            raise self._damaged(" ".join(str(error).split()) or type(error).__name__) from None
 
     @property
     def source_path(self) -> Path:
@@ -72,6 +93,40 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         """Whether the dataset is in ``data_dir``, complete."""
         return self.data_path.exists()
 
+    def verify(self, chosen: Callable[[str], bool]) -> None:
+        """Checks that prepared files, of the names that ``chosen`` takes, are what was prepared.
+
+        Raises:
+            FaceflaxError: one is not.
+        """
+        folder = Path(self.data_dir)
+        if not self.is_prepared:
+            return
+        if not digests.is_sealed(folder):
+            _unsealed(folder)
+            return
+        problem = digests.damage(folder, chosen)
+        if problem is not None:
+            raise self._damaged(problem)
+
+    def _damaged(self, problem: str) -> FaceflaxError:
+        return FaceflaxError(
+            "dataset",
+            self.name,
+            f"in {str(self.data_dir)!r} is damaged: {problem}",
+            f"run: {self.preparation} --overwrite",
+        )
+
+    @property
+    def preparation(self) -> str:
+        """The command that prepares what this builder reads."""
+        source = " --source PATH" if self.MANUAL_DOWNLOAD_INSTRUCTIONS else ""
+        config = self.builder_config
+        name = f" --name {config.name}" if self.name == "folder" and config.name != "default" else ""
+        root = Path(self.data_dir_root)
+        data_dir = "" if root == default_data_dir() else f" --data-dir {root}"
+        return f"faceflax prepare-data {self.name}{source}{name}{data_dir}"
+
     @property
     def skipped(self) -> dict[str, list[str]]:
         """The ids of the damaged rows that were left out, for each split that has any."""
@@ -83,32 +138,55 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         Raises:
             FaceflaxError: the source or ``data_dir`` cannot be used.
         """
-        root = files.writable_folder("data_dir", Path(self.data_dir_root))
-        try:
-            self._prepare(root)
-        except OSError as error:
-            problem = f"cannot turn {{}} into {self.name} in {str(root)!r} (data_dir): {error}"
-            remedy = "make the one readable and room in the other"
-            raise FaceflaxError("source", self.source, problem, remedy) from None
+        options = {"source": self.source, "skip_corrupt": self.skip_corrupt, "config": self.builder_config}
+        self._reader = self.prepared(Path(self.data_dir_root), **options)
+        self.notes = self._reader.notes
 
-    def _prepare(self, root: Path) -> None:
-        target = Path(self.data_dir)
+    _reader: FaceBuilder | None = None
+    """What reads the dataset that this builder has prepared: TFDS's keep what they knew of an older one."""
+
+    @property
+    def info(self) -> tfds.core.DatasetInfo:
+        """What is known of the dataset."""
+        return super().info if self._reader is None else self._reader.info
+
+    @classmethod
+    def prepared(cls, root: Path, **options: Any) -> Self:
+        """Writes the dataset as :meth:`prepare` does, whatever is in its place, and returns the builder that reads it.
+
+        Args:
+            root: ``data_dir``.
+            **options: the builder's others.
+
+        Raises:
+            FaceflaxError: the source or ``root`` cannot be used.
+        """
+        files.writable_folder("data_dir", root)
+        try:
+            return cls._prepared(root, options)
+        except OSError as error:
+            problem = f"cannot turn {{}} into {cls.name} in {str(root)!r} (data_dir): {error}"
+            remedy = "make the one readable and room in the other"
+            raise FaceflaxError("source", options["source"], problem, remedy) from None
+
+    @classmethod
+    def _prepared(cls, root: Path, options: dict[str, Any]) -> Self:
         # TFDS deletes the older dataset before it writes the new one, so the new one is written next to it first. What
         # TFDS prints, apart from its progress bars, speaks of a download and of that passing folder.
-        with (
-            contextlib.redirect_stdout(io.StringIO()),
-            tempfile.TemporaryDirectory(prefix="incomplete.", dir=root) as staging,
-        ):
-            staged = type(self)(
-                source=self.source, skip_corrupt=self.skip_corrupt, config=self.builder_config, data_dir=staging
-            )
+        with contextlib.redirect_stdout(io.StringIO()), _staging(root) as staging:
+            staged = cls(**options, data_dir=staging)
             staged.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+            digests.seal(Path(staged.data_dir))
+            target = root / Path(staged.data_dir).relative_to(staging)
             target.parent.mkdir(parents=True, exist_ok=True)
-            if target.exists():
-                os.replace(target, Path(staging, "replaced"))
+            older = target.with_name(f"{target.name}{_OLDER}")
+            with contextlib.suppress(FileNotFoundError):
+                os.replace(target, older)
             os.replace(staged.data_dir, target)
-        self.notes = staged.notes
-        self.info.read_from_directory(target)
+            shutil.rmtree(older, ignore_errors=True)
+        fresh = cls(**options, data_dir=root)
+        fresh.notes = staged.notes
+        return fresh
 
     def _generate_examples(self, split: str, rows: Iterable[Row]) -> Iterator[tuple[str, dict[str, Any]]]:
         """Reads the rows for TFDS; a split without examples is the source's fault and is said so."""
@@ -132,6 +210,53 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             self.info.metadata.setdefault("skipped", {})[split] = skipped
 
 
+_STAGING = "incomplete."
+_OLDER = ".older"
+"""Ends the name of a dataset while the one that replaces it takes its place."""
+
+
+@contextlib.contextmanager
+def _staging(root: Path) -> Iterator[Path]:
+    """Makes a folder in ``root`` for one preparation, and removes what killed ones have left there."""
+    recover(root)
+    folder = Path(tempfile.mkdtemp(prefix=_STAGING, dir=root))
+    try:
+        with files.exclusively("data_dir", folder, folder / "lock", keep=True):
+            yield folder
+    finally:
+        shutil.rmtree(folder, ignore_errors=True)
+
+
+def recover(root: Path) -> None:
+    """Puts a dataset back whose replacement was killed before it was in place, and removes what killed ones left."""
+    staging = [folder for folder in root.glob(f"{_STAGING}*") if folder.is_dir()]
+    for folder in staging:
+        try:
+            with files.exclusively("data_dir", folder, folder / "lock", keep=True):
+                pass
+        except FaceflaxError:  # it is being written, and may be about to replace a dataset
+            return
+        shutil.rmtree(folder, ignore_errors=True)
+    for older in (folder for depth in ("*", "*/*") for folder in root.glob(f"{depth}/*{_OLDER}")):
+        target = older.with_name(older.name.removesuffix(_OLDER))
+        if target.exists():
+            shutil.rmtree(older, ignore_errors=True)
+        else:
+            older.rename(target)
+            _log.warning("faceflax: %s is back as it was before its replacement was killed", target)
+
+
+def default_data_dir() -> Path:
+    """TFDS's own place for prepared datasets: ``$TFDS_DATA_DIR``, or else ``~/tensorflow_datasets``."""
+    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
+
+
+@functools.cache
+def _unsealed(folder: Path) -> None:
+    """Says once that a dataset cannot be verified."""
+    _log.warning("faceflax: %s was prepared by faceflax 0.1, without digests, and cannot be verified", folder)
+
+
 def grey_image() -> tfds.features.Image:
     """The feature for a grey image of any size, stored as PNG."""
     return tfds.features.Image(shape=(None, None, 1), encoding_format="png")
@@ -145,6 +270,43 @@ def png(image: UInt8[np.ndarray, "height width"]) -> io.BytesIO:
 def jpeg(image: UInt8[np.ndarray, "height width 3"]) -> io.BytesIO:
     """Encodes a BGR image in a form that TFDS stores without TensorFlow, at a quality that hardly shows."""
     return io.BytesIO(cv2.imencode(".jpg", image, [cv2.IMWRITE_JPEG_QUALITY, 95])[1].tobytes())
+
+
+def inside(root: Path, name: str, where: str) -> Path:
+    """Returns the path of what a publisher's list names, which must be in the publisher's folder.
+
+    Args:
+        root: the folder.
+        name: relative to it.
+        where: what names it, for the error.
+
+    Raises:
+        FaceflaxError: it would be elsewhere.
+
+    Example:
+        >>> inside(Path("fairface"), "../secret.jpg", "line 2")
+        Traceback (most recent call last):
+        faceflax.errors.FaceflaxError: source: 'fairface' does not hold '../secret.jpg', which line 2 names; ...
+    """
+    path = Path(root, name)
+    try:
+        within = "\0" not in name and path.resolve().is_relative_to(root.resolve())
+    except OSError:
+        within = False
+    if not within:
+        problem = f"does not hold {name!r}, which {where} names"
+        raise FaceflaxError("source", root, problem, "name what the publisher gives")
+    return path
+
+
+def shown(path: Path) -> str:
+    """A path as text that UTF-8 can hold, whatever the bytes of its name.
+
+    Example:
+        >>> shown(Path("a") / "b.png")
+        'a/b.png'
+    """
+    return os.fsencode(path).decode("utf-8", "backslashreplace")
 
 
 def read_grey(file: Path) -> UInt8[np.ndarray, "height width"]:
@@ -173,7 +335,7 @@ def random_split(key: str, *, validation: float = 0.1, test: float = 0.1) -> str
         >>> random_split("train/1.jpg"), random_split("train/1.jpg", validation=1, test=0)
         ('train', 'validation')
     """
-    fraction = int.from_bytes(hashlib.sha256(key.encode()).digest()[:8], "big") / 2**64
+    fraction = int.from_bytes(hashlib.sha256(os.fsencode(key)).digest()[:8], "big") / 2**64
     if fraction < validation:
         return "validation"
     return "test" if fraction < validation + test else "train"

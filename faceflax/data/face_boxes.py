@@ -18,7 +18,7 @@ import tensorflow_datasets as tfds
 from jaxtyping import Float32, UInt8
 
 from faceflax import preprocessing
-from faceflax.data import builder
+from faceflax.data import builder, fer2013
 from faceflax.data.scenes import Scene
 from faceflax.errors import FaceflaxError
 from faceflax.opencv import cv2
@@ -72,7 +72,7 @@ class Faces(SceneBuilder):
     MANUAL_DOWNLOAD_INSTRUCTIONS = "The source is the archive faces.zip, or the folder it unpacks to, with boxes.csv."
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return builder.Info(
             builder=self,
             description="Photographs, people with masks, portraits and close faces, with boxes; and none with a face.",
             features=self._features(),
@@ -94,7 +94,7 @@ class Faces(SceneBuilder):
 
     def _rows(self) -> Iterator[dict[str, str]]:
         try:
-            lines = self._bytes("boxes.csv").decode().splitlines()
+            lines = self._bytes("boxes.csv").decode("utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             problem = f"boxes.csv in {{}} is not UTF-8 ({error})"
             raise FaceflaxError("source", self.source, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS) from None
@@ -105,9 +105,11 @@ class Faces(SceneBuilder):
     def _bytes(self, name: str) -> bytes:
         try:
             if self.source_path.is_dir():
-                return (self.source_path / name).read_bytes()
+                return builder.inside(self.source_path, name, "boxes.csv").read_bytes()
             return self._archive.read(name)
-        except (OSError, KeyError, zipfile.BadZipFile) as error:
+        except FaceflaxError:
+            raise
+        except (KeyError, *fer2013.READ_ERRORS) as error:
             problem = f"cannot read {name} in {{}} ({error})"
             raise FaceflaxError("source", self.source, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS) from None
 
@@ -153,7 +155,7 @@ class Wider(SceneBuilder):
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return builder.Info(
             builder=self,
             description="Photographs of people, with a box for each face.",
             homepage="http://shuoyang1213.me/WIDERFACE",
@@ -178,9 +180,11 @@ class Wider(SceneBuilder):
             for name in lines:
                 count = int(next(lines))
                 boxes = [next(lines) for _ in range(max(count, 1))]  # an image without a face has a line of zeros
-                path = self.source_path / f"WIDER_{part}" / "images" / name
+                path = builder.inside(self.source_path / f"WIDER_{part}" / "images", name, file.name)
                 yield path, f"{part}/{name}", boxes[:count]
-        except (OSError, UnicodeDecodeError, ValueError, StopIteration) as error:
+        except FaceflaxError:
+            raise
+        except (OSError, ValueError, StopIteration) as error:
             problem = f"cannot read {{}} ({str(error) or 'it ends too early'})"
             raise FaceflaxError("source", file, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS) from None
 

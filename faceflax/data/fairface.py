@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import functools
 from collections.abc import Iterator
-from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
@@ -38,7 +37,7 @@ class Fairface(builder.FaceBuilder):
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return builder.Info(
             builder=self,
             description="Faces balanced over seven race groups, with perceived gender, age group and race group.",
             homepage="https://github.com/joojs/fairface",
@@ -68,7 +67,7 @@ class Fairface(builder.FaceBuilder):
     def _rows(self, name: str) -> list[dict[str, str]]:
         file = self.source_path / name
         try:
-            with file.open(encoding="utf-8", newline="") as lines:
+            with file.open(encoding="utf-8-sig", newline="") as lines:
                 reader = csv.DictReader(lines)
                 rows = []
                 for row in reader:
@@ -90,5 +89,5 @@ class Fairface(builder.FaceBuilder):
         if not (valid and row.get("file")):
             problem = f"{row['line']} of {{}} lacks FairFace's file, age, gender or race"
             raise FaceflaxError("source", row["csv"], problem, "download the file again")
-        file = Path(self.source_path, row["file"])
+        file = builder.inside(self.source_path, row["file"], row["line"])
         return builder.read_example(file, gender=GENDERS[row["gender"]], age=row["age"], race=row["race"])

@@ -6,6 +6,7 @@ import contextlib
 import csv
 import functools
 import io
+import lzma
 import tarfile
 import zipfile
 import zlib
@@ -32,7 +33,10 @@ FOLDER_NAMES = {
     "sadness": "sad",
     "surprised": "surprise",
 }
-READ_ERRORS = (OSError, EOFError, zlib.error, tarfile.TarError, zipfile.BadZipFile, csv.Error)
+READ_ERRORS = (
+    *(OSError, EOFError, zlib.error, lzma.LZMAError, tarfile.TarError, zipfile.BadZipFile, csv.Error),
+    *(RuntimeError, NotImplementedError, ValueError),  # of an encrypted archive, of a newer one, of an odd header
+)
 
 
 class Place(NamedTuple):
@@ -64,7 +68,7 @@ class Fer2013(builder.FaceBuilder):
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return builder.Info(
             builder=self,
             description="48x48 grey faces from image search with one of seven perceived emotions.",
             homepage="https://www.kaggle.com/c/challenges-in-representation-learning-facial-expression-recognition-challenge",
@@ -83,7 +87,7 @@ class Fer2013(builder.FaceBuilder):
                 "The folder of images does not say which test images are PublicTest: a tenth of train/ was held "
                 "out as the validation split, and test is the whole published test folder."
             )
-            images = folder.find_images(source)
+            images = folder.find_images(source, self.notes)
             return {split: self._generate_examples(split, self._read(images.get(split, ()))) for split in splits}
         return {split: self._generate_examples(split, read_rows(source, split)) for split in splits}
 
@@ -94,7 +98,7 @@ class Fer2013(builder.FaceBuilder):
                 problem = f"the folder {{}} is not named after one of the emotions {', '.join(labels.EMOTIONS)}"
                 raise FaceflaxError("source", file.parent, problem, "rename it")
             yield (
-                str(file.relative_to(self.source_path)),
+                builder.shown(file.relative_to(self.source_path)),
                 functools.partial(builder.read_example, file, emotion=emotion),
             )
 
@@ -158,6 +162,8 @@ def csv_rows(source: Path) -> Iterator[tuple[int, dict[str, str | None], Place]]
                 raise FaceflaxError("source", source, problem, "name FER-2013's own CSV")
             for number, row in enumerate(rows):
                 yield number, row, Place(source, f"row {number} (line {rows.line_num})")
+    except FaceflaxError:
+        raise
     except READ_ERRORS as error:
         place = f" after line {rows.line_num}" if rows else ""
         raise FaceflaxError("source", source, f"cannot read {{}}{place} ({error})", "download it again") from None
@@ -190,7 +196,7 @@ def _open_csv(source: Path) -> Iterator[IO[str]]:
             raw: IO[bytes] | None = archive.open(_member(source, archive.namelist()))
         elif tarfile.is_tarfile(source):
             tar = stack.enter_context(tarfile.open(source))
-            raw = tar.extractfile(_member(source, tar.getnames()))
+            raw = tar.extractfile(_member(source, [member.name for member in tar if member.isreg()]))
         elif source.suffix.lower() == ".csv":
             raw = source.open("rb")
         else:
@@ -198,7 +204,7 @@ def _open_csv(source: Path) -> Iterator[IO[str]]:
             raise FaceflaxError("source", source, problem, "name FER-2013's, or download it again")
         assert raw is not None
         # A byte that is no UTF-8 makes its own row damaged, not the file.
-        yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8", errors="replace", newline=""))
+        yield stack.enter_context(io.TextIOWrapper(raw, encoding="utf-8-sig", errors="replace", newline=""))
 
 
 def _member(source: Path, names: Iterable[str]) -> str:

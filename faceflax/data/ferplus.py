@@ -70,7 +70,7 @@ def read_votes(field: str, file: Path) -> list[Votes]:
         FaceflaxError: the file cannot be read or has not FER+'s columns.
     """
     try:
-        with file.open(encoding="utf-8", errors="replace", newline="") as lines:
+        with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
             rows = csv.DictReader(lines)
             missing = {"Usage", "Image name", *COLUMNS} - set(rows.fieldnames or ())
             if missing:
@@ -153,7 +153,7 @@ class Ferplus(builder.FaceBuilder):
     )
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return builder.Info(
             builder=self,
             description="48x48 grey faces from image search with the emotion that most of ten annotators perceived.",
             homepage="https://github.com/microsoft/FERPlus",

@@ -37,7 +37,7 @@ class ImdbWiki(builder.FaceBuilder, skip_registration=True):  # type: ignore[cal
     RELEASE_NOTES = {"1.0.0": "First version."}  # noqa: RUF012
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return builder.Info(
             builder=self,
             description="Photos of celebrities, cut around the face, with their gender.",
             homepage="https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki/",
@@ -84,7 +84,11 @@ class ImdbWiki(builder.FaceBuilder, skip_registration=True):  # type: ignore[cal
 
     def _read(self, root: Path, files: list[tuple[str, str]]) -> Iterator[builder.Row]:
         for file, gender in files:
-            yield file, functools.partial(builder.read_example, root / file, gender=gender)
+            yield file, functools.partial(_example, root, file, gender)
+
+
+def _example(root: Path, file: str, gender: str) -> dict[str, Any]:
+    return builder.read_example(builder.inside(root, file, "full_path"), gender=gender)
 
 
 class Imdb(ImdbWiki):
@@ -121,7 +125,12 @@ def read_mat(file: Path, name: str, people: str) -> dict[str, np.ndarray]:
     try:
         struct = scipy.io.loadmat(str(file), variable_names=[name], squeeze_me=True)[name]
         columns = ("full_path", "gender", "face_score", "second_face_score", people)
-        return {column: np.atleast_1d(struct[column].item()) for column in columns}
+        table = {column: np.atleast_1d(struct[column].item()) for column in columns}
+        for column, values in table.items():
+            numbers = values.dtype.kind in "biuf" or column in ("full_path", people)
+            if values.shape != table["gender"].shape or not numbers:
+                raise ValueError(f"{column} is {values.dtype} of shape {values.shape}")
+        return table
     except Exception as error:  # scipy raises almost anything on a damaged file
         problem = f"is not IMDB-WIKI's {name}.mat, or is damaged ({error})"
         raise FaceflaxError("source", file, problem, "unpack the archive again") from None

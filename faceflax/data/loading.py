@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import dataclasses
 import itertools
-import os
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -16,7 +15,7 @@ from tqdm import tqdm
 
 from faceflax import errors, preprocessing
 from faceflax.data import folder
-from faceflax.data.builder import FaceBuilder
+from faceflax.data.builder import FaceBuilder, default_data_dir, recover
 from faceflax.data.face_boxes import GROUPS, Faces, SceneBuilder, Wider, read_scene
 from faceflax.data.fairface import Fairface
 from faceflax.data.fer2013 import Fer2013
@@ -159,7 +158,7 @@ _DAMAGE = (RuntimeError, TypeError)
 
 def _damaged(builder: FaceBuilder, dataset: str, split: str, row: int, error: Exception) -> FaceflaxError:
     problem = f"row {row} of {{}} {split} in {str(builder.data_path)!r} is damaged ({error})"
-    return FaceflaxError("dataset", dataset, problem, f"prepare it again: {_preparation(builder)} --overwrite")
+    return FaceflaxError("dataset", dataset, problem, f"prepare it again: {builder.preparation} --overwrite")
 
 
 def _prepared(dataset: str, split: str, data_dir: Path | None) -> tuple[FaceBuilder, str]:
@@ -172,6 +171,7 @@ def _prepared(dataset: str, split: str, data_dir: Path | None) -> tuple[FaceBuil
     name = builder.SPLIT_ALIASES.get(split, split)
     if name not in builder.info.splits:
         raise errors.unknown("split", split, [split for split in SPLITS if split in builder.info.splits])
+    builder.verify(lambda file: f"-{name}.array_record" in file)
     return builder, name
 
 
@@ -187,8 +187,34 @@ def make_builder(
         data_dir: as for :func:`load`.
 
     Raises:
-        FaceflaxError: an unknown dataset.
+        FaceflaxError: an unknown dataset, or one whose prepared files are damaged.
     """
+    cls, config = _builder_class(dataset)
+    root = data_dir or default_data_dir()
+    recover(root)
+    return cls(source=source, skip_corrupt=skip_corrupt, data_dir=root, config=config)
+
+
+def prepare(
+    dataset: str, *, source: Path | None = None, data_dir: Path | None = None, skip_corrupt: bool = False
+) -> FaceBuilder:
+    """Prepares ``dataset`` in place of an older one, which may be damaged, and returns its builder.
+
+    Args:
+        dataset: as for :func:`load`.
+        source: as for :class:`FaceBuilder`.
+        skip_corrupt: as for :class:`FaceBuilder`.
+        data_dir: as for :func:`load`.
+
+    Raises:
+        FaceflaxError: an unknown dataset, or the source or ``data_dir`` cannot be used.
+    """
+    cls, config = _builder_class(dataset)
+    return cls.prepared(data_dir or default_data_dir(), source=source, skip_corrupt=skip_corrupt, config=config)
+
+
+def _builder_class(dataset: str) -> tuple[type[FaceBuilder], str | None]:
+    """The class of a dataset's builder, and its configuration."""
     name, _, variant = dataset.partition("/")
     if name not in BUILDERS:
         raise errors.unknown("dataset", dataset, DATASETS)
@@ -201,9 +227,7 @@ def make_builder(
         cls = folder.named(variant)
     elif variant and variant not in cls.builder_configs:
         raise errors.unknown("dataset", dataset, [name, *(f"{name}/{config}" for config in cls.builder_configs)])
-    return cls(
-        source=source, skip_corrupt=skip_corrupt, data_dir=data_dir or default_data_dir(), config=variant or None
-    )
+    return cls, variant or None
 
 
 def crop_margin(dataset: str) -> float:
@@ -227,22 +251,7 @@ def count_classes(builder: FaceBuilder) -> tuple[tuple[str, ...], dict[str, Int3
     return names, counts
 
 
-def default_data_dir() -> Path:
-    """TFDS's own place for prepared datasets: ``$TFDS_DATA_DIR``, or else ``~/tensorflow_datasets``."""
-    return Path(os.environ.get("TFDS_DATA_DIR", "~/tensorflow_datasets")).expanduser()
-
-
-def _preparation(builder: FaceBuilder) -> str:
-    """The command that prepares what ``builder`` reads."""
-    source = " --source PATH" if builder.MANUAL_DOWNLOAD_INSTRUCTIONS else ""
-    config = builder.builder_config
-    name = f" --name {config.name}" if builder.name == "folder" and config.name != "default" else ""
-    root = Path(builder.data_dir_root)
-    data_dir = "" if root == default_data_dir() else f" --data-dir {root}"
-    return f"faceflax prepare-data {builder.name}{source}{name}{data_dir}"
-
-
 def _not_prepared(builder: FaceBuilder) -> FaceflaxError:
     problem = f"is not prepared in {str(builder.data_dir_root)!r}"
-    remedy = f"{builder.MANUAL_DOWNLOAD_INSTRUCTIONS} Then run: {_preparation(builder)}"
+    remedy = f"{builder.MANUAL_DOWNLOAD_INSTRUCTIONS} Then run: {builder.preparation}"
     return FaceflaxError("dataset", builder.name, problem, remedy)

@@ -31,7 +31,7 @@ class Synthetic(builder.FaceBuilder):
     ]
 
     def _info(self) -> tfds.core.DatasetInfo:
-        return tfds.core.DatasetInfo(
+        return builder.Info(
             builder=self,
             description="Procedurally rendered faces with seven expressions and two genders.",
             features=tfds.features.FeaturesDict(

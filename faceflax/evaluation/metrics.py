@@ -103,8 +103,7 @@ def evaluate(logits: Float[np.ndarray, "n classes"], labels: Int[np.ndarray, " n
     from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 
     predicted, classes = logits.argmax(-1), range(len(names))
-    precision, recall, f1, support = precision_recall_fscore_support(
-        labels, predicted, labels=classes, zero_division=0.0
-    )
+    precision, recall, f1, _ = precision_recall_fscore_support(labels, predicted, labels=classes, zero_division=0.0)
+    support = np.bincount(labels, minlength=len(names))  # scikit-learn's are floats where no image is right
     confusion = confusion_matrix(labels, predicted, labels=classes, normalize="true")
     return Evaluation(tuple(names), float((predicted == labels).mean()), precision, recall, f1, support, confusion)

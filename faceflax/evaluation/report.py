@@ -273,10 +273,11 @@ def confusion_figure(evaluation: Evaluation, title: str) -> Figure:
     for row, column in np.ndindex(shares.shape):
         colour = "white" if shares[row, column] > 0.65 else "black"
         axes.text(column, row, f"{100 * shares[row, column]:.0f}", ha="center", va="center", color=colour)
-    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor")
-    axes.set_yticks(range(len(names)), [f"{name} ({n:,})" for name, n in zip(names, evaluation.support, strict=True)])
+    axes.set_xticks(range(len(names)), names, rotation=45, ha="right", rotation_mode="anchor", parse_math=False)
+    counted = [f"{name} ({n:,})" for name, n in zip(names, evaluation.support, strict=True)]
+    axes.set_yticks(range(len(names)), counted, parse_math=False)
     axes.set(xlabel="predicted", ylabel="label (images)")
-    figure.suptitle(title, fontsize="medium")
+    figure.suptitle(title, fontsize="medium", parse_math=False)
     axes.tick_params(length=0)
     axes.spines[:].set_visible(False)
     figure.colorbar(
@@ -296,7 +297,7 @@ def corruptions_figure() -> Figure:
         panel.set_axis_off()
     for panel, (name, each) in zip(panels, shown.items(), strict=False):
         panel.imshow(each.cut(0.2, 96), cmap="gray", vmin=0, vmax=255)
-        panel.set_title(name, fontsize="small")
+        panel.set_title(name, fontsize="small", parse_math=False)
     return figure
 
 
@@ -314,7 +315,7 @@ def reliability_figure(calibration: Mapping[str, Calibration]) -> Figure:
         left = np.arange(len(bins.count)) * width
         upper.bar(left, bins.accuracy, width, align="edge", color=BLUE, edgecolor="white")
         upper.plot([0, 1], [0, 1], color=GREY, linestyle="--", linewidth=1)
-        upper.set_title(f"{name}\nexpected calibration error {bins.error:.1%}", fontsize="medium")
+        upper.set_title(f"{name}\nexpected calibration error {bins.error:.1%}", fontsize="medium", parse_math=False)
         lower.bar(left, bins.count / bins.count.sum(), width, align="edge", color=GREY, edgecolor="white")
         lower.set(xlabel="probability of the predicted class", xlim=(0, 1))
     panels[0, 0].set(ylabel="share right", ylim=(0, 1))

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from faceflax import native
+from faceflax.errors import FaceflaxError
 from faceflax.inference.folding import Program
 from faceflax.preprocessing import normalize
 
@@ -29,6 +30,9 @@ class Classifiers:
         temperatures: of each network, by which its logits are divided before the softmax.
         image_sizes: of each network, the side of its images in pixels.
 
+    Raises:
+        FaceflaxError: a network's outputs are not numbers, here for a grey face or in a later call.
+
     Example:
         >>> from faceflax.inference import folding
         >>> info, program = folding.load("mini_xception-fairface")
@@ -44,6 +48,7 @@ class Classifiers:
             from faceflax.inference import in_jax
 
             self._in_jax = in_jax.probabilities(programs, temperatures, image_sizes, _BATCH_SIZES)
+        self(*(np.full((1, size, size), 100, np.uint8) for size in image_sizes))  # before any file is touched
 
     def __call__(self, *crops: UInt8[np.ndarray, "faces size size"]) -> list[Float32[np.ndarray, "faces classes"]]:
         """Returns the probabilities of each network, in its labels' order.
@@ -52,10 +57,19 @@ class Classifiers:
             crops: for each network, uint8 ``[faces, size, size]`` of the same faces; none is fine.
         """
         if self._networks is None:
-            return list(self._in_jax(*crops))
+            return [_checked(probabilities) for probabilities in self._in_jax(*crops)]
         images = [normalize(faces[..., None]) for faces in crops]
         logits = native.run(list(zip(self._networks, images, strict=True)))
-        return [_softmax(x / temperature) for x, temperature in zip(logits, self._temperatures, strict=True)]
+        return [_softmax(_checked(x) / temperature) for x, temperature in zip(logits, self._temperatures, strict=True)]
+
+
+def _checked(outputs: Float32[np.ndarray, "faces classes"]) -> Float32[np.ndarray, "faces classes"]:
+    """Refuses what weights of absurd size give."""
+    if not np.isfinite(outputs).all():
+        raise FaceflaxError(
+            "weights", None, "the network's outputs are not numbers", "train or convert the weights again"
+        )
+    return outputs
 
 
 def _softmax(logits: Float32[np.ndarray, "faces classes"]) -> Float32[np.ndarray, "faces classes"]:

@@ -40,10 +40,10 @@ class BatchFunction:
     def __init__(
         self, function: Callable[..., Any], sizes: tuple[int, ...] = BATCH_SIZES, key: str | None = None
     ) -> None:
-        self._jitted = jax.jit(function)
+        self._jitted = jax.jit(function, keep_unused=True)  # a program on disk takes all arguments
         self._sizes = sizes
         self._key = key
-        self._programs: dict[tuple[jax.ShapeDtypeStruct, ...], jax.stages.Compiled] = {}
+        self._programs: dict[tuple[jax.ShapeDtypeStruct, ...], store.Program] = {}
 
     def warm_up(self, *rows: jax.ShapeDtypeStruct) -> None:
         """Compiles every batch size for arguments whose rows have these shapes and types."""
@@ -68,15 +68,15 @@ class BatchFunction:
         program = self._program(*(jax.ShapeDtypeStruct(rows.shape, rows.dtype) for rows in batches))
         return jax.tree.map(lambda x: np.asarray(x)[:count], program(*batches))
 
-    def _program(self, *arguments: jax.ShapeDtypeStruct) -> jax.stages.Compiled:
+    def _program(self, *arguments: jax.ShapeDtypeStruct) -> store.Program:
         if arguments not in self._programs:
             key = self._key and f"{self._key} {arguments}"
-            compiled = store.load(key) if key else None
-            if compiled is None:
-                compiled = self._jitted.lower(*arguments).compile()
+            program = store.load(key) if key else None
+            if program is None:
+                program = compiled = self._jitted.lower(*arguments).compile()
                 if key:
                     store.save(key, compiled)
-            self._programs[arguments] = compiled
+            self._programs[arguments] = program
         return self._programs[arguments]
 
 
@@ -114,7 +114,8 @@ class CompiledModel:
             Logits ``[batch, classes]``.
 
         Raises:
-            FaceflaxError: ``images`` of another rank, type, channel count or size, or not finite.
+            FaceflaxError: ``images`` of another rank, type, channel count or size, or not finite; or ``variables``
+                whose logits are not.
         """
         images = np.asarray(images)
         if images.ndim != 4:
@@ -137,12 +138,13 @@ class CompiledModel:
         if not np.isfinite(images).all():
             bad = tuple(int(i) for i in np.argwhere(~np.isfinite(images))[0])
             raise FaceflaxError("images", images[bad], f"the value at {bad} is {{}}", "give finite numbers in [-1, 1]")
-        if self._network is not None:
-            return native.run([(self._network, images)])[0]
         try:
-            return self._logits(images)
+            logits = self._logits(images) if self._network is None else native.run([(self._network, images)])[0]
         except flax.errors.ScopeParamShapeError:
             raise _channels_error(images) from None
+        if not np.isfinite(logits).all():
+            raise FaceflaxError("variables", None, "the network's outputs are not numbers", "train it again")
+        return logits
 
 
 def _channels_error(images: np.ndarray) -> FaceflaxError:

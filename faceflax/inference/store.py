@@ -6,62 +6,82 @@ import functools
 import hashlib
 import logging
 import os
-import pickle
+from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import jax
 import jaxlib
-from jax.experimental import serialize_executable
+from jax.tree_util import PyTreeDef
+from jaxlib import xla_client
 
-from faceflax import files, native
+from faceflax import cache, native
 
 KEPT = 128
 """Programs kept; the least recently written go first."""
 
-_DIGEST = hashlib.sha256().digest_size
+Program = Callable[..., Any]
+"""A compiled function of arrays."""
 
 _log = logging.getLogger("faceflax")
 
 
-def load(key: str) -> jax.stages.Compiled | None:
-    """Returns the program saved under ``key``, or None where there is none that can be loaded."""
-    file = _file(key)
-    if file is None:
+def load(key: str) -> Program | None:
+    """Returns the program saved under ``key``, or None where there is none that can be loaded.
+
+    A file is the structure of the program's result and XLA's own form of the program: reading it unpickles nothing.
+    """
+    folder = cache.folder("programs")
+    found = None if folder is None else cache.find(folder, _stem(key), ".program")
+    if found is None:
         return None
+    file, content = found
     try:
-        content = file.read_bytes()
-        digest, payload = content[:_DIGEST], content[_DIGEST:]
-        if hashlib.sha256(payload).digest() != digest:  # a damaged program would end the process, or answer wrongly
-            raise ValueError("its SHA-256 is not the one that was written")
-        return serialize_executable.deserialize_and_load(*pickle.loads(payload))
-    except FileNotFoundError:
-        return None
-    except Exception as error:  # a damaged file, or a release that reads its own format no more: compile again
+        end = _LENGTH + int.from_bytes(content[:_LENGTH], "big")
+        structure = PyTreeDef.deserialize_using_proto(jax.tree_util.default_registry, content[_LENGTH:end])
+        devices = jax.devices()[:1]
+        executable = devices[0].client.deserialize_executable(
+            content[end:], executable_devices=xla_client.DeviceList(tuple(devices))
+        )
+    except Exception as error:  # a release that reads its own format no more: compile again
         _log.info("faceflax: the cached program %s is not usable (%s); compiling it again", file, error)
         return None
 
+    def program(*arguments: Any) -> Any:
+        placed = [jax.device_put(argument, devices[0]) for argument in arguments]
+        results = executable.execute_sharded(placed).disassemble_into_single_device_arrays()
+        return structure.unflatten([shards[0] for shards in results])
+
+    return program
+
 
 def save(key: str, program: jax.stages.Compiled) -> None:
-    """Keeps ``program`` under ``key``; where it cannot be kept, the next process compiles it again."""
-    file = _file(key)
-    if file is None:
+    """Keeps ``program``, a function of arrays for one device; where it cannot be kept, it is compiled again next time.
+
+    It must have been compiled with ``keep_unused``, so that it takes all arguments.
+    """
+    folder = cache.folder("programs")
+    if folder is None:
         return
     try:
-        payload = pickle.dumps(serialize_executable.serialize(program))
-        file.parent.mkdir(mode=0o700, parents=True, exist_ok=True)
-        files.write(file, hashlib.sha256(payload).digest() + payload)
-        for old in sorted(file.parent.glob("*.program"), key=lambda f: f.stat().st_mtime)[:-KEPT]:
+        tree: Any = program.out_tree
+        executable: Any = program.runtime_executable()
+        structure = tree.serialize_using_proto()
+        content = (
+            len(structure).to_bytes(_LENGTH, "big") + structure + executable.client.serialize_executable(executable)
+        )
+        cache.keep(folder, _stem(key), ".program", content)
+        for old in sorted(folder.glob("*.program"), key=lambda f: f.stat().st_mtime)[:-KEPT]:
             old.unlink(missing_ok=True)
     except Exception as error:  # a full disk, a read-only home, or a backend whose programs cannot be written
-        _log.info("faceflax: a compiled program cannot be cached in %s (%s)", file.parent, error)
+        _log.info("faceflax: a compiled program cannot be cached in %s (%s)", folder, error)
 
 
-def _file(key: str) -> Path | None:
-    root = files.cache_folder()
-    if root is None:
-        return None
-    digest = hashlib.sha256(f"{_environment()} {key}".encode()).hexdigest()
-    return root / "programs" / f"{digest[:32]}.program"
+_LENGTH = 4
+
+
+def _stem(key: str) -> str:
+    return hashlib.sha256(f"{_environment()} {key}".encode()).hexdigest()[:32]
 
 
 @functools.cache

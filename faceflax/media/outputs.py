@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -121,11 +122,17 @@ class Lines:
     def __init__(self, field: str, file: BinaryIO) -> None:
         self._field = field
         self._file = file
+        self._digest = hashlib.sha256()
 
     @property
     def size(self) -> int:
         """Size of the file in bytes."""
         return self._file.tell()
+
+    def digest(self) -> str:
+        """Returns the SHA-256 of what was written since the last call."""
+        written, self._digest = self._digest, hashlib.sha256()
+        return written.hexdigest()
 
     def write(self, text: str) -> None:
         """Appends ``text``, which is some whole lines.
@@ -145,9 +152,10 @@ class Lines:
             self._append(iter(lambda: file.read(2**20), b""))
 
     def _append(self, blocks: Iterable[bytes]) -> None:
-        start = self._file.tell()
+        start, digest = self._file.tell(), self._digest.copy()
         try:
             for block in blocks:
+                digest.update(block)
                 data = memoryview(block)
                 while data:
                     data = data[self._file.write(data) :]
@@ -160,6 +168,7 @@ class Lines:
                 "make room or name a file on another disk",
             )
             raise FaceflaxError(self._field, start, problem, remedy) from None
+        self._digest = digest
 
 
 @contextmanager

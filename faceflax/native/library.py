@@ -20,7 +20,7 @@ import subprocess
 import tempfile
 from pathlib import Path
 
-from faceflax import files
+from faceflax import cache
 from faceflax.errors import FaceflaxError
 
 SOURCES = Path(__file__).with_name("src")
@@ -134,23 +134,13 @@ def _packaged() -> ctypes.CDLL | None:
 
 def _cached(dtype: str) -> ctypes.CDLL | None:
     """The library that was compiled earlier, if it is whole: loading a truncated one could end the process."""
-    for file in _files(dtype):
-        try:
-            if hashlib.sha256(file.read_bytes()).hexdigest()[:32] == file.stem.rpartition("-")[2]:
-                return ctypes.CDLL(str(file))
-            _log.info("faceflax: %s is damaged and is compiled again", file)
-            file.unlink()
-        except OSError as error:
-            _log.info("faceflax: %s cannot be loaded (%s) and is compiled again", file, error)
-    return None
-
-
-def _files(dtype: str) -> list[Path]:
-    folder = files.cache_folder()
+    folder = cache.folder()
+    found = None if folder is None else cache.find(folder, _prefix(dtype), ".so")
     try:
-        return [] if folder is None else sorted(folder.glob(f"{_prefix(dtype)}-*.so"))
-    except OSError:  # a folder that may not be read
-        return []
+        return None if found is None else ctypes.CDLL(str(found[0]))
+    except OSError as error:
+        _log.info("faceflax: the cached kernels cannot be loaded (%s) and are compiled again", error)
+        return None
 
 
 def _compiled(dtype: str) -> ctypes.CDLL:
@@ -160,18 +150,14 @@ def _compiled(dtype: str) -> ctypes.CDLL:
     try:
         with tempfile.TemporaryDirectory(prefix="faceflax-") as scratch:  # the user's alone
             made = build(Path(scratch), dtype)
-            content = made.read_bytes()
-            folder = files.cache_folder()
-            try:
-                if folder is None:
-                    raise OSError("there is no home folder; FACEFLAX_CACHE_DIR can name a place")
-                folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-                kept = folder / f"{_prefix(dtype)}-{hashlib.sha256(content).hexdigest()[:32]}.so"
-                files.write(kept, content)  # whole or not at all, whoever else is building
-                return ctypes.CDLL(str(kept))
-            except OSError as error:
-                _log.info("faceflax: the kernels cannot be cached (%s); the next process compiles them again", error)
-                return ctypes.CDLL(str(made))
+            folder = cache.folder()
+            if folder is not None:
+                try:
+                    return ctypes.CDLL(str(cache.keep(folder, _prefix(dtype), ".so", made.read_bytes())))
+                except OSError as error:
+                    _log.info("faceflax: the kernels cannot be cached (%s)", error)
+            _log.info("faceflax: the next process compiles the kernels again")
+            return ctypes.CDLL(str(made))
     except OSError as error:
         raise Unavailable(f"the kernels cannot be built or loaded: {error}") from None
 

@@ -11,20 +11,52 @@ import numpy as np
 
 from faceflax import models
 from faceflax.errors import FaceflaxError
+from faceflax.models.architectures import EPSILON, MIN_IMAGE_SIZE
 from faceflax.pretrained.loading import Variables, verify
+from faceflax.pretrained.record import MAX_IMAGE_SIZE
 
 if TYPE_CHECKING:
     import h5py
 
 _EXPECTED = "expected a mini-Xception saved whole by Keras 2 (model.save), with channels last"
 
-# Keras numbers layers in the order in which a session made them, which differs from file to file; these lists follow
-# the graph.
-_BLOCKS = [f"block{index}" for index in range(1, 5)]
-_LAYERS = {
-    "Conv2D": ["stem1", "stem2", *(f"{block}/shortcut" for block in _BLOCKS), "last_conv"],
-    "SeparableConv2D": [f"{block}/conv{half}" for block in _BLOCKS for half in (1, 2)],
-}
+
+class _Node(NamedTuple):
+    """A layer of the reference's mini-Xception: what Keras calls it, its settings, and the nodes that feed it."""
+
+    kind: str
+    settings: dict[str, Any]
+    inputs: tuple[str, ...] = ()
+
+
+def _graph() -> dict[str, _Node]:
+    """The reference's network. A convolution has this project's name for it, and what follows it that with a suffix."""
+    plain = {"strides": [1, 1], "dilation_rate": [1, 1], "data_format": "channels_last", "activation": "linear"}
+    same = {"kernel_size": [3, 3], "padding": "same", **plain}
+    norm = {"epsilon": EPSILON, "axis": -1}
+    pool = {"pool_size": [3, 3], "strides": [2, 2], "padding": "same", "data_format": "channels_last"}
+    nodes = {"images": _Node("InputLayer", {})}
+    last = "images"
+    for stem in ("stem1", "stem2"):
+        nodes[stem] = _Node("Conv2D", same | {"padding": "valid"}, (last,))
+        nodes[_batch_norm(stem)] = _Node("BatchNormalization", norm, (stem,))
+        last = f"{stem}_relu"
+        nodes[last] = _Node("Activation", {"activation": "relu"}, (_batch_norm(stem),))
+    for block in (f"block{index}" for index in range(1, 5)):
+        shortcut, first, second = f"{block}/shortcut", f"{block}/conv1", f"{block}/conv2"
+        nodes[shortcut] = _Node("Conv2D", same | {"kernel_size": [1, 1], "strides": [2, 2]}, (last,))
+        nodes[first] = _Node("SeparableConv2D", same | {"depth_multiplier": 1}, (last,))
+        nodes[f"{block}/relu"] = _Node("Activation", {"activation": "relu"}, (_batch_norm(first),))
+        nodes[second] = _Node("SeparableConv2D", same | {"depth_multiplier": 1}, (f"{block}/relu",))
+        nodes[f"{block}/pool"] = _Node("MaxPooling2D", pool, (_batch_norm(second),))
+        for convolution in (shortcut, first, second):
+            nodes[_batch_norm(convolution)] = _Node("BatchNormalization", norm, (convolution,))
+        nodes[block] = _Node("Add", {}, (_batch_norm(shortcut), f"{block}/pool"))
+        last = block
+    nodes["last_conv"] = _Node("Conv2D", same, (last,))
+    nodes["mean"] = _Node("GlobalAveragePooling2D", {"data_format": "channels_last"}, ("last_conv",))
+    nodes["probabilities"] = _Node("Activation", {"activation": "softmax"}, ("mean",))
+    return nodes
 
 
 class KerasModel(NamedTuple):
@@ -46,8 +78,8 @@ class KerasModel(NamedTuple):
 def read(path: str | Path) -> KerasModel:
     """Reads a mini-Xception from a Keras 2 HDF5 file, such as the reference implementation's published weights.
 
-    A convolution is identified by its kind and its order along the graph, and a BatchNorm by the convolution that
-    feeds it; layers' names do not matter.
+    A layer is identified by its place in the graph, from the output back to the images, and must have the kind and the
+    settings that this place has in mini-Xception; layers' names and their order in the file do not matter.
 
     Args:
         path: the ``.hdf5`` file.
@@ -66,11 +98,12 @@ def read(path: str | Path) -> KerasModel:
         with h5py.File(path) as file:
             config = json.loads(file.attrs["model_config"])["config"]
             weights = {name: _layer_weights(file["model_weights"][name]) for name in file["model_weights"]}
-        tensors = _tensors(config["layers"], weights)
-        image_size = next(
-            layer["config"]["batch_input_shape"][1] for layer in config["layers"] if layer["class_name"] == "InputLayer"
-        )
-        if not isinstance(image_size, int):
+        layers = _identified(config)
+        tensors = _tensors(layers, weights)
+        image_size = layers["images"]["config"]["batch_input_shape"][1]
+        if layers["images"]["config"]["batch_input_shape"] != [None, image_size, image_size, 1]:
+            raise ValueError(f"the images' shape is {layers['images']['config']['batch_input_shape']}")
+        if not isinstance(image_size, int) or not MIN_IMAGE_SIZE <= image_size <= MAX_IMAGE_SIZE:
             raise ValueError(f"the images' size is {image_size}")
         num_classes = tensors["params/last_conv/kernel"].shape[-1]
     except (OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError, StopIteration) as error:
@@ -90,26 +123,56 @@ def _layer_weights(group: h5py.Group) -> dict[str, np.ndarray]:
     return {name.rsplit("/")[-1].split(":")[0]: np.asarray(group[name]) for name in names}
 
 
-def _tensors(layers: list[dict[str, Any]], weights: Mapping[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
+def _identified(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
+    """The layers of a Keras model by their nodes in :func:`_graph`.
+
+    Raises:
+        ValueError: a layer differs from its node, or is not a part of the network.
+    """
+    layers = {layer["config"]["name"]: layer for layer in config["layers"]}
+    graph, found = _graph(), dict[str, dict[str, Any]]()
+    ((output, *_),) = config["output_layers"]
+    open_nodes = [("probabilities", output)]
+    while open_nodes:
+        node, name = open_nodes.pop()
+        if name not in layers:
+            raise ValueError(f"there is no layer {name!r}, which should be {node}")
+        layer, (kind, settings, inputs) = layers[name], graph[node]
+        if layer["class_name"] != kind:
+            raise ValueError(f"layer {name!r} is a {layer['class_name']}, in mini-Xception {node} is a {kind}")
+        for setting, expected in settings.items():
+            value = layer["config"].get(setting)
+            if value != expected or isinstance(value, bool) != isinstance(expected, bool):
+                raise ValueError(f"layer {name!r} has {setting} {value!r}, in mini-Xception it is {expected!r}")
+        if found.setdefault(node, layer) is not layer:
+            raise ValueError(f"layer {name!r} is not the {node} of mini-Xception")
+        sources = [inbound[0] for call in layer["inbound_nodes"] for inbound in call]
+        if len(sources) != len(inputs):
+            raise ValueError(f"layer {name!r} has {len(sources)} inputs, in mini-Xception {len(inputs)}")
+        if kind == "Add":  # in either order
+            sources.sort(key=lambda source: layers.get(source, {}).get("class_name") != "BatchNormalization")
+        open_nodes += zip(inputs, sources, strict=True)
+    superfluous = layers.keys() - {layer["config"]["name"] for layer in found.values()}
+    if superfluous:
+        raise ValueError(f"layer {min(superfluous)!r} is no part of mini-Xception")
+    return found
+
+
+def _tensors(layers: Mapping[str, Any], weights: Mapping[str, dict[str, np.ndarray]]) -> dict[str, np.ndarray]:
     """Names every array as this project does, in its layout."""
-    names = {kind: iter(targets) for kind, targets in _LAYERS.items()}
-    targets: dict[str, str] = {}
     tensors: dict[str, np.ndarray] = {}
-    for layer in layers:  # every layer comes after those that feed it
-        name, arrays = layer["config"]["name"], weights[layer["config"]["name"]]
-        if layer["class_name"] in names:
-            target = targets[name] = next(names[layer["class_name"]])
-            if "depthwise_kernel" in arrays:
-                tensors[f"params/{target}/depthwise"] = arrays["depthwise_kernel"].transpose(0, 1, 3, 2)
-                tensors[f"params/{target}/pointwise"] = arrays["pointwise_kernel"][0, 0]
-            else:
-                tensors |= {f"params/{target}/{kind}": array for kind, array in arrays.items()}
-        elif layer["class_name"] == "BatchNormalization":
-            target = _batch_norm(targets[layer["inbound_nodes"][0][0][0]])
+    for target, layer in layers.items():
+        arrays = weights[layer["config"]["name"]]
+        if layer["class_name"] == "BatchNormalization":
             tensors[f"params/{target}/scale"] = arrays["gamma"]
             tensors[f"params/{target}/bias"] = arrays["beta"]
             tensors[f"batch_stats/{target}/mean"] = arrays["moving_mean"]
             tensors[f"batch_stats/{target}/var"] = arrays["moving_variance"]
+        elif "depthwise_kernel" in arrays:
+            tensors[f"params/{target}/depthwise"] = arrays["depthwise_kernel"].transpose(0, 1, 3, 2)
+            tensors[f"params/{target}/pointwise"] = arrays["pointwise_kernel"][0, 0]
+        else:
+            tensors |= {f"params/{target}/{kind}": array for kind, array in arrays.items()}
     return tensors
 
 

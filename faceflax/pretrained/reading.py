@@ -23,6 +23,9 @@ SUFFIX = ".safetensors"
 SHIPPED = Path(__file__).parent / "weights"
 """The folder of the weights that come with the package."""
 
+LARGEST = 1e9
+"""No trained network has such a weight or statistic; a few layers of them end in infinity."""
+
 
 def list_weights() -> list[str]:
     """Returns the names of the weights that come with the package.
@@ -129,7 +132,8 @@ def check_values(tensors: Mapping[str, np.ndarray]) -> None:
     """Checks that tensors hold what a trained network can.
 
     Raises:
-        FaceflaxError: one of ``tensors`` is not float32, holds NaN or infinity, or is a variance below 0.
+        FaceflaxError: one of ``tensors`` is not float32, holds NaN, infinity or a number beyond :data:`LARGEST`, or is
+            a variance below 0.
     """
     remedy = "train or convert the weights again"
     for name in sorted(tensors):
@@ -138,6 +142,8 @@ def check_values(tensors: Mapping[str, np.ndarray]) -> None:
             raise FaceflaxError("tensors", name, f"tensor {{}} is {tensor.dtype}, not float32 or float16", remedy)
         if not np.isfinite(tensor).all():
             raise FaceflaxError("tensors", name, "tensor {} holds NaN or infinity", remedy)
+        if (np.abs(tensor) > LARGEST).any():
+            raise FaceflaxError("tensors", name, f"tensor {{}} holds a number beyond {LARGEST:g}", remedy)
         if is_variance(name) and (tensor < 0).any():
             raise FaceflaxError("tensors", name, "tensor {} holds a negative variance", remedy)
 

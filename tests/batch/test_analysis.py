@@ -248,7 +248,7 @@ def test_it_goes_on_from_files_cut_off_anywhere(media):
     rng = random.Random(0)
     for _ in range(40):
         table.write_bytes(rows[: rng.randrange(len(rows) + 1)])
-        journal.write_bytes(entries[: rng.randrange(len(entries) + 1)])
+        journal.write_bytes(entries[: rng.randrange(entries.index(b"\n") + 1, len(entries) + 1)])
         run([media], table)
         assert table.read_bytes() == rows
 
@@ -263,6 +263,40 @@ def test_it_goes_on_behind_a_journal_that_ends_in_zeros(media):
         journal.write_bytes(b"".join(lines[:kept]) + zeros)
         run([media], table)
         assert table.read_bytes() == rows
+
+
+def test_it_goes_on_behind_rows_that_were_changed(media, caplog):
+    table = Path("o.csv")
+    run([media], table)
+    rows = table.read_bytes()
+    for place in range(1, len(rows), len(rows) // 7):
+        table.write_bytes(rows[:place] + bytes([rows[place] ^ 2]) + rows[place + 1 :])
+        caplog.clear()
+        run([media], table)
+        assert table.read_bytes() == rows
+        assert "were lost or changed" in caplog.text
+
+
+def test_a_damaged_journal_is_refused_and_nothing_is_touched(media):
+    table, journal = Path("o.csv"), batch.journal_of(Path("o.csv"))
+    run([media], table)
+    rows, entries = table.read_bytes(), journal.read_bytes()
+    lines = entries.splitlines(keepends=True)
+    rng = random.Random(0)
+    flips = [rng.randrange(entries.rindex(b"\n", 0, -1)) for _ in range(60)]
+    damaged = [entries[:i] + bytes([entries[i] ^ (1 << rng.randrange(8))]) + entries[i + 1 :] for i in flips]
+    damaged += [
+        b"",
+        entries[:20],
+        b"".join(lines[1:]),
+        b"".join(lines[:2] + lines[3:]),
+        b"".join([*lines[:2], *lines[1:]]),
+    ]
+    for content in damaged:
+        journal.write_bytes(content)
+        with pytest.raises(FaceflaxError, match=r"^csv: 'o\.csv' .*o\.csv\.progress'.*(both|delete it and)"):
+            run([media], table)
+        assert (table.read_bytes(), journal.read_bytes()) == (rows, content)
 
 
 def test_a_file_that_is_there_is_not_touched(media):

@@ -70,6 +70,19 @@ def here(tmp_path, monkeypatch):
     return tmp_path
 
 
+def test_odd_names_of_members_are_read(here):
+    content = picture()
+    with zipfile.ZipFile("odd.zip", "w") as archive:
+        for name in ("./a.png", "x//y.png", "album.png/", "../up.png", ".hidden.png"):
+            archive.writestr(name, b"" if name.endswith("/") else content)
+    assert statuses(run(["odd.zip"], here / "o.jsonl")) == {
+        "odd.zip/./a.png": "done",
+        "odd.zip/x//y.png": "done",
+        "odd.zip/../up.png": "skipped",
+        "odd.zip/.hidden.png": "skipped",
+    }
+
+
 @pytest.mark.parametrize("pack", ["zip", "tar", "tar.gz", "tar.bz2", "tar.xz"])
 def test_archives_with_images_and_videos(here, pack):
     clip = write_clip(here / "clip.mp4", 20).read_bytes()

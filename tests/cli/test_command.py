@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import errno
 import os
 import pickle
 import subprocess
@@ -217,3 +218,29 @@ def test_platforms_that_jax_cannot_use():
     assert done.returncode == 2
     assert done.stderr.splitlines()[-1].startswith("error: JAX_PLATFORMS: JAX finds no device for 'cuda'; unset it")
     assert "Traceback" not in done.stderr
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), "runs/out.csv"),
+        RuntimeError(f"INTERNAL: write failed: {os.strerror(errno.ENOSPC)}"),
+        OSError(errno.EFBIG, os.strerror(errno.EFBIG)),
+    ],
+)
+def test_a_full_disk_is_one_sentence(error, capsys):
+    def main():
+        raise ValueError("while saving") from error
+
+    with pytest.raises(SystemExit) as stop, command.reporting():
+        main()
+    assert stop.value.code == 2
+    assert capsys.readouterr().err.startswith("error: the disk is full")
+    with pytest.raises(SystemExit), command.reporting():
+        raise error
+    assert ("runs/out.csv" in capsys.readouterr().err) == (getattr(error, "filename", None) is not None)
+
+
+def test_another_error_of_the_system_is_not_taken_for_a_full_disk():
+    with pytest.raises(PermissionError), command.reporting():
+        raise PermissionError(errno.EACCES, "denied")

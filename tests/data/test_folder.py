@@ -1,8 +1,14 @@
+import os
+import struct
+import zlib
+
 import cv2
 import numpy as np
 import pytest
+from PIL import Image
 
 from faceflax.data import load
+from faceflax.data.builder import read_grey
 from faceflax.data.folder import find_images
 from faceflax.data.loading import make_builder
 from faceflax.errors import FaceflaxError
@@ -76,6 +82,93 @@ def test_sets_of_different_names_live_side_by_side(tmp_path):
     assert load("folder/two", "train", image_size=32, data_dir=tmp_path / "tfds").names == ("x", "y", "z")
     with pytest.raises(FaceflaxError, match=r"faceflax prepare-data folder --source PATH --name three --data-dir"):
         load("folder/three", "train", image_size=32, data_dir=tmp_path / "tfds")
+
+
+def test_every_file_is_used_or_counted_with_its_reason(tmp_path):
+    source = tmp_path / "mine"
+    write_images(source / "train" / "happy", 3)
+    write_images(source / "train" / "happy" / "2024" / "may", 2)
+    write_images(source / "train" / "sad", 2, ".jpg")
+    write_images(source / "valid" / "happy", 2)
+    write_images(source / "valid" / "sad", 1)
+    write_images(source / "testing" / "happy", 1)
+    write_images(source / "testing" / "angry", 1)
+    (source / "train" / "sad" / "0.jpg").rename(source / "train" / "sad" / "0.jfif")
+    (source / "train" / "sad" / "1.jpg").rename(source / "train" / "sad" / "1.xyz")
+    (source / "train" / "sad" / "._0.jpg").write_bytes(b"x")
+    (source / "train" / "loose.png").write_bytes(b"x")
+    (source / "readme.txt").write_text("x")
+    (source / "train" / "happy" / "again").symlink_to(source / "train" / "happy")
+    notes: list[str] = []
+    files = find_images(source, notes)
+    assert {split: len(images) for split, images in files.items()} == {"train": 6, "validation": 3, "test": 2}
+    assert sorted(notes) == [
+        "no image of the test split is of sad.",
+        "no image of the train split is of angry.",
+        "no image of the validation split is of angry.",
+        "not used, 1 hidden: train/sad/._0.jpg",
+        "not used, 1 whose name does not end as an image's (.xyz): train/sad/1.xyz",
+        "not used, 2 in no folder of a class: readme.txt, train/loose.png",
+    ]
+
+
+def test_gif_is_read(tmp_path):
+    folder = write_images(tmp_path / "mine" / "train" / "a", 1)
+    Image.fromarray(np.full((40, 40), 99, np.uint8)).save(folder / "1.gif")
+    write_images(tmp_path / "mine" / "valid" / "a", 1)
+    make_builder("folder", source=tmp_path / "mine", data_dir=tmp_path / "tfds").prepare()
+    assert len(load("folder", "train", image_size=32, data_dir=tmp_path / "tfds").labels) == 2
+
+
+def test_one_class_is_said(tmp_path):
+    write_images(tmp_path / "train" / "a", 2)
+    notes: list[str] = []
+    find_images(tmp_path, notes)
+    assert notes == ["all images are of one class, a: there is nothing to tell apart."]
+
+
+@pytest.mark.parametrize("names", [("Happy", "happy"), ("caf\u00e9", "cafe\u0301"), ("x", "x ")])
+def test_classes_that_look_alike_are_refused(names, tmp_path):
+    for split, name in zip(("train", "test"), names, strict=True):
+        write_images(tmp_path / split / name, 1)
+    with pytest.raises(FaceflaxError, match=r"look alike; merge or rename them"):
+        find_images(tmp_path)
+
+
+def test_names_that_are_not_utf8(tmp_path):
+    write_images(tmp_path / "mine" / "train" / "a", 2)
+    write_images(tmp_path / "mine" / "valid" / "a", 1)
+    folder = os.fsencode(tmp_path / "mine" / "train" / "a")
+    os.rename(folder + b"/0.png", folder + b"/\xff.png")
+    make_builder("folder", source=tmp_path / "mine", data_dir=tmp_path / "tfds").prepare()
+    ids = load("folder", "train", image_size=32, data_dir=tmp_path / "tfds").ids
+    assert sorted(ids) == ["train/a/1.png", "train/a/\\xff.png"]
+    os.rename(folder, folder[:-1] + b"\xfe")
+    with pytest.raises(FaceflaxError, match=r"class folder \\xfe in .* is not UTF-8; rename it"):
+        find_images(tmp_path / "mine")
+
+
+def test_a_jpeg_that_is_cut_anywhere_is_refused(tmp_path):
+    image = np.random.default_rng(0).integers(0, 256, (60, 60, 3), np.uint8)
+    whole = cv2.imencode(".jpg", image)[1].tobytes()
+    for share in range(5, 100, 10):
+        (tmp_path / "x.jpg").write_bytes(whole[: len(whole) * share // 100])
+        with pytest.raises(FaceflaxError, match="cannot read the image"):
+            read_grey(tmp_path / "x.jpg")
+    (tmp_path / "x.jpg").write_bytes(whole + b"a few bytes behind it")
+    assert read_grey(tmp_path / "x.jpg").shape == (60, 60)
+
+
+def test_a_small_file_of_many_pixels_is_refused(tmp_path):
+    header = b"\x89PNG\r\n\x1a\n" + png_chunk(b"IHDR", struct.pack(">IIBBBBB", 22_000, 22_000, 8, 0, 0, 0, 0))
+    rows = zlib.compress(bytes(22_001)) * 1000
+    (tmp_path / "x.png").write_bytes(header + png_chunk(b"IDAT", rows) + png_chunk(b"IEND", b""))
+    with pytest.raises(FaceflaxError, match="cannot read the image"):
+        read_grey(tmp_path / "x.png")
+
+
+def png_chunk(kind, content):
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
 
 
 @pytest.mark.parametrize("damage", ["truncated", "empty", "text"])

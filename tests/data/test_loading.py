@@ -1,3 +1,4 @@
+import tempfile
 from pathlib import Path
 
 import cv2
@@ -7,7 +8,7 @@ import pytest
 from faceflax import data
 from faceflax.data import builder as builders
 from faceflax.data import synthetic_builder
-from faceflax.data.loading import count_classes, make_builder
+from faceflax.data.loading import count_classes, make_builder, prepare
 from faceflax.data.synthetic import render_faces
 from faceflax.errors import FaceflaxError
 
@@ -130,9 +131,91 @@ def test_damaged_prepared_files_are_said_to_be_damaged(damage, tmp_path, few_fac
     else:
         file.unlink()
     with pytest.raises(
-        FaceflaxError, match=r"^dataset: row [0-9]+ of 'synthetic' test in .* --data-dir .* --overwrite$"
+        FaceflaxError,
+        match=r"^dataset: 'synthetic' in '.*' is damaged: synthetic-test.array_record.* --data-dir .* --overwrite$",
     ):
         data.load("synthetic", "test", image_size=64, data_dir=tmp_path)
+
+
+@pytest.fixture
+def named(tmp_path, few_faces):
+    """A prepared dataset whose class names are in a file."""
+    for split in ("train", "validation"):
+        for name in ("left", "right"):
+            folder = tmp_path / "images" / split / name
+            folder.mkdir(parents=True)
+            cv2.imwrite(str(folder / "0.png"), np.zeros((40, 40), np.uint8))
+    make_builder("folder", source=tmp_path / "images", data_dir=tmp_path / "tfds").prepare()
+    return tmp_path / "tfds"
+
+
+@pytest.mark.parametrize("name", ["label.labels.txt", "dataset_info.json", "features.json", "digests.json"])
+@pytest.mark.parametrize("damage", ["emptied", "changed", "flipped", "gone"])
+def test_other_files_of_a_prepared_dataset_are_verified(name, damage, named):
+    (file,) = named.rglob(name)
+    content = file.read_bytes()
+    middle = len(content) // 2
+    damaged = {
+        "emptied": b"",
+        "changed": content.replace(b"left", b"lift").replace(b"a", b"b"),
+        "flipped": content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :],
+    }
+    if damage == "gone":
+        file.unlink()
+        if name in ("digests.json", "dataset_info.json"):
+            return  # the first is a dataset of before there were digests; TFDS takes the second for not prepared
+    else:
+        file.write_bytes(damaged[damage])
+    with pytest.raises(
+        FaceflaxError, match=r"^dataset: 'folder' in '.*' is damaged: .*; run: faceflax prepare-data .* --overwrite$"
+    ):
+        data.load("folder", "train", image_size=32, data_dir=named)
+    prepare("folder", source=named.parent / "images", data_dir=named)
+    assert data.load("folder", "train", image_size=32, data_dir=named).names == ("left", "right")
+
+
+def test_a_dataset_without_digests_is_read_with_a_line(named, caplog):
+    (file,) = named.rglob("digests.json")
+    file.unlink()
+    assert data.load("folder", "train", image_size=32, data_dir=named).names == ("left", "right")
+    assert "prepared by faceflax 0.1, without digests" in caplog.text
+
+
+def test_preparing_again_shows_the_new_classes(named):
+    (named.parent / "images" / "train" / "left").rename(named.parent / "images" / "train" / "middle")
+    builder = make_builder("folder", source=named.parent / "images", data_dir=named)
+    builder.prepare()
+    names, counts = count_classes(builder)
+    assert names == ("left", "middle", "right")
+    assert counts["train"].tolist() == [0, 1, 1]
+
+
+@pytest.mark.parametrize("moved", [True, False])
+def test_a_replacement_that_was_killed_loses_nothing(named, moved):
+    (file,) = named.rglob("digests.json")
+    folder = file.parent
+    (named / "incomplete.abcd" / "folder").mkdir(parents=True)
+    older = folder.with_name(folder.name + ".older")
+    if moved:  # killed between the two renames
+        folder.rename(older)
+    else:  # or after the second
+        older.mkdir()
+    assert data.load("folder", "train", image_size=32, data_dir=named).names == ("left", "right")
+    assert [entry.name for entry in named.iterdir()] == ["folder"]
+    assert not older.exists()
+
+
+def test_a_running_preparation_is_left_alone(named):
+    with builders._staging(named) as staging:
+        builders.recover(named)
+        assert staging.is_dir()
+
+
+def test_builders_leave_no_temporary_folders(named, monkeypatch, tmp_path):
+    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
+    (tmp_path / "temporary").mkdir()
+    make_builder("folder/other", data_dir=named)
+    assert list((tmp_path / "temporary").iterdir()) == []
 
 
 def test_a_data_folder_that_cannot_be_written_is_named(tmp_path):

@@ -65,6 +65,12 @@ def test_a_class_without_images_has_an_empty_row():
     np.testing.assert_array_equal(found.support, [1, 1, 0])
 
 
+def test_when_no_image_is_right_there_is_a_table():
+    found = evaluate(np.array([[1.0, 0.0], [0.0, 1.0], [0.0, 1.0]]), np.array([1, 0, 0]), ["a", "b"])
+    assert (found.accuracy, found.support.tolist()) == (0.0, [2, 1])
+    assert found.table().splitlines()[-1].split()[-1] == "3"
+
+
 def test_table_has_a_line_for_each_class_and_their_means(found):
     lines = [line.split() for line in found.table().splitlines()]
     assert lines == [

@@ -126,6 +126,14 @@ def test_mistakes_are_the_most_confident_first_with_their_own_images(report, exa
     assert len(most_confident_mistakes(np.eye(3)[PREDICTED], examples, count=2)) == 2
 
 
+def test_class_names_that_look_like_formulae_are_drawn_as_they_are():
+    names = (r"$\frac{a$", "$x$", "a_b^c")
+    found = evaluate(np.eye(3), np.arange(3), names)
+    figure = confusion_figure(found, r"of $\frac{a$")
+    figure.draw_without_rendering()
+    assert [text.get_text() for text in figure.axes[0].get_xticklabels()] == list(names)
+
+
 def test_without_mistakes_the_page_says_so(report):
     assert "There are none." in page(dataclasses.replace(report, mistakes=[]))
 

@@ -15,7 +15,8 @@ import pytest
 
 import faceflax
 from faceflax import files, models, native
-from faceflax.inference import program
+from faceflax.errors import FaceflaxError
+from faceflax.inference import Classifiers, program
 from faceflax.inference.compiled import compile
 from faceflax.opencv import cv2
 from faceflax.preprocessing import normalize
@@ -98,6 +99,15 @@ def test_another_nonlinearity_or_network_runs_as_it_stands():
     images = np.random.default_rng(0).uniform(-1, 1, (2, 32, 32, 1)).astype(np.float32)
     expected = bent.apply(variables, images, train=False)[0]
     np.testing.assert_allclose(compile(bent, variables)(images), expected, rtol=1e-4, atol=1e-4)
+
+
+def test_outputs_that_are_not_numbers_are_refused():
+    model, variables = random_network("mini_xception")
+    variables["params"] = jax.tree.map(lambda x: 1e8 * x, variables["params"])
+    with pytest.raises(FaceflaxError, match=r"^variables: the network's outputs are not numbers"):
+        compile(model, variables)(np.ones((2, 64, 64, 1), np.float32))
+    with pytest.raises(FaceflaxError, match=r"^weights: the network's outputs are not numbers"):
+        Classifiers([program.fold(model, variables)], [1.0], [64])
 
 
 SECOND_START = """

@@ -35,6 +35,8 @@ def copy_without_optimizer(source, target, rename=lambda name: name):
             for node in layer["inbound_nodes"]:
                 for inbound in node:
                     inbound[0] = rename(inbound[0])
+        for output in config["config"]["output_layers"]:
+            output[0] = rename(output[0])
         new.attrs["model_config"] = json.dumps(config)
         for name, group in old["model_weights"].items():
             copied = new.create_group(f"model_weights/{rename(name)}")
@@ -80,8 +82,64 @@ def test_a_keras_model_without_a_layer_is_refused(tmp_path):
         layers = config["config"]["layers"]
         del layers[[layer["name"] for layer in layers].index("batch_normalization_3")]
         file.attrs["model_config"] = json.dumps(config)
-    with pytest.raises(FaceflaxError, match=r"'batch_stats/block1/shortcut_bn/mean'.*missing.*mini-Xception"):
+    with pytest.raises(
+        FaceflaxError, match=r"no layer 'batch_normalization_3', which should be block1/shortcut_bn.*mini-X"
+    ):
         keras.read(tmp_path / "x.hdf5")
+
+
+def altered(tmp_path, name, **settings):
+    copy_without_optimizer(EMOTION, tmp_path / "x.hdf5")
+    with h5py.File(tmp_path / "x.hdf5", "r+") as file:
+        config = json.loads(file.attrs["model_config"])
+        (layer,) = [layer for layer in config["config"]["layers"] if layer["name"] == name]
+        kind = settings.pop("class_name", layer["class_name"])
+        layer["class_name"] = kind
+        layer["config"] |= settings
+        layer["inbound_nodes"] = layer["config"].pop("inbound_nodes", layer["inbound_nodes"])
+        file.attrs["model_config"] = json.dumps(config)
+    return tmp_path / "x.hdf5"
+
+
+@needs_reference
+@pytest.mark.parametrize(
+    ("name", "settings", "words"),
+    [
+        ("activation_3", {"activation": "elu"}, "activation 'elu', in mini-Xception it is 'relu'"),
+        ("predictions", {"activation": "sigmoid"}, "activation 'sigmoid', in mini-Xception it is 'softmax'"),
+        ("conv2d_2", {"activation": "relu"}, "activation 'relu', in mini-Xception it is 'linear'"),
+        ("batch_normalization_5", {"epsilon": 0.1}, "epsilon 0.1, in mini-Xception it is 0.001"),
+        ("conv2d_1", {"padding": "same"}, "padding 'same', in mini-Xception it is 'valid'"),
+        ("conv2d_3", {"strides": [1, 1]}, "strides [1, 1], in mini-Xception it is [2, 2]"),
+        ("separable_conv2d_4", {"dilation_rate": [2, 2]}, "dilation_rate [2, 2]"),
+        ("max_pooling2d_2", {"class_name": "AveragePooling2D"}, "is a AveragePooling2D"),
+        ("max_pooling2d_2", {"pool_size": [2, 2]}, "pool_size [2, 2]"),
+        ("global_average_pooling2d_1", {"class_name": "GlobalMaxPooling2D"}, "is a GlobalMaxPooling2D"),
+        ("conv2d_4", {"inbound_nodes": [[["activation_4", 0, 0, {}]]]}, "is a Activation"),
+        ("input_1", {"batch_input_shape": [None, 64, 48, 1]}, "[None, 64, 48, 1]"),
+        ("input_1", {"batch_input_shape": [None, None, None, 1]}, "size is None"),
+    ],
+)
+def test_a_layer_that_differs_is_refused_by_name(tmp_path, name, settings, words):
+    with pytest.raises(FaceflaxError, match=r"expected a mini-Xception") as caught:
+        keras.read(altered(tmp_path, name, **settings))
+    assert words in str(caught.value)
+    if name != "input_1":
+        assert repr(name) in str(caught.value) or "activation_4" in str(caught.value)
+
+
+@needs_reference
+def test_labels_of_a_file_that_is_not_the_references_must_be_given(tmp_path):
+    copy_without_optimizer(GENDER, tmp_path / "x.hdf5")
+    out = tmp_path / "weights.safetensors"
+    with pytest.raises(FaceflaxError, match=r"file: .*2 classes without names"):
+        convert_keras.main(convert_keras.Options(tmp_path / "x.hdf5", out))
+    with pytest.raises(FaceflaxError, match=r"labels: 'cat' are 1, but .* has 2 classes"):
+        convert_keras.main(convert_keras.Options(tmp_path / "x.hdf5", out, labels=("cat",)))
+    assert not out.exists()
+    convert_keras.main(convert_keras.Options(tmp_path / "x.hdf5", out, labels=("cat", "dog"), dataset="pets"))
+    info = pretrained.weights_info(out)
+    assert (info.labels, info.dataset, info.crop_margin) == (("cat", "dog"), "pets", 0.0)
 
 
 @needs_reference

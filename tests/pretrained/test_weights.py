@@ -283,6 +283,12 @@ def test_a_number_that_is_none(file, value):
     refused(file, "'params/last_conv/bias'", "NaN or infinity")
 
 
+@pytest.mark.parametrize("value", [1e10, -3e38])
+def test_a_number_that_no_network_has(file, value):
+    rewrite(file, lambda tensors: tensors["params/last_conv/kernel"].__setitem__((0, 0, 0, 0), value))
+    refused(file, "'params/last_conv/kernel'", "beyond 1e+09")
+
+
 def test_a_negative_variance(file):
     rewrite(file, lambda tensors: tensors["batch_stats/stem1_bn/var"].__setitem__(3, -0.5))
     refused(file, "'batch_stats/stem1_bn/var'", "negative variance")
