@@ -3,13 +3,15 @@
 # make slow   the tests that take long
 # make lowest the tests on the lowest versions that pyproject.toml admits
 # make wheel  builds what a package index would get, and tries it in an empty environment
-# CI runs the last four. Each creates .venv first, from the exact versions and hashes in the lock files.
+# make docs   the documentation site, into out/site
+# CI runs test, slow, lowest and wheel; a slow test builds the site. Each creates .venv first, from the exact versions
+# and hashes in the lock files.
 
 PYTHON ?= $(shell for p in python3 python3.13 python3.12 python3.11 python; do \
 	$$p -c 'import sys; sys.exit(sys.version_info < (3, 11))' 2>/dev/null && echo $$p && break; done)
 BIN := .venv/bin
 
-.PHONY: demo test slow lowest wheel lock clean
+.PHONY: demo test slow docs lowest wheel lock clean
 
 demo: .venv/.demo
 	$(BIN)/python scripts/demo.py
@@ -26,6 +28,9 @@ WORKERS := --numprocesses logical --maxprocesses 4 --dist loadfile
 
 slow: .venv/.test
 	$(BIN)/python -m pytest $(WORKERS) -m slow tests
+
+docs: .venv/.test
+	$(BIN)/python -m experiments.tools.site --output out/site
 
 $(BIN)/python:
 	@test -n "$(PYTHON)" || { echo "error: no Python 3.11 or newer found; install one, or name it: make PYTHON=..." >&2; exit 2; }

@@ -24,7 +24,7 @@ class Calibration:
 
     @property
     def error(self) -> float:
-        """Expected calibration error: the mean of |accuracy - confidence| over the predictions, by bin."""
+        """Expected calibration error: the mean of ``|accuracy - confidence|`` over the predictions, by bin."""
         return float(np.average(np.abs(self.accuracy - self.confidence), weights=self.count))
 
 

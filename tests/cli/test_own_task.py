@@ -1,4 +1,4 @@
-"""docs/own_task.md, command for command, on two hundred drawn pictures and a short video."""
+"""docs/train_your_own.md, command for command, on two hundred drawn pictures and a short video."""
 
 import csv
 import os
@@ -40,7 +40,7 @@ def place(tmp_path):
 
 @pytest.mark.slow
 def test_the_tutorial_goes_from_pictures_to_a_labelled_video(place):
-    page = (ROOT / "docs/own_task.md").read_text()
+    page = (ROOT / "docs/train_your_own.md").read_text()
     commands = [line for block in re.findall(r"^```sh\n(.*?)^```$", page, re.M | re.S) for line in block.splitlines()]
     assert [line.split()[1] for line in commands] == ["prepare-data", "train", "evaluate", "live", "analyze"]
     environment = os.environ | {"TFDS_DATA_DIR": str(place / "tfds")}
