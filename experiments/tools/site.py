@@ -91,6 +91,8 @@ def main(options: Options) -> None:
     from sphinx.cmd.build import build_main
 
     output = writable_folder("output", options.output)
+    # The notebooks call the command faceflax, which is beside this Python, be its folder on the path or not.
+    os.environ["PATH"] = os.pathsep.join([str(Path(sys.executable).parent), os.environ.get("PATH", "")])
     with tempfile.TemporaryDirectory(prefix="faceflax-site-") as scratch:
         sources = Path(scratch) / "sources"
         assemble(sources)
