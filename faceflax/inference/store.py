@@ -13,7 +13,6 @@ from typing import Any
 import jax
 import jaxlib
 from jax.tree_util import PyTreeDef
-from jaxlib import xla_client
 
 from faceflax import cache, native
 
@@ -37,19 +36,22 @@ def load(key: str) -> Program | None:
         return None
     file, content = found
     try:
+        from jaxlib import xla_client  # no public module: a release without it compiles again
+
         end = _LENGTH + int.from_bytes(content[:_LENGTH], "big")
         structure = PyTreeDef.deserialize_using_proto(jax.tree_util.default_registry, content[_LENGTH:end])
         devices = jax.devices()[:1]
         executable = devices[0].client.deserialize_executable(
             content[end:], executable_devices=xla_client.DeviceList(tuple(devices))
         )
+        execute = executable.execute_sharded
     except Exception as error:  # a release that reads its own format no more: compile again
         _log.info("faceflax: the cached program %s is not usable (%s); compiling it again", file, error)
         return None
 
     def program(*arguments: Any) -> Any:
         placed = [jax.device_put(argument, devices[0]) for argument in arguments]
-        results = executable.execute_sharded(placed).disassemble_into_single_device_arrays()
+        results = execute(placed).disassemble_into_single_device_arrays()
         return structure.unflatten([shards[0] for shards in results])
 
     return program
