@@ -45,17 +45,34 @@ FIRST = TrainConfig(
     augmentation=Augmentation(erase=0.1, zoom=0.12, rotation=12.0, contrast=0.2),
     stop_patience=1000,
 )
-CONFIG = dataclasses.replace(
+SECOND = dataclasses.replace(
     FIRST,
-    output=RUNS / "vgg-fer2013",
+    output=RUNS / "vgg-fer2013-2",
     init_weights=str(RUNS / "vgg-fer2013-1" / "weights.safetensors"),
     epochs=40,
+)
+CONFIG = dataclasses.replace(
+    SECOND,
+    output=RUNS / "vgg-fer2013",
+    init_weights=str(RUNS / "vgg-fer2013-2" / "weights.safetensors"),
+    epochs=3,
+    precision="float32",
+    batch_size=32,
+    learning_rate=8e-4,
+    warmup_epochs=0.1,
+    label_smoothing=0.0,
+    augmentation=Augmentation(erase=0.05, zoom=0.12, rotation=12.0, contrast=0.1),
+    soft_labels=RUNS / "vgg-fer2013_soft.npy",
+    soft_weight=0.6,
+    detector="faceflax",
+    found=0.6,
+    corrupt=0.4,
 )
 
 
 def main(config: TrainConfig) -> None:
-    """Trains the first stage if it is not there yet, then the second as ``config`` says."""
-    train_stages((FIRST,), config)
+    """Trains the stages that are not there yet, the last as ``config`` says."""
+    train_stages((FIRST, SECOND), config)
 
 
 if __name__ == "__main__":
