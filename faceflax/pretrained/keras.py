@@ -132,11 +132,11 @@ def _identified(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
     layers = {layer["config"]["name"]: layer for layer in config["layers"]}
     graph, found = _graph(), dict[str, dict[str, Any]]()
     ((output, *_),) = config["output_layers"]
+    if output not in layers:
+        raise ValueError(f"there is no layer {output!r}, which is the output")
     open_nodes = [("probabilities", output)]
     while open_nodes:
         node, name = open_nodes.pop()
-        if name not in layers:
-            raise ValueError(f"there is no layer {name!r}, which should be {node}")
         layer, (kind, settings, inputs) = layers[name], graph[node]
         if layer["class_name"] != kind:
             raise ValueError(f"layer {name!r} is a {layer['class_name']}, in mini-Xception {node} is a {kind}")
@@ -147,10 +147,13 @@ def _identified(config: Mapping[str, Any]) -> dict[str, dict[str, Any]]:
         if found.setdefault(node, layer) is not layer:
             raise ValueError(f"layer {name!r} is not the {node} of mini-Xception")
         sources = [inbound[0] for call in layer["inbound_nodes"] for inbound in call]
+        missing = next((source for source in sources if source not in layers), None)
+        if missing is not None:
+            raise ValueError(f"there is no layer {missing!r}, which {name!r} takes as input")
         if len(sources) != len(inputs):
             raise ValueError(f"layer {name!r} has {len(sources)} inputs, in mini-Xception {len(inputs)}")
         if kind == "Add":  # in either order
-            sources.sort(key=lambda source: layers.get(source, {}).get("class_name") != "BatchNormalization")
+            sources.sort(key=lambda source: layers[source]["class_name"] != "BatchNormalization")
         open_nodes += zip(inputs, sources, strict=True)
     superfluous = layers.keys() - {layer["config"]["name"] for layer in found.values()}
     if superfluous:

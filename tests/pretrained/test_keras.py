@@ -82,9 +82,7 @@ def test_a_keras_model_without_a_layer_is_refused(tmp_path):
         layers = config["config"]["layers"]
         del layers[[layer["name"] for layer in layers].index("batch_normalization_3")]
         file.attrs["model_config"] = json.dumps(config)
-    with pytest.raises(
-        FaceflaxError, match=r"no layer 'batch_normalization_3', which should be block1/shortcut_bn.*mini-X"
-    ):
+    with pytest.raises(FaceflaxError, match=r"no layer 'batch_normalization_3', which 'add_\d+' takes as input"):
         keras.read(tmp_path / "x.hdf5")
 
 
