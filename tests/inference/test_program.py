@@ -53,7 +53,8 @@ def test_a_folded_network_is_the_network(arch, size):
         wide = jax.tree.map(lambda a: a.astype(np.float64), variables)
         expected = jax.jit(lambda x: model.apply(wide, x, train=False)[0])(images.astype(np.float64))
     for (logits,) in both_engines([(model, variables)], [images]):
-        np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
+        # float32 through ten convolutions: 2.03e-6 was seen with AVX2, whose sums are grouped otherwise than AVX-512's
+        np.testing.assert_allclose(logits, expected, rtol=0, atol=4e-6 * np.abs(expected).max())
 
 
 def test_networks_of_different_sizes_and_batches_run_in_one_call():
