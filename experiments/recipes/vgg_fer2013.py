@@ -5,7 +5,7 @@ accuracy stayed 4 points below validation. The first stage ended while its loss 
 its weights with a cosine of its own. The third is for faces as people's pictures have them: three fifths are as the
 detector finds them, two fifths of all are corrupted, and three fifths of the target are soft labels of the face as it
 was: FER+'s votes for 35%, the rest the mean of the second stage's and ``sequential_cnn-fer2013``'s flip-averaged
-probabilities. Fitted on Training. The epoch of the first two stages is chosen by the accuracy on PublicTest, that of the
+probabilities. Fitted on Training. The epoch of the first two stages is chosen by accuracy on PublicTest, that of the
 third by the mean of the accuracy on the faces that the detector finds there, as they are, and of that over the common
 corruptions; PrivateTest is reported once for each.
 
@@ -21,7 +21,7 @@ Result, rounding to float16 included: after the first stage PublicTest 68.51% (e
 augmented), PrivateTest 69.46% [67.96, 70.97]. After the second PublicTest 70.21% (epoch 30 of 40, 75% of Training),
 PrivateTest 70.77% [69.27, 72.25]; of the faces that the detector finds in PublicTest 66.55%, under the common
 corruptions 51.20%, by which the mean is 58.88%. After the third that mean is 63.65% (epoch 2 of 3; 62.58%, 63.65% and
-63.51%), PublicTest 67.76%, PrivateTest 69.69%: it gives a point on the dataset's own crops for what is gained on others.
+63.51%), PublicTest 67.76%, PrivateTest 69.69%: it gives a point on the dataset's own crops for the rest.
 ``mini_xception_antialiased-fer2013`` reaches a mean of 63.69% after ten times as many epochs of such faces.
 
 An epoch of the first two takes about 128 seconds on one core of an Intel Xeon with AMX whose other core was busy, with
