@@ -27,6 +27,7 @@ FACEFLAX = (
     ("native",),
     ("preprocessing", "html", "pipeline"),
     ("opencv",),
+    ("cache",),
     ("files",),
     ("labels", "errors", "lazy"),
 )

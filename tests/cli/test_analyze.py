@@ -246,7 +246,7 @@ def test_a_second_run_into_the_same_table_is_refused(tmp_path, media, options):
         assert done.returncode == 2
         assert (
             done.stderr
-            == f"error: --csv: {str(table)!r} is being written by another run; wait for it or name another file\n"
+            == f"error: --csv: {str(table)!r} is being written by another run; wait for it or name another one\n"
         )
         assert b"\0" not in table.read_bytes()
 
