@@ -222,7 +222,9 @@ class _Search:
 
     def _chosen(self, name: str, inner: str) -> bool:
         parts = [part for part in inner.split("/") if part != "."]
-        if any(part.startswith((".", "__MACOSX")) for part in parts):
+        if ".." in parts:
+            self._leave(name, "skipped", "leads out of the archive")
+        elif any(part.startswith((".", "__MACOSX")) for part in parts):
             self._leave(name, "skipped", "is hidden")
         elif self._include and not _matches(inner, self._include):
             self._leave(name, "skipped", "does not match --include")
