@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import functools
+import subprocess
+import sys
+import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any, ClassVar
@@ -68,9 +71,8 @@ class ImdbWiki(builder.FaceBuilder, skip_registration=True):  # type: ignore[cal
         )
         files: dict[str, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
         for i in kept:
-            person = np.ravel(table[self.PEOPLE][i])
             file = str(table["full_path"][i])
-            split = builder.random_split(str(person[0]) if person.size else file)
+            split = builder.random_split(str(table[self.PEOPLE][i]) or file)
             files[split].append((file, labels.GENDERS[int(table["gender"][i])]))
         return {split: self._generate_examples(split, self._read(mat.parent, files[split])) for split in files}
 
@@ -114,23 +116,48 @@ class Wiki(ImdbWiki):
 def read_mat(file: Path, name: str, people: str) -> dict[str, np.ndarray]:
     """Reads the columns used here from ``imdb.mat`` or ``wiki.mat``, a MATLAB 5 file with one struct called ``name``.
 
+    A process of its own reads it: some damaged files end SciPy's reader with a segmentation fault.
+
     Returns:
-        ``full_path``, ``gender``, ``face_score``, ``second_face_score`` and the column ``people``, one entry a photo.
+        ``full_path``, ``gender``, ``face_score``, ``second_face_score`` and the column ``people`` as text, empty where
+        it is not known, one entry a photo.
 
     Raises:
         FaceflaxError: the file is no such file.
     """
-    import scipy.io
+    with tempfile.TemporaryDirectory(prefix="faceflax-") as folder:
+        table = Path(folder) / "table.npz"
+        command = [sys.executable, "-c", _READER, str(file), name, people, str(table)]
+        done = subprocess.run(command, stdin=subprocess.DEVNULL, capture_output=True, text=True, errors="replace")
+        if done.returncode == 0:
+            with np.load(table, allow_pickle=False) as columns:
+                return dict(columns)
+    reason = done.stderr.strip().rpartition("\n")[2] or "it ends the process that reads it"
+    problem = f"is not IMDB-WIKI's {name}.mat, or is damaged ({reason})"
+    raise FaceflaxError("source", file, problem, "unpack the archive again")
 
-    try:
-        struct = scipy.io.loadmat(str(file), variable_names=[name], squeeze_me=True)[name]
-        columns = ("full_path", "gender", "face_score", "second_face_score", people)
-        table = {column: np.atleast_1d(struct[column].item()) for column in columns}
-        for column, values in table.items():
-            numbers = values.dtype.kind in "biuf" or column in ("full_path", people)
-            if values.shape != table["gender"].shape or not numbers:
-                raise ValueError(f"{column} is {values.dtype} of shape {values.shape}")
-        return table
-    except Exception as error:  # scipy raises almost anything on a damaged file
-        problem = f"is not IMDB-WIKI's {name}.mat, or is damaged ({error})"
-        raise FaceflaxError("source", file, problem, "unpack the archive again") from None
+
+_READER = """
+import sys
+
+import numpy as np
+import scipy.io
+
+file, name, people, table = sys.argv[1:]
+try:
+    struct = scipy.io.loadmat(file, variable_names=[name], squeeze_me=True)[name]
+    columns = {}
+    for column in dict.fromkeys(("full_path", "gender", "face_score", "second_face_score", people)):
+        values = np.atleast_1d(struct[column].item())
+        if column in ("full_path", people):
+            values = np.array(["".join(map(str, np.ravel(each)[:1])) for each in values], str)
+        elif values.dtype.kind not in "biuf":
+            raise ValueError(f"{column} is {values.dtype}")
+        columns[column] = values
+    for column, values in columns.items():
+        if values.shape != columns["gender"].shape:
+            raise ValueError(f"{column} has the shape {values.shape}")
+except BaseException as error:  # it raises almost anything on a damaged file
+    sys.exit(f"{type(error).__name__}: {error}".replace("\\n", " "))
+np.savez(table, **columns)
+"""

@@ -14,7 +14,7 @@ from faceflax import native
 ROOT = Path(__file__).resolve().parents[2]
 SEED = int(os.environ.get("FACEFLAX_FUZZ_SEED", "25"))
 COUNTS = {
-    **{"images": 400, "videos": 120, "archives": 200, "weights": 150, "records": 200, "mat": 120},
+    **{"images": 400, "videos": 120, "archives": 200, "weights": 150, "records": 200, "mat": 40},
     **{"tables": 200, "journals": 150, "datasets": 40},
 }
 

@@ -108,6 +108,8 @@ def runs(faces, tmp_path):
     yield runs
     for process in runs.started:
         process.kill()
+        process.stdout.close()
+        process.stderr.close()
         process.wait()
 
 
