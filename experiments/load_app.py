@@ -67,15 +67,16 @@ def main(options: Options) -> None:
         try:
             assert server.stdout is not None
             address = urlsplit(server.stdout.readline().strip())
-            if address.port is None:
+            port = address.port
+            if port is None:
                 raise FaceflaxError("app", None, "did not start, see above", "install faceflax[app]")
-            first = ask(address.port, picture)[1]
+            first = ask(port, picture)[1]
             quarter = options.requests // 4
             with ThreadPoolExecutor(options.clients) as pool:
                 begin = time.perf_counter()
-                answers = list(pool.map(lambda _: ask(address.port, picture), range(quarter)))
+                answers = list(pool.map(lambda _: ask(port, picture), range(quarter)))
                 settled = resident(server.pid)
-                answers += pool.map(lambda _: ask(address.port, picture), range(options.requests - quarter))
+                answers += pool.map(lambda _: ask(port, picture), range(options.requests - quarter))
                 seconds = time.perf_counter() - begin
             end = resident(server.pid)
         finally:
@@ -86,7 +87,9 @@ def main(options: Options) -> None:
     calls = []
     for _ in range(options.calls + 1):
         begin = time.perf_counter()
-        analyzer(cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR))
+        frame = cv2.imdecode(np.frombuffer(picture, np.uint8), cv2.IMREAD_COLOR)
+        assert frame is not None  # it was encoded above
+        analyzer(frame)
         calls.append(time.perf_counter() - begin)
     print(f"{options.requests} requests of {options.clients} clients, {options.requests / seconds:.1f} a second")
     print(f"answers that are not the first one's: {wrong}")
