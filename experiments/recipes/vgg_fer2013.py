@@ -19,10 +19,9 @@ Commands::
 
 Result, rounding to float16 included: after the first stage PublicTest 68.51% (epoch 28; 71% of Training as it is
 augmented), PrivateTest 69.46% [67.96, 70.97]. After the second PublicTest 70.21% (epoch 30 of 40, 75% of Training),
-PrivateTest 70.77% [69.27, 72.25]; of the faces that the detector finds in PublicTest 66.55%, under the common
-corruptions 51.20%, by which the mean is 58.88%. After the third that mean is 63.65% (epoch 2 of 3; 62.58%, 63.65% and
+PrivateTest 70.77% [69.27, 72.25]. After the third the mean of found faces is 63.65% (epoch 2 of 3; 62.58%, 63.65% and
 63.51%), PublicTest 67.76%, PrivateTest 69.69%: it gives a point on the dataset's own crops for the rest.
-``mini_xception_antialiased-fer2013`` reaches a mean of 63.69% after ten times as many epochs of such faces.
+``mini_xception_antialiased-fer2013`` reaches the same mean after ten times as many epochs of such faces.
 
 An epoch of the first two takes about 128 seconds on one core of an Intel Xeon with AMX whose other core was busy, with
 bfloat16 products (``--precision bfloat16_products``, in which they were made); one of the third, in float32, 12 to 17
