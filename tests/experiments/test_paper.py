@@ -16,7 +16,7 @@ from scipy.stats import norm
 from scipy.stats import t as student
 
 from experiments.paper import CLAIMS, chaining, confusions, eyes, glasses, intervals, multilevel, report
-from experiments.paper.__main__ import Options, _quick_compilation, main
+from experiments.paper.__main__ import Options, main
 from experiments.paper.record import Number, Record, Result, Table, above, below, equal
 from experiments.paper.study import Faces, Recipe, Study, digest, losses
 from faceflax import FaceflaxError
@@ -194,12 +194,11 @@ def test_a_training_is_kept_by_all_that_it_depends_on(tmp_path):
     faces = Faces(drawn.images, drawn.genders, ("woman", "man"), "drawn")
     study = Study(tmp_path, {}, quick=True)
     recipe = Recipe(epochs=1, batch_size=14)
-    with _quick_compilation(True):
-        variables = study.fit(recipe, faces)[1]
-        (file,) = tmp_path.iterdir()
-        written = file.stat().st_mtime_ns
-        again = study.fit(recipe, faces)[1]
-        transferred = study.fit(recipe, faces, start=variables)[1]
+    variables = study.fit(recipe, faces)[1]
+    (file,) = tmp_path.iterdir()
+    written = file.stat().st_mtime_ns
+    again = study.fit(recipe, faces)[1]
+    transferred = study.fit(recipe, faces, start=variables)[1]
     assert file.stat().st_mtime_ns == written
     assert digest(*map(np.asarray, leaves(variables))) == digest(*map(np.asarray, leaves(again)))
     assert len(list(tmp_path.iterdir())) == 2

@@ -30,11 +30,3 @@ def network():
     variables = jax.jit(Small().init)(jax.random.key(0), images)
     statistics = jax.tree.map(lambda x: x * 0.5 + 0.1, variables["batch_stats"])
     return Small(), variables | {"batch_stats": statistics}, images
-
-
-@pytest.fixture(scope="module")
-def quick_compilation():
-    """For tests that run little and compile much: without optimisation that takes a third of the time."""
-    jax.config.update("jax_disable_most_optimizations", True)
-    yield
-    jax.config.update("jax_disable_most_optimizations", False)

@@ -13,8 +13,6 @@ import interpret
 from faceflax.errors import FaceflaxError
 from interpret.adapters import from_linen, from_nnx
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 class Block(nn.Module):
     width: int

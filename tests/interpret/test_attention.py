@@ -11,8 +11,6 @@ import pytest
 import interpret
 from faceflax.errors import FaceflaxError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 class ViT(nn.Module):
     """Six patches and, if ``token``, a class token; attention by hand, so that its weights can be moved and

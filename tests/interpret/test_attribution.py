@@ -15,8 +15,6 @@ import interpret
 from faceflax.errors import FaceflaxError
 from interpret.rules import deconvnet_relu, guided_relu
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 METHODS = [interpret.gradient, interpret.guided_backprop, interpret.deconvnet]
 
 

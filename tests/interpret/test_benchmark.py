@@ -19,8 +19,6 @@ from faceflax.errors import FaceflaxError
 from interpret import benchmark, metrics
 from interpret.benchmark import Options, Table
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -13,8 +13,6 @@ import interpret
 from faceflax.errors import FaceflaxError
 from interpret import graph
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def at_conv2(network):

@@ -16,8 +16,6 @@ import interpret
 from faceflax.errors import FaceflaxError
 from interpret.coalitions import superpixels
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 METHODS = [interpret.feature_ablation, interpret.shapley_sampling, interpret.kernel_shap, interpret.lime]
 WEIGHTS = np.random.default_rng(0).normal(size=(6, 8, 2)).astype(np.float32)
 SEGMENTS = np.array([[0, 0, 1, 1, 2, 2, 2, 4]] * 3 + [[3, 3, 3, 1, 2, 2, 4, 4]] * 3)  # 5 regions

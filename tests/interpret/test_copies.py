@@ -14,8 +14,6 @@ import interpret
 from faceflax.errors import FaceflaxError
 from interpret import copies
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 COPYING = {
     "integrated_gradients": partial(interpret.integrated_gradients, steps=7),
     "smooth_grad": interpret.smooth_grad(interpret.gradient, samples=7),

@@ -11,8 +11,6 @@ import pytest
 import interpret
 from faceflax.errors import FaceflaxError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 class Dense(nn.Module):
     def __call__(self, images, train=False):

@@ -13,8 +13,6 @@ import interpret
 from faceflax.errors import FaceflaxError
 from interpret.concepts import concept_direction
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 DRAW = np.random.default_rng(0)
 
 

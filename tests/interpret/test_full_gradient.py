@@ -13,8 +13,6 @@ from interpret.full_gradient import full_gradients
 from interpret.graph import trace
 from interpret.targets import as_score
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 class Net(nn.Module):
     """Biases, BatchNorm, an average and a maximum, ReLU; or a gate and a normalisation as well."""

@@ -11,8 +11,6 @@ from faceflax.errors import FaceflaxError
 from interpret import gallery
 from interpret.methods import ATTENTION, METHODS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ROOT = Path(__file__).resolve().parents[2]
 
 

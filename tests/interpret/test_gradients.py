@@ -15,8 +15,6 @@ from hypothesis import strategies as st
 import interpret
 from faceflax.errors import FaceflaxError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 once = settings(max_examples=12, deadline=None, derandomize=True)
 
 

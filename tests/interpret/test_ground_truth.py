@@ -47,7 +47,7 @@ def trained():
 
 @pytest.fixture(scope="module")
 def faces():
-    return render_faces(56, seed=ground_truth.TEST_SEED, image_size=32)
+    return render_faces(112, seed=ground_truth.TEST_SEED, image_size=32)
 
 
 @pytest.mark.slow
@@ -120,7 +120,6 @@ def test_bad_input(tmp_path, changes, message):
     assert not list(tmp_path.rglob("*.*"))
 
 
-@pytest.mark.usefixtures("quick_compilation")
 def test_the_whole_command_trains_once(tmp_path, monkeypatch, capsys):
     models.register("small", Small)
     options = Options(

@@ -11,8 +11,6 @@ import pytest
 import interpret
 from faceflax.errors import FaceflaxError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.mark.parametrize("method", [interpret.layer_integrated_gradients, interpret.layer_conductance])
 @pytest.mark.parametrize("layer", ["conv1", "conv2"])

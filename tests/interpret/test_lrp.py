@@ -14,8 +14,6 @@ import interpret
 from faceflax import models
 from faceflax.errors import FaceflaxError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def to_float64(tree):
     return jax.tree.map(lambda x: jnp.asarray(x, jnp.float64), tree)

@@ -14,8 +14,6 @@ import interpret
 from faceflax.errors import FaceflaxError
 from interpret import methods
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 # As the registry has them, and with less work.
 QUICK = {
     "integrated_gradients": {"steps": 3},

@@ -17,8 +17,6 @@ from experiments.interpretation.networks import IMAGES, QUICK, Encoder, NnxResNe
 from faceflax.errors import FaceflaxError
 from interpret.methods import ATTENTION, METHODS
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 def made(name):
     """The network, if its framework is installed."""

@@ -17,8 +17,6 @@ from faceflax.errors import FaceflaxError
 from interpret import metrics, sanity
 from interpret.metrics.regions import filled
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 RANDOM = np.random.default_rng(0)
 WEIGHTS = RANDOM.normal(size=(8, 9, 1)).astype(np.float32)
 IMAGES = RANDOM.uniform(-1, 1, (3, 8, 9, 1)).astype(np.float32)

@@ -13,8 +13,6 @@ import interpret
 from faceflax import models, native
 from faceflax.errors import FaceflaxError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 
 @pytest.fixture(scope="module")
 def explain(network):

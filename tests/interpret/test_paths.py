@@ -13,8 +13,6 @@ import interpret
 from faceflax.errors import FaceflaxError
 from interpret.blur import blurred
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 WEIGHTS = np.random.default_rng(0).normal(size=(6, 7, 1)).astype(np.float32)
 
 

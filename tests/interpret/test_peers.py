@@ -9,10 +9,7 @@ import interpret
 from experiments.interpretation import networks, peers
 from interpret.methods import METHODS
 
-pytestmark = [
-    pytest.mark.usefixtures("quick_compilation"),
-    pytest.mark.filterwarnings("ignore:Setting :UserWarning"),  # Captum's, of the hooks it sets
-]
+pytestmark = pytest.mark.filterwarnings("ignore:Setting :UserWarning")  # Captum's, of the hooks it sets
 
 AGREES = 1e-5
 CAPTUM = [method for method, (peer, _) in peers.PEERS.items() if peer == "Captum"]

@@ -13,8 +13,6 @@ import pytest
 import interpret
 from faceflax.errors import FaceflaxError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 WEIGHTS = np.random.default_rng(0).normal(size=(7, 9, 2)).astype(np.float32)
 
 

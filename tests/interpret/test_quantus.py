@@ -14,8 +14,6 @@ import quantus
 import interpret
 from interpret import metrics
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 SIDE, CLASSES, COUNT = 8, 3, 6
 PATCH = 4
 RADIUS, SAMPLES = 0.04, 5

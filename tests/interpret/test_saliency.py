@@ -21,8 +21,6 @@ from faceflax.preprocessing import normalize
 from interpret import figures, saliency
 from interpret.saliency import Options
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 ROOT = Path(__file__).resolve().parents[2]
 
 

@@ -14,8 +14,6 @@ from scipy.stats import qmc
 import interpret
 from faceflax.errors import FaceflaxError
 
-pytestmark = pytest.mark.usefixtures("quick_compilation")
-
 IMAGES = np.random.default_rng(1).uniform(0.2, 1, (2, 4, 4, 1)).astype(np.float32)
 WEIGHTS = np.random.default_rng(2).normal(size=(4, 4, 1)).astype(np.float32)
 

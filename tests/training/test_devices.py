@@ -2,7 +2,6 @@
 
 import csv
 import json
-import os
 import re
 import socket
 import subprocess
@@ -85,8 +84,7 @@ class Runs:
 
     def start(self, name, *more):
         command = [*self.command, "--output", self.folder / name, *map(str, more)]
-        environment = os.environ | {"XLA_FLAGS": ""}
-        process = subprocess.Popen(command, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+        process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
         self.started.append(process)
         return process
 
