@@ -13,9 +13,17 @@ NEEDS = {
 
 collect_ignore = [file for package, files in NEEDS.items() if not find_spec(package) for file in files]
 
-# The tests run little and compile much: without LLVM's optimisation, and with the emitters that compile fastest, the
-# suite takes half the time. XLA ends the process at a flag that it does not know, so only the locked release is given
-# them; on others, and in `make lowest`, programs are compiled as they are for users.
-if version("jaxlib").startswith("0.10.") and "XLA_FLAGS" not in os.environ:
+# XLA ends the process at a flag that it does not know, so only the locked release is given these.
+LOCKED = version("jaxlib").startswith("0.10.")
+if LOCKED and "XLA_FLAGS" not in os.environ:
     os.environ["XLA_FLAGS"] = "--xla_cpu_use_fusion_emitters=false --xla_cpu_parallel_codegen_split_count=1"
-    os.environ["JAX_DISABLE_MOST_OPTIMIZATIONS"] = "1"
+
+
+def pytest_configure() -> None:
+    """The tests run little and compile much: without LLVM's optimisation the suite takes half the time.
+
+    On other releases, and so in ``make lowest``, programs are compiled as they are for users.
+    """
+    import jax
+
+    jax.config.update("jax_disable_most_optimizations", LOCKED)

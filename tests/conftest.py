@@ -26,6 +26,15 @@ def compilation_cache(tmp_path_factory):
     jax.config.update("jax_numpy_rank_promotion", "raise")
 
 
+@pytest.fixture(scope="module")
+def optimized():
+    """For tests that compute much: with the optimisation that the others do without."""
+    before = jax.config.read("jax_disable_most_optimizations")
+    jax.config.update("jax_disable_most_optimizations", False)
+    yield
+    jax.config.update("jax_disable_most_optimizations", before)
+
+
 @pytest.fixture(autouse=True)
 def room_for_programs():
     """Forgets compiled programs while there is room: Linux allows a process 65,530 memory maps and then ends it."""

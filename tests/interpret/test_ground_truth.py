@@ -20,6 +20,8 @@ from interpret import benchmark, ground_truth, metrics, sanity
 from interpret.ground_truth import Options
 from interpret.methods import ATTENTION
 
+pytestmark = pytest.mark.usefixtures("optimized")
+
 
 class Small(nn.Module):
     """Four convolutions: enough to learn in seconds."""
