@@ -177,7 +177,7 @@ def train(
         learning_rate: the peak, after five steps of warm-up.
     """
     trainer = trainer_of(model, count)
-    data = trainer.devices.everywhere((images, targets))
+    data: tuple[jax.Array, jax.Array] = trainer.devices.everywhere((images, targets))
     state = trainer.start(variables)
     rates = cosine(len(batches), learning_rate, warmup=5)
     losses = []
@@ -255,7 +255,8 @@ def _estimates(options: Options) -> None:
     trainer = trainer_of(model, 2)  # two, so that the layers are XLA's own, and are counted
     batch = 64
     images = np.zeros((batch, options.side, options.side, 1), np.uint8)
-    data = trainer.devices.everywhere((images, np.zeros((batch, CLASSES), np.float32)))
+    targets = np.zeros((batch, CLASSES), np.float32)
+    data: tuple[jax.Array, jax.Array] = trainer.devices.everywhere((images, targets))
     cost = trainer.lowered(trainer.start(variables), *data, batch).cost_analysis()
     flops, traffic = (float(cost[name]) / batch for name in ("flops", "bytes accessed"))
     added = exchanged(variables)
