@@ -37,7 +37,7 @@ CONTENTS: dict[str, tuple[str, ...]] = {
         "interpret/matrix",
         "notebooks/explain_a_model",
     ),
-    "Training": ("train_your_own", "data", "training", "notebooks/train_your_own_classes"),
+    "Training": ("train_your_own", "data", "training", "scaling", "notebooks/train_your_own_classes"),
     "Networks": ("models", "export", "browser"),
     "Measured": ("results", "study", "speed", "engine"),
     "Reference": ("api/index", "architecture", "CONTRIBUTING", "SECURITY", "CHANGELOG"),

@@ -201,7 +201,7 @@ def test_several_processes_give_what_one_machine_gives(tmp_path):
     for name in ("a.png", "b.png", "c.png"):
         cv2.imwrite(str(media / name), demo.photograph())
     (media / "bad.jpg").write_bytes(b"no picture")
-    options = ["--preset", "fast", "--detector", "haar"]
+    options = ["--preset", "fast", "--detector", "haar", "--task-weights", "mini_xception-ferplus"]
     one = analyze(media, "--parquet", tmp_path / "one.parquet", *options)
     several = ["--runner", "DirectRunner", "--runner-options", "direct_num_workers=2"]
     several += ["direct_running_mode=multi_processing"]
@@ -209,6 +209,7 @@ def test_several_processes_give_what_one_machine_gives(tmp_path):
     assert one.returncode == many.returncode == 1, many.stderr
     rows, records = tables(tmp_path / "many.parquet")
     assert len(rows) > 20
+    assert all(row["task"] and 0 < row["task_probability"] <= 1 for row in rows if row["face"] is not None)
     assert rows == in_order(read_rows(tmp_path / "one.parquet"))
     expected = read_rows(tmp_path / "one.inputs.parquet", INPUT_COLUMNS)
     assert records == sorted(expected, key=lambda record: record["input"])

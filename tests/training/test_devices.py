@@ -44,9 +44,7 @@ def test_eight_devices_give_the_losses_of_one(told):
 @pytest.mark.slow
 def test_the_divided_program_has_no_kernels_and_adds_up_gradients_and_moments(told):
     assert told["kernels"] == 0
-    added = told["collectives"].pop("all-reduce")
-    assert added == pytest.approx(told["formula"], rel=0.05)
-    assert sum(told["collectives"].values()) < 0.1 * added
+    assert told["collectives"] == {"all-reduce": told["formula"]}
 
 
 def test_plain_layers_call_no_kernels_forward_or_back():
