@@ -37,6 +37,10 @@ assert analyze
 assert batch
 
 
+HANG = 200
+"""Seconds after which work that does not end ends its process."""
+
+
 @dataclass(frozen=True)
 class Work:
     """What is killed.
@@ -55,7 +59,7 @@ class Work:
 
 
 def trained(data_dir: Path) -> Work:
-    """Nine steps with a checkpoint each."""
+    """Six steps with a checkpoint each."""
 
     def run(folder: Path) -> None:
         train(
@@ -64,7 +68,7 @@ def trained(data_dir: Path) -> Work:
                 data_dir=data_dir,
                 output=folder,
                 resume=(folder / "config.json").exists(),
-                epochs=3,
+                epochs=2,
                 batch_size=32,
                 image_size=32,
                 average=0.9,
@@ -74,19 +78,21 @@ def trained(data_dir: Path) -> Work:
             )
         )
 
-    return Work(10, run, lambda folder: [folder / "weights.safetensors"])
+    return Work(6, run, lambda folder: [folder / "weights.safetensors"])
 
 
 def analysed(media: Path) -> Work:
     """A table of photographs and a video."""
-    media.mkdir()
-    photograph = cv2.resize(demo.photograph(), None, fx=0.5, fy=0.5)
-    for number in range(60):
-        cv2.imwrite(str(media / f"{number:02}.jpg"), np.roll(photograph, 3 * number, 1))
-    with closing(VideoFile(media / "video.mp4", demo.FPS)) as writer:
-        for index, image in enumerate(demo.video()):
-            small = cv2.resize(image, (320, 180))
-            writer.write(Frame(small, "video", index, index / demo.FPS), small)
+
+    def make(media: Path) -> None:
+        media.mkdir()
+        photograph = cv2.resize(demo.photograph(), None, fx=0.5, fy=0.5)
+        for number in range(60):
+            cv2.imwrite(str(media / f"{number:02}.jpg"), np.roll(photograph, 3 * number, 1))
+        with closing(VideoFile(media / "video.mp4", demo.FPS)) as writer:
+            for index, image in enumerate(demo.video()):
+                small = cv2.resize(image, (320, 180))
+                writer.write(Frame(small, "video", index, index / demo.FPS), small)
 
     def run(folder: Path) -> None:
         folder.mkdir(exist_ok=True)
@@ -96,7 +102,8 @@ def analysed(media: Path) -> Work:
             if stop.code != 0:
                 raise
 
-    return Work(8, run, lambda folder: [folder / "t.csv", folder / "t.inputs.csv"])
+    finish(Work(0, make, lambda folder: []), media)  # elsewhere: a process whose OpenCV has threads cannot be forked
+    return Work(9, run, lambda folder: [folder / "t.csv", folder / "t.inputs.csv"])
 
 
 def prepared(images: Path) -> Work:
@@ -116,7 +123,7 @@ def prepared(images: Path) -> Work:
         }
         assert left == {"digest", "folder", "1.0.0"}, left
 
-    return Work(7, run, lambda folder: [folder / "digest"], begun=True)
+    return Work(9, run, lambda folder: [folder / "digest"], begun=True)
 
 
 def cached() -> Work:
@@ -138,7 +145,7 @@ def cached() -> Work:
                     cache.keep(place, str(number), ".bin", content)
         assert len(os.listdir(place)) == len(contents)
 
-    return Work(5, run, lambda folder: sorted((folder / "programs").iterdir()))
+    return Work(6, run, lambda folder: sorted((folder / "programs").iterdir()))
 
 
 def start(work: Work, folder: Path) -> int:
@@ -146,6 +153,7 @@ def start(work: Work, folder: Path) -> int:
     child = os.fork()
     if child:
         return child
+    signal.alarm(HANG)
     try:
         work.run(folder)
     except BaseException as error:
