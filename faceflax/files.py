@@ -8,6 +8,7 @@ import logging
 import os
 import re
 import secrets
+import stat
 import sys
 import tempfile
 from collections.abc import Iterator
@@ -38,6 +39,56 @@ def cache_folder() -> Path | None:
     return folder if folder.is_absolute() else None
 
 
+def check_file(field: str, file: Path, *, most: int | None = None, what: str = "", remedy: str = "") -> None:
+    """Checks that a name is that of a file, before it is opened: devices have no end, and pipes keep who opens them.
+
+    Args:
+        field: what the caller names the file by, for the error.
+        file: the file; any string that a user gave.
+        most: bytes that it may have.
+        what: what the file is, for the error, as ``, the record of 'x.safetensors'``.
+        remedy: for the error.
+
+    Raises:
+        FaceflaxError: nothing is there, something else than a file, or too much.
+
+    Example:
+        >>> check_file("weights", Path())
+        Traceback (most recent call last):
+        faceflax.errors.FaceflaxError: weights: '.' is a folder, not a file; give a file
+    """
+    try:
+        about = os.stat(file)
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        reason = getattr(error, "strerror", None) or error
+        raise FaceflaxError(field, file, f"cannot read {{}}{what} ({reason})", remedy) from None
+    if not stat.S_ISREG(about.st_mode):
+        raise FaceflaxError(field, file, f"{{}}{what} is a {_kind(about.st_mode)}, not a file", remedy or "give a file")
+    if most is not None and about.st_size > most:
+        problem = f"{{}}{what} has {about.st_size:,} bytes, more than can be right"
+        raise FaceflaxError(field, file, problem, remedy)
+
+
+def read(field: str, file: Path, most: int, *, what: str = "", remedy: str = "") -> bytes:
+    """Reads a whole file that a user named; the arguments are those of :func:`check_file`.
+
+    Raises:
+        FaceflaxError: as :func:`check_file`, or it cannot be read.
+    """
+    check_file(field, file, most=most, what=what, remedy=remedy)
+    try:
+        with open(file, "rb") as opened:
+            return opened.read(most)
+    except OSError as error:
+        raise FaceflaxError(field, file, f"cannot read {{}}{what} ({error.strerror or error})", remedy) from None
+
+
+def _kind(mode: int) -> str:
+    """What something is that is not a file."""
+    tests = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
+    return next((name for test, name in tests if test(mode)), "device")
+
+
 def writable_folder(field: str, folder: Path) -> Path:
     """Creates ``folder`` if needed and proves that a file can be written into it.
 
@@ -52,16 +103,28 @@ def writable_folder(field: str, folder: Path) -> Path:
         folder.mkdir(parents=True, exist_ok=True)
         with tempfile.NamedTemporaryFile(dir=folder):
             pass
-    except OSError as error:
-        reason = error.strerror or str(error)
+    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
+        reason = getattr(error, "strerror", None) or error
         raise FaceflaxError(field, folder, f"cannot write into {{}} ({reason})", "name another folder") from None
     return folder
 
 
 def writable_file(field: str, file: Path) -> Path:
-    """Like :func:`writable_folder`, for the folder of ``file``; a file that exists must be a writable file."""
+    """Like :func:`writable_folder`, for the folder of ``file``; what is there must be a file that can be written.
+
+    A device or a pipe is refused: the file that is written would take its place.
+    """
     writable_folder(field, file.parent)
-    if file.exists() and (file.is_dir() or not os.access(file, os.W_OK)):
+    try:
+        mode = os.stat(file).st_mode
+    except FileNotFoundError:
+        return file
+    except (OSError, ValueError) as error:
+        reason = getattr(error, "strerror", None) or error
+        raise FaceflaxError(field, file, f"cannot write {{}} ({reason})", "name another file") from None
+    if not stat.S_ISREG(mode):
+        raise FaceflaxError(field, file, f"cannot write {{}}, which is a {_kind(mode)}", "name another file")
+    if not os.access(file, os.W_OK):
         raise FaceflaxError(field, file, "cannot write {}", "name another file")
     return file
 

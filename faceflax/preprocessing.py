@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING, TypeVar
 
 import numpy as np
 
+from faceflax import files
 from faceflax.errors import FaceflaxError
 from faceflax.opencv import cv2
 
@@ -14,6 +15,8 @@ if TYPE_CHECKING:  # slow to import, and only annotations need it
     from jaxtyping import UInt8
 
 Image = TypeVar("Image")
+
+_MOST_BYTES = 2**29
 
 
 def read_grey(field: str, file: Path) -> UInt8[np.ndarray, "height width"]:
@@ -36,13 +39,9 @@ def read_image(field: str, file: Path) -> UInt8[np.ndarray, "height width 3"]:
 
 def _read(field: str, file: Path, mode: int) -> UInt8[np.ndarray, "height width *channels"]:
     try:
-        content = np.fromfile(file, np.uint8) if file.is_file() else np.empty(0, np.uint8)
-        image = None if _is_cut(content.tobytes()) else cv2.imdecode(content, mode)
-    except (
-        OSError,
-        ValueError,
-        cv2.error,
-    ):  # ValueError: a zero byte in a name; cv2.error: an empty file, or too large
+        content = files.read(field, file, _MOST_BYTES)
+        image = None if _is_cut(content) else cv2.imdecode(np.frombuffer(content, np.uint8), mode)
+    except (FaceflaxError, cv2.error):  # cv2.error: an empty file, or too large
         image = None
     if image is None:
         raise FaceflaxError(field, file, "cannot read the image {}", "replace it or take it out")

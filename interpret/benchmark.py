@@ -146,8 +146,8 @@ def main(options: Options) -> None:
     """Checks the options, makes the table, writes and prints it."""
     if options.samples < 2:
         raise FaceflaxError("samples", options.samples, "is too few", "give 2 or more")
-    if options.seed < 0:
-        raise FaceflaxError("seed", options.seed, "is negative", "give 0 or more")
+    if not 0 <= options.seed < 2**32:
+        raise FaceflaxError("seed", options.seed, "is no seed", f"give 0 to {2**32 - 1}")
     write_table([options.output], lambda: make_table(options))
 
 

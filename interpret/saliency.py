@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -169,8 +170,8 @@ def main(options: Options) -> None:
     """Checks the options, explains the faces and writes the figure or the arrays."""
     if not 1 <= options.samples <= MAX_SAMPLES:
         raise FaceflaxError("samples", options.samples, "is out of range", f"give 1 to {MAX_SAMPLES}")
-    if options.seed < 0:
-        raise FaceflaxError("seed", options.seed, "is negative", "give 0 or more")
+    if not 0 <= options.seed < 2**32:
+        raise FaceflaxError("seed", options.seed, "is no seed", f"give 0 to {2**32 - 1}")
     if options.model is None:
         _check_labels(options, EMOTIONS)
     suffix = options.output.suffix.lower()
@@ -489,9 +490,9 @@ def _find_images(path: Path, known: Sequence[str]) -> tuple[list[Path], Int[np.n
         suffixes = (*IMAGE_SUFFIXES, ".pgm")
         return sorted(file for file in folder.iterdir() if file.suffix.lower() in suffixes and file.is_file())
 
-    if path.is_file():
+    if os.path.isfile(path):  # Path.is_file raises for names that are too long
         return [path], None
-    if not path.is_dir():
+    if not os.path.isdir(path):
         raise FaceflaxError("images", path, "there is nothing at {}", "check the path")
     if files := images(path):
         return files, None

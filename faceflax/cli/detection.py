@@ -9,12 +9,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from faceflax import files
 from faceflax.errors import FaceflaxError, renaming
 
 if TYPE_CHECKING:
     from faceflax.faces import Detector, FaceAnalyzer
     from faceflax.faces.analyzer import Preset
 
+_MOST_BYTES = 2**28  # of a detector's file
 PresetName = Literal["fast", "accurate"]
 
 
@@ -102,10 +104,7 @@ class DetectionOptions:
             from faceflax.pretrained import weights_info
 
             return weights_info(WEIGHTS).sha256
-        try:
-            return hashlib.sha256(Path(self.detector).read_bytes()).hexdigest()
-        except OSError as error:
-            raise FaceflaxError("detector", Path(self.detector), f"cannot read {{}} ({error.strerror})") from None
+        return hashlib.sha256(files.read("detector", Path(self.detector), _MOST_BYTES)).hexdigest()
 
 
 def networks(preset: PresetName, emotion_weights: str | None, gender_weights: str | None) -> Preset:

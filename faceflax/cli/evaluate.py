@@ -23,6 +23,7 @@ if TYPE_CHECKING:
     from faceflax.evaluation.shares import Share
     from faceflax.pretrained import WeightsInfo
 
+_MOST_BYTES = 2**28  # of a list of ids
 FIGURES = (".png", ".pdf", ".svg")
 ROLES = {
     "train": "the weights were fitted to it, so these numbers say nothing about other faces",
@@ -179,10 +180,12 @@ def main(options: Options) -> None:
 
 
 def _read_ids(file: Path) -> frozenset[str]:
+    remedy = "name a JSON list of ids"
+    whole = files.read("without", file, _MOST_BYTES, remedy=remedy)
     try:
-        content = json.loads(file.read_bytes())
-    except (OSError, ValueError) as error:
-        raise FaceflaxError("without", file, f"cannot read {{}} ({error})", "name a JSON list of ids") from None
+        content = json.loads(whole)
+    except (ValueError, RecursionError) as error:
+        raise FaceflaxError("without", file, f"cannot read {{}} ({error})", remedy) from None
     if not isinstance(content, list) or not all(type(item) in (int, str) for item in content):
         raise FaceflaxError("without", file, "is not a JSON list of row numbers or names", "name such a file")
     return frozenset(map(str, content))

@@ -25,6 +25,9 @@ from faceflax.opencv import cv2
 
 _log = logging.getLogger("faceflax")
 
+MOST_BYTES = 2**28
+"""Bytes that a publisher's list of files or labels, which is read whole, may have."""
+
 MAX_STORED_SIZE = 128
 """Longest side, in pixels, at which a photo is stored: twice what the networks take by default, which leaves room for
 larger inputs and crops, at about 12 kB a photo as lossless grey PNG (FairFace: 1 GB, IMDB: 2 GB)."""
@@ -83,7 +86,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         """
         if self.source is None:
             raise FaceflaxError("source", self.name, "needs the publisher's files", self.MANUAL_DOWNLOAD_INSTRUCTIONS)
-        if not self.source.exists():
+        if not os.path.exists(self.source):  # Path.exists raises for names that are too long
             remedy = f"name the path of the publisher's files. {self.MANUAL_DOWNLOAD_INSTRUCTIONS}"
             raise FaceflaxError("source", self.source, "nothing at {}", remedy)
         return self.source
@@ -91,7 +94,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
     @property
     def is_prepared(self) -> bool:
         """Whether the dataset is in ``data_dir``, complete."""
-        return self.data_path.exists()
+        return os.path.exists(self.data_path)
 
     def verify(self, chosen: Callable[[str], bool]) -> None:
         """Checks that prepared files, of the names that ``chosen`` takes, are what was prepared.
@@ -229,6 +232,8 @@ def _staging(root: Path) -> Iterator[Path]:
 
 def recover(root: Path) -> None:
     """Puts a dataset back whose replacement was killed before it was in place, and removes what killed ones left."""
+    if not os.path.isdir(root):
+        return
     staging = [folder for folder in root.glob(f"{_STAGING}*") if folder.is_dir()]
     for folder in staging:
         try:

@@ -17,7 +17,7 @@ import numpy as np
 import tensorflow_datasets as tfds
 from jaxtyping import Float32, UInt8
 
-from faceflax import preprocessing
+from faceflax import files, preprocessing
 from faceflax.data import builder, fer2013
 from faceflax.data.scenes import Scene
 from faceflax.errors import FaceflaxError
@@ -105,7 +105,9 @@ class Faces(SceneBuilder):
     def _bytes(self, name: str) -> bytes:
         try:
             if self.source_path.is_dir():
-                return builder.inside(self.source_path, name, "boxes.csv").read_bytes()
+                return files.read("source", builder.inside(self.source_path, name, "boxes.csv"), builder.MOST_BYTES)
+            if self._archive.getinfo(name).file_size > builder.MOST_BYTES:
+                raise ValueError("it is too large when unpacked")
             return self._archive.read(name)
         except FaceflaxError:
             raise
@@ -115,10 +117,11 @@ class Faces(SceneBuilder):
 
     @functools.cached_property
     def _archive(self) -> zipfile.ZipFile:
+        files.check_file("source", self.source_path, remedy=self.MANUAL_DOWNLOAD_INSTRUCTIONS)
         return zipfile.ZipFile(self.source_path)
 
-    def _read(self, files: Mapping[str, list[dict[str, str]]]) -> Iterator[builder.Row]:
-        for name, rows in files.items():
+    def _read(self, boxes: Mapping[str, list[dict[str, str]]]) -> Iterator[builder.Row]:
+        for name, rows in boxes.items():
             yield name, functools.partial(self._example, name, rows)
 
     def _example(self, name: str, rows: list[dict[str, str]]) -> dict[str, Any]:
@@ -176,7 +179,8 @@ class Wider(SceneBuilder):
         """The images of one published part: the file, its name and the lines of its boxes."""
         file = self.source_path / "wider_face_split" / f"wider_face_{part}_bbx_gt.txt"
         try:
-            lines = iter(file.read_text(encoding="utf-8").splitlines())
+            whole = files.read("source", file, builder.MOST_BYTES, remedy=self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+            lines = iter(whole.decode("utf-8").splitlines())
             for name in lines:
                 count = int(next(lines))
                 boxes = [next(lines) for _ in range(max(count, 1))]  # an image without a face has a line of zeros

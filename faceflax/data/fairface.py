@@ -12,6 +12,7 @@ import tensorflow_datasets as tfds
 from faceflax import labels
 from faceflax.data import builder
 from faceflax.errors import FaceflaxError
+from faceflax.files import check_file
 
 GENDERS = {"Female": "woman", "Male": "man"}
 AGE_GROUPS = ("0-2", "3-9", "10-19", "20-29", "30-39", "40-49", "50-59", "60-69", "more than 70")
@@ -66,6 +67,7 @@ class Fairface(builder.FaceBuilder):
 
     def _rows(self, name: str) -> list[dict[str, str]]:
         file = self.source_path / name
+        check_file("source", file, most=builder.MOST_BYTES, remedy=self.MANUAL_DOWNLOAD_INSTRUCTIONS)
         try:
             with file.open(encoding="utf-8-sig", newline="") as lines:
                 reader = csv.DictReader(lines)

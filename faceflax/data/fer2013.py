@@ -20,8 +20,11 @@ import tensorflow_datasets as tfds
 from faceflax import labels
 from faceflax.data import builder, folder
 from faceflax.errors import FaceflaxError
+from faceflax.files import check_file
 
 SIZE = 48
+_MOST_BYTES = 2**31  # the CSV has 302 MB
+_LONGEST_LINE = 2**20  # characters; an image has some 9,000. A small archive can hold a line of gigabytes
 CSV_NAMES = ("fer2013.csv", "icml_face_data.csv")
 SPLIT_OF_USAGE = {"Training": "train", "PublicTest": "validation", "PrivateTest": "test"}
 FOLDER_NAMES = {
@@ -153,9 +156,11 @@ def csv_rows(source: Path) -> Iterator[tuple[int, dict[str, str | None], Place]]
         FaceflaxError: the file is none of FER-2013's forms, or cannot be read on.
     """
     rows = None
+    check_file("source", source, most=_MOST_BYTES, remedy="name FER-2013's CSV or archive")
     try:
         with _open_csv(source) as file:
-            rows = csv.DictReader(file, skipinitialspace=True)
+            lines = iter(functools.partial(file.readline, _LONGEST_LINE), "")
+            rows = csv.DictReader(lines, skipinitialspace=True)
             columns = set(rows.fieldnames or ())
             if not columns >= {"emotion", "pixels", "Usage"}:
                 problem = f"has the columns {sorted(columns)!r}, not emotion, pixels and Usage"

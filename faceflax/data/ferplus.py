@@ -16,6 +16,7 @@ from jaxtyping import Int
 from faceflax import labels
 from faceflax.data import builder, fer2013
 from faceflax.errors import FaceflaxError
+from faceflax.files import check_file
 
 VOTES_NAME = "fer2013new.csv"
 COLUMNS = ("anger", "disgust", "fear", "happiness", "sadness", "surprise", "neutral", "contempt", "unknown", "NF")
@@ -69,6 +70,7 @@ def read_votes(field: str, file: Path) -> list[Votes]:
     Raises:
         FaceflaxError: the file cannot be read or has not FER+'s columns.
     """
+    check_file(field, file, most=builder.MOST_BYTES, remedy=f"name its {VOTES_NAME}")
     try:
         with file.open(encoding="utf-8-sig", errors="replace", newline="") as lines:
             rows = csv.DictReader(lines)

@@ -101,7 +101,11 @@ def load(dataset: str, split: str, *, image_size: int, data_dir: Path | None = N
     features = builder.info.features
     classes = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
     source = builder.as_data_source(name)
-    images = np.empty((len(source), image_size, image_size, 1), np.uint8)
+    try:
+        images = np.empty((len(source), image_size, image_size, 1), np.uint8)
+    except MemoryError as error:
+        problem = f"is too large for the {len(source):,} images of {dataset} {split}: {error}"
+        raise FaceflaxError("image_size", image_size, problem, "give a smaller one") from None
     members = {key: np.empty(len(source), np.int32) for key in classes}
     ids = []
     try:
@@ -221,9 +225,10 @@ def _builder_class(dataset: str) -> tuple[type[FaceBuilder], str | None]:
     cls = BUILDERS[name]
     if cls is Folder:
         variant = variant or "default"
-        if not re.fullmatch(r"[A-Za-z][\w-]*", variant):
+        if not re.fullmatch(r"[A-Za-z][\w-]{0,59}", variant):
             problem = f"{{}} has the name {variant!r} after 'folder/'"
-            raise FaceflaxError("dataset", dataset, problem, "start it with a letter and use letters, digits, - and _")
+            remedy = "start it with a letter and use letters, digits, - and _, 60 in all"
+            raise FaceflaxError("dataset", dataset, problem, remedy)
         cls = folder.named(variant)
     elif variant and variant not in cls.builder_configs:
         raise errors.unknown("dataset", dataset, [name, *(f"{name}/{config}" for config in cls.builder_configs)])

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Sequence
 from pathlib import Path
 
@@ -12,6 +13,7 @@ from faceflax.faces.crop import crop_face, square_around
 from faceflax.faces.detection import Detection, boxes_of, clip_to_frame, iou
 from faceflax.faces.frame import Image, as_frame
 from faceflax.faces.spares import Process, Spares
+from faceflax.files import check_file
 from faceflax.opencv import cv2
 
 _FACE, _MARGIN = 64, 0.5
@@ -21,6 +23,7 @@ _LEAST_SIDE = 64
 """OpenCV makes faces of what happens to be in memory where an image is no larger than 32 pixels in one direction."""
 _LIKELY = 0.5
 """Share of the score asked of a face that is enough where a face was a frame ago."""
+_MOST_BYTES = 2**28
 _DOWNLOAD = "download face_detection_yunet_2023mar.onnx from OpenCV's model zoo (opencv_zoo on GitHub)"
 
 
@@ -49,8 +52,9 @@ class YuNetDetector:
             raise FaceflaxError("max_side", max_side, "is not a number of pixels", "give 1 or more, or None")
         if min_size < 1:
             raise FaceflaxError("min_size", min_size, "is not a number of pixels", "give 1 or more")
-        if not Path(model).is_file():
+        if not os.path.isfile(model):  # Path.is_file raises for names that are too long
             raise FaceflaxError("model", Path(model), "there is no model file {}", f"{_DOWNLOAD} and give its path")
+        check_file("model", Path(model), most=_MOST_BYTES, remedy=_DOWNLOAD)
         self.min_score = min_score
         self.max_side = max_side
         self.min_size = min_size

@@ -2,13 +2,12 @@
 
 from __future__ import annotations
 
-import os
 import re
-import stat
 from pathlib import Path
 from typing import Literal
 
 from faceflax.errors import FaceflaxError
+from faceflax.files import check_file
 
 Kind = Literal["image", "video", "zip", "tar"]
 
@@ -104,18 +103,12 @@ def read_head(field: str, path: Path) -> bytes:
     Raises:
         FaceflaxError: it is not there, not a file, empty, or cannot be read.
     """
+    check_file(field, path)
     try:
-        mode = os.stat(path).st_mode
-        if not stat.S_ISREG(mode):
-            tests = ((stat.S_ISDIR, "folder"), (stat.S_ISFIFO, "pipe"), (stat.S_ISSOCK, "socket"))
-            what = next((name for test, name in tests if test(mode)), "device")
-            raise FaceflaxError(field, path, f"is a {what}, not a file", "give a file")
         with open(path, "rb") as file:
             head = file.read(HEAD)
-    except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        if isinstance(error, FaceflaxError):
-            raise
-        raise FaceflaxError(field, path, f"cannot read {{}} ({getattr(error, 'strerror', None) or error})") from None
+    except OSError as error:
+        raise FaceflaxError(field, path, f"cannot read {{}} ({error.strerror or error})") from None
     if not head:
         raise FaceflaxError(field, path, "is empty")
     return head

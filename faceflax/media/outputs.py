@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import closing, contextmanager, suppress
 from pathlib import Path
@@ -33,10 +34,10 @@ def check_output(source: str, kind: str, output: Path) -> None:
     Raises:
         FaceflaxError: another suffix, the source itself, or a place that cannot be written.
     """
-    if output.resolve() == Path(source).resolve():
+    if _same(output, source):
         raise FaceflaxError("output", output, "is the source itself", "name another place")
     if kind == "folder":
-        if output.exists() and not output.is_dir():
+        if os.path.exists(output) and not output.is_dir():  # Path.exists raises for names that are too long
             raise FaceflaxError("output", output, "is a file", "for a folder of images name a folder")
         files.writable_folder("output", output)
         return
@@ -46,6 +47,13 @@ def check_output(source: str, kind: str, output: Path) -> None:
         remedy = f"name a file that ends in {' or '.join(suffixes)}"
         raise FaceflaxError("output", output, f"is not {meaning}", remedy)
     files.writable_file("output", output)
+
+
+def _same(output: Path, source: str) -> bool:
+    try:
+        return os.path.samefile(output, source)
+    except (OSError, ValueError):  # there is no file of one of the names
+        return False
 
 
 def check_table(field: str, file: Path, suffix: str) -> None:

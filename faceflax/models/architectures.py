@@ -12,6 +12,9 @@ DETECTORS: tuple[str, ...] = ("face_detector",)
 MIN_IMAGE_SIZE = 32
 """Pixels a side of the smallest images that the networks take."""
 
+MAX_IMAGE_SIZE = 4096
+"""Pixels a side: more is a slip or a damaged record, and would exhaust the memory."""
+
 EPSILON = 1e-3
 """What batch normalisation adds to a variance. As MOMENTUM it is Keras's, which imported weights were trained with."""
 

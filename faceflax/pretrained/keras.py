@@ -11,14 +11,15 @@ import numpy as np
 
 from faceflax import models
 from faceflax.errors import FaceflaxError
-from faceflax.models.architectures import EPSILON, MIN_IMAGE_SIZE
+from faceflax.files import check_file
+from faceflax.models.architectures import EPSILON, MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 from faceflax.pretrained.loading import Variables, verify
-from faceflax.pretrained.record import MAX_IMAGE_SIZE
 
 if TYPE_CHECKING:
     import h5py
 
 _EXPECTED = "expected a mini-Xception saved whole by Keras 2 (model.save), with channels last"
+_MOST_BYTES, _MOST_NUMBERS = 2**28, 2**20  # of a file, and of one of its arrays; the reference's have 1 MB and 18,432
 
 
 class _Node(NamedTuple):
@@ -92,8 +93,7 @@ def read(path: str | Path) -> KerasModel:
     import jax.numpy as jnp
     from flax.traverse_util import unflatten_dict
 
-    if not Path(path).is_file():
-        raise FaceflaxError("path", path, "is not a file", "check the path")
+    check_file("path", Path(path), most=_MOST_BYTES, remedy="check the path")
     try:
         with h5py.File(path) as file:
             config = json.loads(file.attrs["model_config"])["config"]
@@ -120,6 +120,9 @@ def read(path: str | Path) -> KerasModel:
 def _layer_weights(group: h5py.Group) -> dict[str, np.ndarray]:
     """Returns a layer's arrays by their last name: ``conv2d_1_1/kernel:0`` and ``conv2d_1/kernel:0`` are ``kernel``."""
     names = [name.decode() if isinstance(name, bytes) else name for name in group.attrs["weight_names"]]
+    for name in names:  # a small file can hold much that is compressed
+        if group[name].size > _MOST_NUMBERS:
+            raise ValueError(f"{name!r} holds {group[name].size:,} numbers")
     return {name.rsplit("/")[-1].split(":")[0]: np.asarray(group[name]) for name in names}
 
 

@@ -13,6 +13,7 @@ import numpy as np
 import safetensors
 import safetensors.numpy
 
+from faceflax import files
 from faceflax.errors import FaceflaxError, unknown
 from faceflax.pretrained.record import WeightsInfo, read_record, record_file
 
@@ -22,6 +23,9 @@ if TYPE_CHECKING:  # slow to import, and only annotations need it
 SUFFIX = ".safetensors"
 SHIPPED = Path(__file__).parent / "weights"
 """The folder of the weights that come with the package."""
+
+MOST_BYTES = 2**28
+"""Bytes of a weights file; the largest network here needs a tenth of that."""
 
 LARGEST = 1e9
 """No trained network has such a weight or statistic; a few layers of them end in infinity."""
@@ -76,10 +80,7 @@ def read(weights: str | Path) -> tuple[WeightsInfo, dict[str, Float32[np.ndarray
     """
     file = find(weights)
     info = read_record(file)
-    try:
-        content = file.read_bytes()
-    except OSError as error:
-        raise FaceflaxError("weights", file, f"cannot read {{}} ({error.strerror})") from None
+    content = files.read("weights", file, MOST_BYTES)
     digest = hashlib.sha256(content).hexdigest()
     if digest != info.sha256:
         raise FaceflaxError(
@@ -118,7 +119,7 @@ def find(weights: str | Path) -> Path:
     if file.suffix != SUFFIX:
         remedy = "name one, or make one of a Keras file with faceflax convert-keras"
         raise FaceflaxError("weights", text, f"is not a {SUFFIX} file", remedy)
-    if not file.is_file():
+    if not os.path.isfile(file):  # Path.is_file raises for names that are too long
         raise FaceflaxError("weights", text, "there is no file {}", "check the path")
     return file
 

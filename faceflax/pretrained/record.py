@@ -10,15 +10,15 @@ from pathlib import Path
 
 from faceflax import files, models
 from faceflax.errors import FaceflaxError, unknown
-
-MAX_IMAGE_SIZE = 4096
-"""Pixels a side: a record that says more is damaged, and would exhaust the memory."""
+from faceflax.models.architectures import MAX_IMAGE_SIZE
 
 MAX_CROP_MARGIN = 2.0
 """Such a crop is five times as wide as the face; a record that says more is damaged."""
 
 TEMPERATURES = 1e-3, 1e3
 """Lowest and highest temperature: beyond them every probability is 0, 1 or uniform."""
+
+_MOST_BYTES = 2**24
 
 SURE: tuple[str, ...] = ("confidence", "accuracy", "coverage")
 """What a record says of the labels that are sure."""
@@ -124,11 +124,10 @@ def read_record(file: Path) -> WeightsInfo:
         FaceflaxError: the record of ``weights`` is missing or wrong.
     """
     record = record_file(file)
+    what = f", the record of {file.name!r}"
+    whole = files.read("weights", record, _MOST_BYTES, what=what, remedy="put it beside the file")
     try:
-        content = json.loads(record.read_bytes())
-    except OSError as error:
-        problem = f"cannot read {{}}, the record of {file.name!r} ({error.strerror})"
-        raise FaceflaxError("weights", record, problem, "put it beside the file") from None
+        content = json.loads(whole)
     except (ValueError, RecursionError) as error:
         raise FaceflaxError("weights", record, f"the record {{}} is not JSON ({error})", "restore it") from None
     names = {field.name for field in fields(WeightsInfo)} - {"name"}

@@ -12,9 +12,18 @@ import tyro
 from faceflax.data.augment import Augmentation
 from faceflax.data.scene_augmentation import SceneAugmentation
 from faceflax.errors import FaceflaxError
-from faceflax.models.architectures import DETECTORS
+from faceflax.models.architectures import DETECTORS, MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 
 Precision = Literal["float32", "bfloat16", "bfloat16_products"]
+
+
+RANGES: dict[str, tuple[int, int]] = {
+    "epochs": (1, 10**6),
+    "image_size": (MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
+    "seed": (0, 2**32 - 1),
+    "join_seconds": (1, 10**6),
+}
+"""The least and the greatest value of options that have both."""
 
 
 @dataclass(frozen=True)
@@ -117,16 +126,13 @@ class TrainConfig:
     """How long the processes wait for each other at the start."""
 
     def __post_init__(self) -> None:
-        least = {"epochs": 1, "batch_size": 2, "image_size": 32, "stop_patience": 1}
-        for name, low in {
-            **least,
-            "checkpoint_steps": 0,
-            "keep_checkpoints": 1,
-            "devices": 1,
-            "join_seconds": 1,
-        }.items():
+        least = {"batch_size": 2, "stop_patience": 1, "checkpoint_steps": 0, "keep_checkpoints": 1, "devices": 1}
+        for name, low in (least | {name: low for name, (low, _) in RANGES.items()}).items():
             if getattr(self, name) is not None and getattr(self, name) < low:
                 raise FaceflaxError(name, getattr(self, name), "is too small", f"give {low} or more")
+        for name, (_, high) in RANGES.items():
+            if getattr(self, name) is not None and getattr(self, name) > high:
+                raise FaceflaxError(name, getattr(self, name), "is too large", f"give {high} or less")
         together = self.coordinator, self.processes, self.process
         if any(value is not None for value in together) and None in together:
             problem = "is not enough to find the other processes"

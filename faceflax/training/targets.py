@@ -9,6 +9,7 @@ import optax
 from jaxtyping import Array, Float, Int
 
 from faceflax.errors import FaceflaxError
+from faceflax.files import check_file
 
 
 def make_targets(
@@ -38,6 +39,9 @@ def make_targets(
     return mixed.astype(np.float32)
 
 
+_MAGIC = b"\x93NUMPY"
+
+
 def read_soft_labels(file: Path, shape: tuple[int, int]) -> Float[np.ndarray, "n classes"]:
     """Reads soft labels: an ``.npy`` file of one distribution an example, in the order of the training split.
 
@@ -48,19 +52,20 @@ def read_soft_labels(file: Path, shape: tuple[int, int]) -> Float[np.ndarray, "n
     Raises:
         FaceflaxError: no such file, not an array of that shape, or rows that are no distributions.
     """
+    remedy = "write one with: python -m experiments.tools.soft_labels"
+    check_file("soft_labels", file, remedy=remedy)
     try:
-        soft = np.load(file, allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise FaceflaxError(
-            "soft_labels",
-            file,
-            f"cannot read {{}} as an .npy file ({error})",
-            "write one with: python -m experiments.tools.soft_labels",
-        ) from None
-    if not isinstance(soft, np.ndarray) or soft.shape != shape or soft.dtype != np.float32:
-        found = f"{soft.dtype} {soft.shape}" if isinstance(soft, np.ndarray) else "an archive"
-        problem = f"holds {found}, but the training split needs float32 {shape}"
+        with open(file, "rb") as opened:
+            if opened.read(len(_MAGIC)) != _MAGIC:
+                raise ValueError("it is none")
+        soft = np.load(file, mmap_mode="r", allow_pickle=False)  # not read before its shape is known to be right
+    except Exception as error:  # a damaged file makes NumPy raise almost anything
+        reason = " ".join(str(error).split()) or type(error).__name__
+        raise FaceflaxError("soft_labels", file, f"cannot read {{}} as an .npy file ({reason})", remedy) from None
+    if soft.shape != shape or soft.dtype != np.float32:
+        problem = f"holds {soft.dtype} {soft.shape}, but the training split needs float32 {shape}"
         raise FaceflaxError("soft_labels", file, problem, "write it for this dataset")
+    soft = np.array(soft)
     wrong = ~(np.isfinite(soft).all(1) & (soft >= 0).all(1) & (np.abs(soft.sum(1) - 1) < 1e-3))
     if wrong.any():
         row = int(wrong.argmax())

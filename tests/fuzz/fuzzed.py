@@ -14,6 +14,7 @@ import faulthandler
 import hashlib
 import io
 import json
+import logging
 import random
 import resource
 import signal
@@ -341,23 +342,248 @@ def datasets(rng, folder):
     np.testing.assert_array_equal(found.labels, right.labels)
 
 
-KINDS = {
-    "images": (images, 400),
-    "videos": (videos, 120),
-    "archives": (archives, 200),
-    "weights": (weights, 150),
-    "records": (records, 200),
-    "mat": (mat, 120),
-    "tables": (tables, 200),
-    "journals": (journals, 150),
-    "datasets": (datasets, 40),
+def checkpoints(rng, folder):
+    """The newest of two is damaged, or both are."""
+    from faceflax.training.checkpoints import Checkpoints, Record
+    from faceflax.training.run import Begun
+    from faceflax.training.step import adam, create_state
+
+    def state(step):
+        numbers = np.random.default_rng(step)
+        return create_state(
+            {"params": {"a": numbers.normal(size=(3, 4)).astype(np.float32)}, "batch_stats": {}}, adam(0.1)
+        )
+
+    def record(step):
+        return Record(step, [{"validation_accuracy": 0.5}], Begun(), {"seed": 1}, ["a"], {"dataset": "x"}, 1)
+
+    place = folder / "checkpoints"
+    if not _CHECKPOINTS:
+        made = _CHECKPOINTS["made"] = Checkpoints(place)
+        for step in (1, 2):
+            assert made.save(state(step), record(step))
+        made.wait()
+        _CHECKPOINTS["files"] = {file: file.read_bytes() for file in place.rglob("*") if file.is_file()}
+    made, files = _CHECKPOINTS["made"], _CHECKPOINTS["files"]
+    for step in ("1", "2"):
+        if (place / f"{step}.damaged").exists():
+            (place / f"{step}.damaged").rename(place / step)
+    for file, content in files.items():
+        file.write_bytes(content)
+    whole = {1, 2}
+    for step in rng.choice([[2], [2], [1, 2]]):
+        file = rng.choice(sorted(file for file in files if file.is_relative_to(place / str(step))))
+        content = damaged(rng, files[file])
+        if rng.random() < 0.1:
+            file.unlink()
+        else:
+            file.write_bytes(content)
+        if not file.exists() or content != files[file]:
+            whole.discard(step)
+    found = made.newest()
+    assert found == record(max(whole)), "another record"
+    for leaf, right in zip(
+        *(tree_leaves(each) for each in (made.restore(found.step, state(0)), state(found.step))), strict=True
+    ):
+        np.testing.assert_array_equal(leaf, right)
+
+
+_CHECKPOINTS = {}
+
+
+def tree_leaves(tree):
+    import jax
+
+    return jax.tree.leaves(tree)
+
+
+_KERAS = {}
+
+
+def keras_file(file):
+    """The reference's network with drawn weights, as Keras 2 saves it."""
+    import h5py
+    import jax
+    from flax.traverse_util import flatten_dict
+
+    from faceflax import models
+    from faceflax.pretrained import keras
+
+    shapes = jax.eval_shape(lambda: models.init(models.create("mini_xception", 2), jax.random.key(0), 64))
+    numbers = np.random.default_rng(0)
+    tensors = {k: numbers.uniform(0.5, 1, v.shape).astype(np.float32) for k, v in flatten_dict(shapes, sep="/").items()}
+    renamed = {"scale": "gamma", "bias": "beta", "mean": "moving_mean", "var": "moving_variance"}
+    layers = []
+    with h5py.File(file, "w") as made:
+        for node, (kind, settings, inputs) in keras._graph().items():
+            name = node.replace("/", "_")
+            inbound = [[[source.replace("/", "_"), 0, 0, {}] for source in inputs]] if inputs else []
+            given = {"name": name, **settings} | ({} if inputs else {"batch_input_shape": [None, 64, 64, 1]})
+            layers.append({"class_name": kind, "config": given, "name": name, "inbound_nodes": inbound})
+            arrays = {
+                k.rsplit("/", 1)[1]: t for k, t in tensors.items() if k.partition("/")[2].rsplit("/", 1)[0] == node
+            }
+            if kind == "BatchNormalization":
+                arrays = {renamed[key]: t for key, t in arrays.items()}
+            elif "depthwise" in arrays:
+                arrays = {
+                    "depthwise_kernel": arrays["depthwise"].transpose(0, 1, 3, 2),
+                    "pointwise_kernel": arrays["pointwise"][None, None],
+                }
+            group = made.create_group(f"model_weights/{name}")
+            group.attrs["weight_names"] = [f"{name}/{key}:0".encode() for key in arrays]
+            for key, array in arrays.items():
+                group[f"{name}/{key}:0"] = array
+        config = {"layers": layers, "output_layers": [["probabilities", 0, 0]]}
+        made.attrs["model_config"] = json.dumps({"config": config})
+    return file.read_bytes()
+
+
+def keras(rng, folder):
+    from faceflax.pretrained import keras
+
+    file = folder / "x.hdf5"
+    if not _KERAS:
+        _KERAS["whole"] = keras_file(file)
+        assert keras.read(file).num_classes == 2
+    content = _KERAS["whole"]
+    if rng.random() < 0.5:  # the description of its layers, of the same length
+        start = content.index(b'{"config"') + 1000 * rng.randrange(8)
+        text = rewritten(rng, content[start : start + 1000].decode()).encode("utf-8", "surrogateescape")
+        content = content[:start] + text[:1000].ljust(1000) + content[start + 1000 :]
+    else:
+        content = damaged(rng, content)
+    file.write_bytes(content)
+    found = keras.read(file)
+    assert (found.arch, found.num_classes) == ("mini_xception", 2)
+    assert 32 <= found.image_size <= 4096
+
+
+OUTPUTS = {
+    "--csv",
+    "--jsonl",
+    "--parquet",
+    "--report",
+    "--output",
+    "--output-dir",
+    "--json",
+    "--snapshots",
+    "--data-dir",
 }
-"""What reads a drawn input, and how many inputs there are of each kind."""
+VALUES = [
+    *(value for value in NUMBERS + NAMES if value != "/etc/passwd"),
+    *("1", "2", "3.5", "fifo", "socket", "folder", "image.png", "text.csv", "none.csv", "none.png", "x" * 300 + ".csv"),
+    *(
+        "-9" * 400,
+        "1e300",
+        "0.5,",
+        "a=b",
+        "--",
+        "-",
+        "~",
+        "*",
+        "file:///dev/zero",
+        "ftp://x/y",
+        "http://",
+        "demo",
+        "\ud800",
+    ),
+    *("mini_xception-fer2013", "face_detector-faces", "hf://", "folder/" + "x" * 300, "folder/../x"),
+]
+INPUTS = ["/dev/zero", "/dev/full", "/proc/self/mem", "/dev"]
+COMMANDS = {
+    "analyze": ["image.png", "--csv", "t.csv", "--preset", "fast"],
+    "live": ["--source", "image.png", "--headless", "--preset", "fast"],
+    "app": ["--port", "0", "--no-browser"],
+    "demo": [],
+    "saliency": ["--images", "image.png", "--output", "s.png"],  # shows no face
+    "explain-benchmark": ["--dataset", "folder/none", "--data-dir", "none", "--output", "b.md"],
+    "prepare-data": ["folder", "--source", "pictures", "--name", "mine", "--data-dir", "tfds", "--overwrite"],
+    "train": ["--dataset", "folder/none", "--data-dir", "none"],
+    "evaluate": ["--weights", "mini_xception-fer2013", "--dataset", "folder/none", "--data-dir", "none"],
+    "export": ["mini_xception-fer2013", "--format", "safetensors", "--output", "e.safetensors"],
+    "convert-keras": ["text.csv", "k.safetensors"],
+    "benchmark": [],
+}
+"""What a drawn option is added to: short work, or what is refused late."""
+LAST = {"app": ["--token", "short"], "demo": ["--emotion-weights", "none"], "benchmark": ["--json", "fifo"]}
+"""What stands behind it where the work is long: these are refused."""
+
+
+def options(rng, folder):
+    """A command with one or two odd values, in this process, which is in a folder of its own."""
+    import os
+    import socket
+
+    from faceflax.cli import command, main
+
+    if not _OPTIONS:
+        place = folder / "options" / "inner"
+        (place / "pictures" / "a").mkdir(parents=True)
+        (place / "pictures" / "b").mkdir()
+        (place / "folder").mkdir()
+        os.chdir(place)
+        for index in range(20):
+            Path(f"pictures/{'ab'[index % 2]}/{index}.png").write_bytes(encoded("PNG", index))
+        Path("image.png").write_bytes(encoded("PNG"))
+        Path("text.csv").write_text("a,b\n")
+        os.mkfifo("fifo")
+        with socket.socket(socket.AF_UNIX) as made:
+            made.bind("socket")
+        _OPTIONS.update({name: list(command.option_names(main.load(name).Options).values()) for name in COMMANDS})
+    for left in Path().glob("[a-z].*"):
+        left.unlink()
+    name = rng.choice(list(COMMANDS))
+    words = [name, *COMMANDS[name]]
+    for _ in range(rng.choice([1, 1, 2])):
+        option = rng.choice(_OPTIONS[name])
+        value = rng.choice(VALUES if option in OUTPUTS or not option.startswith("-") else VALUES + INPUTS)
+        words += [option, value] if option.startswith("-") else [value]
+    words += LAST.get(name, [])
+    shown, said = (io.TextIOWrapper(io.BytesIO(), "utf-8", errors) for errors in ("strict", "backslashreplace"))
+    code = None
+    with contextlib.redirect_stdout(shown), contextlib.redirect_stderr(said):
+        try:
+            main.main(words)
+        except SystemExit as stop:
+            code = stop.code
+        except BaseException as error:
+            error.add_note(repr(words)[:1000])
+            raise
+    said.flush()
+    text = said.buffer.getvalue().decode()
+    assert code in (0, 1, 2), f"{words} ends with {code}"
+    assert "Traceback" not in text, f"{words} {text}"
+    if code == 2:
+        errors = [line for line in text.splitlines() if line.startswith("error: ")]
+        assert len(errors) == 1 or "\u256d" in text, f"{words} {text}"  # or the parser's box
+        raise FaceflaxError("options", None, "were refused")
+
+
+_OPTIONS = {}
+
+
+KINDS = {
+    "images": images,
+    "videos": videos,
+    "archives": archives,
+    "weights": weights,
+    "records": records,
+    "keras": keras,
+    "mat": mat,
+    "tables": tables,
+    "journals": journals,
+    "datasets": datasets,
+    "checkpoints": checkpoints,
+    "options": options,
+}
+"""What reads a drawn input."""
 
 
 def main(kind, seed, first, count, folder):
     warnings.simplefilter("ignore")
-    check, _ = KINDS[kind]
+    check = KINDS[kind]
+    logging.basicConfig(format="%(message)s")
     signal.alarm(10 * SECONDS)
     with contextlib.suppress(Exception):  # imports all that it needs
         check(random.Random(0), folder)

@@ -14,8 +14,8 @@ from faceflax import native
 ROOT = Path(__file__).resolve().parents[2]
 SEED = int(os.environ.get("FACEFLAX_FUZZ_SEED", "25"))
 COUNTS = {
-    **{"images": 400, "videos": 120, "archives": 200, "weights": 150, "records": 200, "mat": 40},
-    **{"tables": 200, "journals": 150, "datasets": 40},
+    **{"images": 300, "videos": 100, "archives": 150, "weights": 120, "records": 150, "keras": 120, "mat": 25},
+    **{"tables": 160, "journals": 120, "datasets": 30, "checkpoints": 100, "options": 150},
 }
 
 

@@ -133,7 +133,7 @@ def test_methods_that_are_done_are_printed_on_interruption(capsys):
     ("changes", "message"),
     [
         ({"samples": 1}, "samples: 1 is too few; give 2 or more"),
-        ({"seed": -1}, "seed: -1 is negative"),
+        ({"seed": -1}, "seed: -1 is no seed"),
         ({"output": Path("table.html")}, "output: 'table.html' is none of .md, .csv, .json"),
         ({"methods": ("gradcam",)}, "methods: unknown 'gradcam'; choose one of: gradient, "),
         ({"weights": "nothing"}, "weights: unknown 'nothing'"),

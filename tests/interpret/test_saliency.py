@@ -195,7 +195,8 @@ def test_samples_of_each_label_are_chosen_by_the_seed():
     ("changes", "message"),
     [
         ({"samples": 0}, "samples: 0 is out of range; give 1 to 20"),
-        ({"seed": -1}, "seed: -1 is negative"),
+        ({"seed": -1}, "seed: -1 is no seed; give 0 to 4294967295"),
+        ({"seed": 2**63}, "seed: 9223372036854775808 is no seed"),
         ({"output": Path("saliency.gif")}, "output: 'saliency.gif' is none of .png, .pdf, .npz"),
         ({"method": "shap"}, "method: unknown 'shap'; choose one of: gradient, gradient_x_input, .*, rise,"),
         ({"emotions": ("bored",)}, "emotions: unknown 'bored'; choose one of: angry"),

@@ -60,6 +60,9 @@ def compute(seed, networks):
         images = own.normal(size=(batch, height, width, network.channels)).astype(np.float32)
         (logits,) = native.run([(network, images)])
         assert np.isfinite(logits).all()
+        odd = images.copy()
+        odd.flat[own.integers(0, odd.size, odd.size > 0)] = own.choice([np.nan, np.inf, -np.inf])
+        native.run([(network, odd)])  # computed by other code
         if network.explains:
             found, maps = network.guided(images, own.integers(-1, 3, batch))
             np.testing.assert_array_equal(found, logits)

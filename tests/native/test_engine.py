@@ -428,6 +428,19 @@ def test_maps_of_colours_are_refused():
         network.guided(array(1, 8, 8, 3), np.array([0]))
 
 
+@pytest.mark.parametrize(("inputs", "outputs", "size"), [(1, 8, (6, 8)), (8, 8, (5, 6)), (32, 32, (9, 9))])
+def test_an_infinity_reaches_no_pixel_that_does_not_see_it(inputs, outputs, size):
+    """Where ReLU takes it away nothing is left of it; pixels that are computed together would make it NaN."""
+    rng = np.random.default_rng(11)
+    kernel = np.abs(networks.weights(rng, 3, 3, inputs, outputs))
+    layers = (Layer("convolution", (kernel, networks.weights(rng, outputs)), True), networks.head(rng, outputs, 3))
+    places = list(np.ndindex(size))
+    images = drawn(rng, (len(places), *size, inputs))
+    for image, place in zip(images, places, strict=True):
+        image[(*place, 0)] = -np.inf
+    assert_right(layers, images)
+
+
 def test_a_pixel_s_gradient_of_one_channel():
     """By the input of a 1x1 convolution of one channel: eight pixels a vector, whatever the width."""
     rng = np.random.default_rng(8)
@@ -460,3 +473,13 @@ def test_a_pixel_s_gradient_of_one_channel():
 def test_operations_refuse_what_they_cannot_compute(call, message):
     with pytest.raises((ValueError, jax.errors.JaxRuntimeError), match=message):
         jax.block_until_ready(call())
+
+
+def test_no_shape_is_computed_in_part():
+    x = jnp.ones((1, 4, 4, 8))
+    for outputs in (3, 9, 33, 48):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="channels is not"):
+            jax.block_until_ready(native.convolve(x, jnp.ones((3, 3, 8, outputs)), 1, 1, (4, 4)))
+    for low, size in ((3, (4, 4)), (-1, (4, 4)), (2**62, (4, 4)), (1, (6, 4)), (1, (4, 2**20))):
+        with pytest.raises(jax.errors.JaxRuntimeError, match="shapes do not fit"):
+            jax.block_until_ready(native.convolve(x, jnp.ones((3, 3, 8, 8)), 1, low, size))

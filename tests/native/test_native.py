@@ -12,6 +12,8 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
+from hypothesis import given, seed, settings
+from hypothesis import strategies as st
 from jax import lax
 
 from faceflax import models, native
@@ -112,6 +114,21 @@ def test_convolution_of_bfloat16_products_and_its_gradients(images, kernel, padd
     assert 1e-4 < float(jnp.abs(rounded - 1.001 * y).max() / jnp.abs(y).max()) < 1e-2  # the option reached the kernel
 
 
+@pytest.mark.skipif(not native.tiles(), reason="no AMX in this processor, or no native kernels")
+@pytest.mark.parametrize("number", [np.nan, np.inf])
+def test_tiles_leave_what_is_not_finite_where_it_is(number):
+    """Chunks of two taps end with one whose weights are zeros, and images lie side by side."""
+    x, weights = (np.asarray(normal(i, shape, np.float32)) for i, shape in enumerate([(3, 6, 7, 16), (3, 3, 16, 16)]))
+    odd = x.copy()
+    odd[1, 2, 4, 3] = odd[1, 5, 0, 0] = number
+    with jax.default_matmul_precision("bfloat16"):
+        for padding in ("SAME", "VALID"):
+            found, whole = (np.asarray(blocks.conv(each, weights, 1, padding)) for each in (odd, x))
+            plain = np.asarray(plain_conv(odd, weights, 1, padding))
+            np.testing.assert_array_equal(np.isfinite(found), np.isfinite(plain))
+            np.testing.assert_array_equal(found[::2], whole[::2])
+
+
 @pytest.mark.parametrize("images", [(2, 7, 6, 8), (1, 5, 9, 16), (2, 1, 1, 8), (1, 2, 2, 32), (2, 3, 1, 64)])
 def test_depthwise_and_its_gradients(images, dtype):
     x, weights = normal(0, images, dtype), normal(1, (3, 3, 1, images[-1]), dtype)
@@ -144,6 +161,70 @@ def test_max_pool_and_its_gradient(images, ties, dtype):
     found, winners = native.max_pool(x)
     np.testing.assert_array_equal(found, y)
     assert_close(native.max_pool_gradient(winners, normal(1, y.shape, dtype), images[1:3]), dx, dtype)
+
+
+NUMBERS = st.sampled_from([0.0, -0.0, 1e-45, -1e-39, 1.0, -2.5, 3e4, np.nan, np.inf, -np.inf])
+"""Denormal numbers among others."""
+
+
+@st.composite
+def convolutions(draw):
+    """Images of odd sizes with some odd numbers in them, and a kernel that the C++ code takes."""
+    size, stride = draw(st.sampled_from([(1, 1), (1, 2), (2, 1), (3, 1), (3, 1), (5, 1)]))
+    inputs, outputs = draw(st.sampled_from([1, 3, 8, 16])), draw(st.sampled_from([8, 8, 16, 32, 96]))
+    padding = draw(st.sampled_from(["SAME", "VALID"])) if stride == 1 else "SAME"
+    height, width = draw(st.integers(size, 13)), draw(st.one_of(st.integers(size, 18), st.sampled_from([8, 16])))
+    shape = (draw(st.integers(1, 2)), height, height if stride > 1 else width, inputs)
+    rng = np.random.default_rng(draw(st.integers(0, 2**32)))
+    x, kernel = (rng.normal(size=each).astype(np.float32) for each in (shape, (size, size, inputs, outputs)))
+    for number in draw(st.lists(NUMBERS, max_size=3)):
+        x.flat[draw(st.integers(0, x.size - 1))] = number
+    low = (size - 1) // 2 if padding == "SAME" else 0
+    rows, columns = ((side - 1) // stride + 1 if padding == "SAME" else side - size + 1 for side in shape[1:3])
+    g = rng.normal(size=(shape[0], rows, columns, outputs)).astype(np.float32)
+    for number in draw(st.lists(NUMBERS, max_size=2)):
+        g.flat[draw(st.integers(0, g.size - 1))] = number
+    return x, kernel, g, stride, padding, low
+
+
+def in_float64(x, kernel, g, stride, low):
+    """The convolution and, for the cotangent g, its gradients: sums over the kernel's taps."""
+    (_, height, width, _), (_, rows, columns, _), size = x.shape, g.shape, len(kernel)
+    x, kernel, g = (each.astype(np.float64) for each in (x, kernel, g))
+    after = [max(0, (out - 1) * stride + size - side - low) for side, out in ((height, rows), (width, columns))]
+    frame = np.pad(x, ((0, 0), (low, after[0]), (low, after[1]), (0, 0)))
+    y, d, dkernel = np.zeros(g.shape), np.zeros(frame.shape), np.zeros(kernel.shape)
+    with np.errstate(invalid="ignore"):  # infinity less infinity
+        for i, j in np.ndindex(size, size):
+            met = np.s_[:, i : i + (rows - 1) * stride + 1 : stride, j : j + (columns - 1) * stride + 1 : stride]
+            y += frame[met] @ kernel[i, j]
+            d[met] += g @ kernel[i, j].T
+            dkernel[i, j] = np.tensordot(frame[met], g, ((0, 1, 2), (0, 1, 2)))
+    return y, d[:, low : low + height, low : low + width], dkernel
+
+
+def assert_same_numbers(found, wide, tolerance):
+    """Infinities and NaN in the same places, and in no neighbour; the rest as float64 has it."""
+    found = np.asarray(found)
+    for test in (np.isnan, np.isposinf, np.isneginf):
+        np.testing.assert_array_equal(test(found), test(wide))
+    finite = np.isfinite(wide)
+    scale = max(1.0, float(np.abs(wide[finite]).max(initial=0)))
+    np.testing.assert_allclose(found[finite], wide[finite], rtol=0, atol=tolerance * scale)
+
+
+@seed(25)
+@settings(max_examples=60, deadline=None, database=None)
+@given(drawn=convolutions())
+def test_convolutions_of_any_shape_and_number_are_those_of_float64(drawn):
+    """Grey images' gradients too, which are computed eight pixels together, as those of eight channels are by two."""
+    x, kernel, g, stride, padding, low = drawn
+    y, dx, dkernel = in_float64(x, kernel, g, stride, low)
+    assert_same_numbers(native.convolve(x, kernel, stride, low, y.shape[1:3]), y, 1e-5)
+    if native.supports(g, x.shape[-1]) or x.shape[-1] == 1:
+        assert_same_numbers(blocks._input_gradient(x, kernel, g, stride, padding), dx, 1e-5)
+    if np.isfinite(g).all():  # an infinity there meets the zeros around an image, or not
+        assert_same_numbers(native.convolve_gradient(x, g, kernel.shape, stride, low), dkernel, 2e-5)
 
 
 def test_nan_comes_through():

@@ -1,4 +1,4 @@
-"""Trainings that are killed at random moments end with the weights of an uninterrupted one, bit for bit."""
+"""What is killed at random moments ends as if it had not been, bit for bit."""
 
 import os
 import signal
@@ -22,15 +22,12 @@ def environment(tmp_path_factory):
 
 
 @pytest.mark.slow
-def test_kills_at_random_moments_change_no_bit_of_the_weights(faces, tmp_path, environment):
-    command = [sys.executable, HERE / "killed_run.py", faces, tmp_path, "30", "24"]
+def test_kills_at_random_moments_lose_nothing_and_change_no_bit(faces, tmp_path, environment):
+    """Of training, analysis, preparation and the cache: what is left goes on, and ends as if nothing had happened."""
+    command = [sys.executable, HERE / "killed_run.py", faces, tmp_path, "24"]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, cwd=ROOT)
-    assert done.returncode == 0, done.stderr[-3000:]
-    met, runs = map(int, done.stdout.split()[-2:])
-    assert met == 30
-    whole = (tmp_path / "whole" / "weights.safetensors").read_bytes()
-    for number in range(runs):
-        assert (tmp_path / f"killed{number}" / "weights.safetensors").read_bytes() == whole, number
+    assert done.returncode == 0, done.stdout + done.stderr[-3000:]
+    assert sum(int(line.split()[1]) for line in done.stdout.splitlines()) == 30
 
 
 def test_the_command_is_killed_and_terminated_and_still_ends_the_same(faces, tmp_path, environment):

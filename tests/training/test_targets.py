@@ -63,3 +63,14 @@ def test_soft_labels_are_read_and_what_is_wrong_is_named(tmp_path):
         read_soft_labels(file, (7, 3))
     with pytest.raises(FaceflaxError, match="soft_labels: cannot read"):
         read_soft_labels(tmp_path / "none.npy", (7, 3))
+    np.save(file, distributions())
+    whole = file.read_bytes()
+    for damaged in (
+        b"PK\x03\x04" + whole,
+        whole.replace(b"(7, 3)", b"(7, 3"),
+        whole.replace(b"(7, 3)", b"(9**9,3)"),
+        whole[:90],
+    ):
+        file.write_bytes(damaged)  # which NumPy takes for an archive, whose header is no Python, ...
+        with pytest.raises(FaceflaxError, match=r"soft_labels: cannot read .* as an \.npy file"):
+            read_soft_labels(file, (7, 3))

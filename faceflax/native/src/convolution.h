@@ -172,6 +172,25 @@ const T* Padded(const Geometry& g, const T* x, Index* row) {
   return frame;
 }
 
+// Whether no value is infinite or NaN.
+bool Finite(const T* x, Index size) {
+  constexpr int kSums = 4;
+  Vector<kLanes> sums[kSums] = {};  // of zeros, and of NaN where a value is not finite
+  Index i = 0;
+  for (; i + kSums * kLanes <= size; i += kSums * kLanes) {
+#pragma GCC unroll 4
+    for (int s = 0; s < kSums; ++s) {
+      const Vector<kLanes> v = Load<kLanes>(x + i + s * kLanes);
+      sums[s] += v - v;
+    }
+  }
+  const Vector<kLanes> all = (sums[0] + sums[1]) + (sums[2] + sums[3]);
+  T sum = 0;
+  for (int n = 0; n < kLanes; ++n) sum += all[n];
+  for (; i < size; ++i) sum += x[i] - x[i];
+  return sum == 0;
+}
+
 // `add`, where given, has the output's shape and is added to it before the ReLU.
 void Convolve(Geometry g, const T* x, const T* panels, const T* bias, const T* add, bool relu, T* y) {
   if (g.kernel_height == 1 && g.kernel_width == 1 && g.stride_width == 1) {  // one long row

@@ -92,6 +92,26 @@ bool GeometryOf(X& x, K& kernel, Y& y, Index stride, Index low, Geometry* g) {
          inside(g->width, g->kernel_width, g->out_width);
 }
 
+// A kernel as the convolution of `pixels` pixels together reads it.
+class PackedKernel {
+ public:
+  PackedKernel(const T* kernel, const Geometry& g, Index pixels) : panels_(kernel) {
+    if (pixels == 1 && g.outputs <= 32) return;  // the panel is the kernel as it is
+    memory_.resize(PackedSize(g.kernel_height, g.kernel_width, g.inputs, g.outputs, pixels) + 64 / sizeof(T));
+    T* start = memory_.data();
+    while (reinterpret_cast<uintptr_t>(start) % 64) ++start;  // vectors that straddle two cache lines cost twice
+    Pack(kernel, g.kernel_height, g.kernel_width, g.inputs, g.outputs, pixels, start);
+    panels_ = start;
+  }
+  PackedKernel(const PackedKernel&) = delete;
+  void operator=(const PackedKernel&) = delete;
+  const T* panels() const { return panels_; }
+
+ private:
+  std::vector<T> memory_;
+  const T* panels_;
+};
+
 ffi::Error ConvolveCall(ffi::ThreadPool pool, Array x, Array kernel, Result y, Index stride, Index low) {
   Geometry g;
   FACEFLAX_CHECK(GeometryOf(x, kernel, y, stride, low, &g), kShapes);
@@ -99,18 +119,11 @@ ffi::Error ConvolveCall(ffi::ThreadPool pool, Array x, Array kernel, Result y, I
   const Kernels* kernels = Active();
   FACEFLAX_CHECK(kernels, kProcessor);
   const Index pixels = PixelsFolded(g);
-  std::vector<T> packed;
-  const T* panels = kernel.typed_data();
-  if (pixels > 1 || g.outputs > 32) {  // else the panel is the kernel as it is
-    packed.resize(PackedSize(g.kernel_height, g.kernel_width, g.inputs, g.outputs, pixels) + 64 / sizeof(T));
-    T* start = packed.data();
-    while (reinterpret_cast<uintptr_t>(start) % 64) ++start;  // vectors that straddle two cache lines cost twice
-    Pack(panels, g.kernel_height, g.kernel_width, g.inputs, g.outputs, pixels, start);
-    panels = start;
-  }
+  const PackedKernel packed(kernel.typed_data(), g, pixels);
   const Index in = g.height * g.width * g.inputs, out = g.out_height * g.out_width * g.outputs;
   return Finished(Parallel(pool, Dimension(x, 0), [&](Index i) {
-    ConvolveFolded(*kernels, g, pixels, x.typed_data() + i * in, panels, nullptr, false, y->typed_data() + i * out);
+    ConvolveFolded(*kernels, g, pixels, x.typed_data() + i * in, packed.panels(), nullptr, false,
+                   y->typed_data() + i * out);
   }));
 }
 
@@ -128,6 +141,7 @@ ffi::Error ConvolveGradientCall(ffi::ThreadPool pool, Array x, Array cotangent, 
 }
 
 // ---- Products of bfloat16 numbers, summed in float32 ----------------------------------------------------------------
+// Tiles too multiply neighbouring pixels' values by 0: images that are not finite are convolved without them.
 
 #ifndef DOUBLE
 const char kTiles[] = "products of bfloat16 numbers need a processor with AMX";
@@ -141,15 +155,22 @@ ffi::Error ConvolveNarrowCall(ffi::ThreadPool pool, Array x, Array kernel, Resul
   FACEFLAX_CHECK(NarrowChannels(g.inputs) && NarrowChannels(g.outputs), kNarrowChannels);
   const TileKernels* tiles = Tiles();
   FACEFLAX_CHECK(tiles, kTiles);
+  const Kernels* kernels = Active();
   std::vector<uint16_t> packed(tiles->chunks(g) * 32 * g.outputs);
   tiles->pack(g, kernel.typed_data(), packed.data());
   const Index images = Dimension(x, 0), some = std::min(images, tiles->images_at_once(g));
   if (images == 0) return ffi::Error::Success();
   const Index in = g.height * g.width * g.inputs, out = g.out_height * g.out_width * g.outputs;
   return Finished(Parallel(pool, (images + some - 1) / some, [&](Index task) {
-    const Index first = task * some;
-    tiles->convolve(g, std::min(some, images - first), x.typed_data() + first * in, packed.data(),
-                    y->typed_data() + first * out);
+    const Index first = task * some, count = std::min(some, images - first);
+    const T* from = x.typed_data() + first * in;
+    T* to = y->typed_data() + first * out;
+    if (kernels->finite(from, count * in)) return tiles->convolve(g, count, from, packed.data(), to);
+    const PackedKernel whole(kernel.typed_data(), g, 1);
+    for (Index i = 0; i < count; ++i, from += in, to += out) {
+      if (kernels->finite(from, in)) tiles->convolve(g, 1, from, packed.data(), to);
+      else ConvolveFolded(*kernels, g, 1, from, whole.panels(), nullptr, false, to);
+    }
   }));
 }
 
@@ -159,10 +180,13 @@ ffi::Error ConvolveGradientNarrowCall(ffi::ThreadPool pool, Array x, Array cotan
   FACEFLAX_CHECK(NarrowChannels(g.inputs) && NarrowChannels(g.outputs), kNarrowChannels);
   const TileKernels* tiles = Tiles();
   FACEFLAX_CHECK(tiles, kTiles);
+  const Kernels* kernels = Active();
   const Index in = g.height * g.width * g.inputs, out = g.out_height * g.out_width * g.outputs;
   const Index size = g.kernel_height * g.kernel_width * g.inputs * g.outputs;
   return Finished(SumOverParts(pool, Dimension(x, 0), size, d->typed_data(), [&](Index first, Index end, T* sum) {
-    tiles->convolve_gradient(g, end - first, x.typed_data() + first * in, cotangent.typed_data() + first * out, sum);
+    const T *from = x.typed_data() + first * in, *by = cotangent.typed_data() + first * out;
+    if (kernels->finite(from, (end - first) * in)) return tiles->convolve_gradient(g, end - first, from, by, sum);
+    for (Index i = 0; i < end - first; ++i) kernels->convolve_gradient(g, from + i * in, by + i * out, sum);
   }));
 }
 #endif

@@ -60,6 +60,7 @@ struct TileKernels {
 // All of one image. Functions of a gradient by weights add to what `d` or `sum` holds.
 struct Kernels {
   const char* name;
+  bool (*finite)(const T* x, Index size);
   void (*convolve)(Geometry g, const T* x, const T* panels, const T* bias, const T* add, bool relu, T* y);
   void (*winograd)(Geometry g, const T* x, const T* panels, const T* bias, bool relu, T* y);
   void (*convolve_gradient)(Geometry g, const T* x, const T* cotangent, T* d);

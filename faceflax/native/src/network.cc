@@ -314,7 +314,9 @@ void FaceflaxNetwork::Run(const T* x, Index height, Index width, T* logits, std:
                          outputs};
         const Index pixels = PixelsFolded(g);
         T* y = output(g.out_height * g.out_width * outputs);
-        if (WinogradTakes(layer.size, channels, outputs) && WinogradPays(g)) {
+        // Winograd's sums make infinities to NaN.
+        if (WinogradTakes(layer.size, channels, outputs) && WinogradPays(g) &&
+            kernels->finite(x, height * width * channels)) {
           kernels->winograd(g, x, layer.winograd.data(), layer.bias.data(), layer.relu, y);
         } else {
           ConvolveFolded(*kernels, g, pixels, x, layer.panels.of(pixels), layer.bias.data(), layer.relu, y);

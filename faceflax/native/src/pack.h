@@ -53,9 +53,35 @@ inline void Pack(const T* kernel, Index rows, Index columns, Index inputs, Index
   }
 }
 
-// Convolves one image; `panels` and `bias` (or null) are for `pixels` pixels together.
+// ConvolveFolded of what is not finite: pixel by pixel, with the first one's part of the panels.
+inline void ConvolvePlain(const Geometry& g, Index pixels, const T* x, const T* panels, const T* bias, bool relu,
+                          T* y) {
+  const Index panel = g.outputs * pixels, columns = g.kernel_width + pixels - 1;
+  for (Index h = 0; h < g.out_height; ++h) {
+    for (Index w = 0; w < g.out_width; ++w, y += g.outputs) {
+      for (Index o = 0; o < g.outputs; ++o) y[o] = bias ? bias[o] : T(0);
+      for (Index tap = 0; tap < g.kernel_height * g.kernel_width; ++tap) {
+        const Index i = tap / g.kernel_width, j = tap % g.kernel_width;
+        const Index row = h * g.stride_height + i - g.low, column = w * g.stride_width + j - g.low;
+        if (row < 0 || row >= g.height || column < 0 || column >= g.width) continue;
+        const T* from = x + (row * g.width + column) * g.inputs;
+        const T* weights = panels + (i * columns + j) * g.inputs * panel;
+        for (Index c = 0; c < g.inputs; ++c, weights += panel) {
+          for (Index o = 0; o < g.outputs; ++o) y[o] += from[c] * weights[o];
+        }
+      }
+      for (Index o = 0; relu && o < g.outputs; ++o) y[o] = y[o] < 0 ? T(0) : y[o];
+    }
+  }
+}
+
+// Convolves one image; `panels` and `bias` (or null) are for `pixels` pixels together. Those meet each other's values
+// with weights of 0, which infinity and NaN survive, so that an image with such values is convolved plainly.
 inline void ConvolveFolded(const Kernels& kernels, const Geometry& g, Index pixels, const T* x, const T* panels,
                            const T* bias, bool relu, T* y) {
+  if (pixels > 1 && !kernels.finite(x, g.height * g.width * g.inputs)) {
+    return ConvolvePlain(g, pixels, x, panels, bias, relu, y);
+  }
   const Geometry folded = Folded(g, pixels);
   const Index row = folded.out_width * folded.outputs, wanted = g.out_width * g.outputs;
   if (row == wanted) return kernels.convolve(folded, x, panels, bias, nullptr, relu, y);
