@@ -68,7 +68,6 @@ def main(options: Options) -> None:
     if options.max_frames is not None and options.max_frames < 1:
         raise FaceflaxError("max_frames", options.max_frames, "is not a number of frames", "give 1 or more")
     options.detection.check()
-    options.report.check()
 
     from faceflax.media import outputs
 
@@ -115,7 +114,6 @@ def main(options: Options) -> None:
         },
         snapshots=options.snapshots,
         max_frames=options.max_frames,
-        progress=not options.report.quiet,
     )
     dropped = f", {summary.dropped} dropped" if source.kind == "camera" else ""
     text = (
