@@ -65,13 +65,19 @@ _CSS = """
 .measures th, .measures td { border-bottom: 1px solid var(--border-color-primary); }
 .measures th:first-child, .measures td:first-child { text-align: left; }
 .wide { overflow-x: auto; }
+.grid-container { grid-template-columns: repeat(auto-fill, minmax(8rem, 1fr)) !important; }
 dt { font-weight: 600; margin-top: .4rem; } dd { margin-left: 0; }
 .gradio-container { max-width: 72rem !important; margin: 0 auto; }
 """
 
 
 def mount(
-    api: FastAPI, analyzer: Analyzer, camera: Analyzer, limits: Limits, workbench: Workbench | None = None
+    api: FastAPI,
+    analyzer: Analyzer,
+    camera: Analyzer,
+    limits: Limits,
+    workbench: Workbench | None = None,
+    task_labels: Sequence[str] = (),
 ) -> None:
     """Puts the page at the root of an application whose own routes come first.
 
@@ -81,10 +87,11 @@ def mount(
         camera: of the camera's pictures and of videos.
         limits: what is too much.
         workbench: what explains; without it there is no tab for it.
+        task_labels: of the analyzers' third task, if they have one.
     """
     gr.mount_gradio_app(
         api,
-        build(analyzer, camera, limits, workbench),
+        build(analyzer, camera, limits, workbench, task_labels),
         path="/",
         footer_links=[],
         run_history=False,
@@ -105,15 +112,21 @@ def _theme() -> gr.themes.Base:
     return gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
 
 
-def build(analyzer: Analyzer, camera: Analyzer, limits: Limits, workbench: Workbench | None = None) -> gr.Blocks:
+def build(
+    analyzer: Analyzer,
+    camera: Analyzer,
+    limits: Limits,
+    workbench: Workbench | None = None,
+    task_labels: Sequence[str] = (),
+) -> gr.Blocks:
     """Makes the page; see :func:`mount`."""
     with gr.Blocks(title="faceflax", analytics_enabled=False, delete_cache=(60, KEPT)) as page:
         gr.Markdown(f"# faceflax\n{_NOTICE}")
         with gr.Tabs() as tabs:
             with gr.Tab("Picture", id="picture"):
-                _picture(analyzer, limits, workbench)
+                _picture(analyzer, limits, workbench, task_labels)
             with gr.Tab("Camera", id="camera"):
-                _camera(camera, workbench)
+                _camera(camera, workbench, task_labels)
             with gr.Tab("Video", id="video"):
                 _video(camera, limits)
             if workbench is not None:
@@ -123,7 +136,7 @@ def build(analyzer: Analyzer, camera: Analyzer, limits: Limits, workbench: Workb
     return page
 
 
-def _picture(analyzer: Analyzer, limits: Limits, workbench: Workbench | None) -> None:
+def _picture(analyzer: Analyzer, limits: Limits, workbench: Workbench | None, task_labels: Sequence[str]) -> None:
     with gr.Row():
         given = _upload(420)
         drawn = gr.Image(
@@ -134,43 +147,51 @@ def _picture(analyzer: Analyzer, limits: Limits, workbench: Workbench | None) ->
         clear = gr.ClearButton(value="Clear")
     bars = gr.HTML(label="Probabilities")
     known = gr.State([])
-    outputs: list[Any] = [drawn, bars, known]
-    clear.add([given, drawn, bars, known])
+    hint = "or click it in the picture; the tab Explain has every method"
+    chosen = gr.Radio([], label="Face to explain", info=hint, type="index", visible=False, elem_id="chosen")
+    title = gr.Markdown(elem_id="clicked")
+    shown = gr.Gallery(label="What the emotion was read from", height="auto", object_fit="contain", visible=False)
+    clear.add(given)  # the rest follows, as after any other change of the picture
 
-    def show(file: str | None) -> tuple[Any, str, list[dict[str, Any]]]:
+    def show(file: str | None) -> tuple[Any, ...]:
+        unexplained = "", gr.Gallery([], visible=False)
         if file is None:
-            return None, "", []
+            return None, "", [], gr.Radio([], visible=False), *unexplained
         with _sentences():
             found = analyze_picture(Path(file), Path(file).name, analyzer, limits)
+        names = [f"{number}: {_labels(face)}" for number, face in enumerate(found.faces, 1)]
         return (
             _rgb(draw_faces(found.image, found.faces)),
-            bars_of(found.faces),
+            bars_of(found.faces, task_labels),
             _kept(found.image, found.faces, workbench),
+            gr.Radio(names, value=None, visible=bool(names) and workbench is not None),
+            *unexplained,
         )
 
-    given.change(show, given, outputs, concurrency_limit=2, concurrency_id="analyze", api_visibility="private")
-    sample.click(_sample, None, given, api_visibility="private")
+    outputs: list[Any] = [drawn, bars, known, chosen, title, shown]
+    private: dict[str, Any] = {"api_visibility": "private"}
+    given.change(show, given, outputs, concurrency_limit=2, concurrency_id="analyze", **private)
+    sample.click(_sample, None, given, **private)
     if workbench is None:
         return
-    gr.Markdown("Click a face to see what its emotion was read from, or choose methods in the tab *Explain*.")
-    title = gr.Markdown(elem_id="clicked")
-    shown = gr.Gallery(label="What the emotion was read from", columns=6, height="auto", object_fit="contain")
     bench = workbench
 
-    def explain(faces: list[dict[str, Any]], event: gr.SelectData) -> Any:
-        return _explain_clicked(bench, faces, event.index)
+    def explain(faces: list[dict[str, Any]], number: int | None) -> Any:
+        if number is None or number >= len(faces):
+            return gr.skip(), gr.skip()
+        return _explain_face(bench, faces[number])
 
-    drawn.select(
-        explain,
-        known,
-        [title, shown],
-        concurrency_limit=1,
-        concurrency_id="explain",
-        api_visibility="private",
-    )
+    def explain_clicked(faces: list[dict[str, Any]], event: gr.SelectData) -> Any:
+        if not faces:
+            return gr.skip(), gr.skip()
+        return _explain_face(bench, min(faces, key=lambda face: _distance(face["box"], event.index)))
+
+    one: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "explain"} | private
+    chosen.input(explain, [known, chosen], [title, shown], **one)
+    drawn.select(explain_clicked, known, [title, shown], **one)
 
 
-def _camera(camera: Analyzer, workbench: Workbench | None) -> None:
+def _camera(camera: Analyzer, workbench: Workbench | None, task_labels: Sequence[str]) -> None:
     gr.Markdown("The browser asks before it gives the camera; if it was refused, allow it beside the address.")
     with gr.Row():
         seen = gr.Image(label="Camera", sources=["webcam"], streaming=True, type="numpy", height=360)
@@ -187,7 +208,7 @@ def _camera(camera: Analyzer, workbench: Workbench | None) -> None:
             shown = draw_faces(frame, faces)
             if explained and workbench is not None and faces:
                 shown = beside_faces(shown, faces, frame, workbench)
-        return _rgb(shown), bars_of(faces)
+        return _rgb(shown), bars_of(faces, task_labels)
 
     seen.stream(
         show,
@@ -234,7 +255,7 @@ def _explain(page: gr.Blocks, tabs: gr.Tabs, analyzer: Analyzer, limits: Limits,
             start = gr.Button("Explain", variant="primary")
             link = gr.Textbox(label="Link to these settings", interactive=False, buttons=["copy"], elem_id="link")
     title = gr.Markdown()
-    shown = gr.Gallery(label="Maps", columns=6, height="auto", object_fit="contain")
+    shown = gr.Gallery(label="Maps", height="auto", object_fit="contain")
     said = gr.HTML()
     settings = [weights, methods, layer, target, metrics]
 
@@ -336,23 +357,20 @@ def _sample() -> str:
 
 
 def _kept(image: np.ndarray, faces: Sequence[Face], workbench: Workbench | None) -> list[dict[str, Any]]:
-    """What a click on a face needs: where it is, and its crop."""
+    """What explaining a face needs: where it is, and its crop."""
     if workbench is None:
         return []
     cut = workbench.cut(workbench.weights[0])
     return [{"box": face.box, "emotion": face.emotion, "crop": face.crop(image, *cut)} for face in faces]
 
 
-def _explain_clicked(workbench: Workbench, known: list[dict[str, Any]], place: tuple[int, int]) -> Any:
-    x, y = place
+def _distance(box: tuple[int, int, int, int], place: tuple[int, int]) -> float:
+    """From the middle of a box to a place, in pixels."""
+    left, top, width, height = box
+    return float(np.hypot(left + width / 2 - place[0], top + height / 2 - place[1]))
 
-    def distance(face: dict[str, Any]) -> float:
-        left, top, width, height = face["box"]
-        return float(np.hypot(left + width / 2 - x, top + height / 2 - y))
 
-    if not known:
-        return gr.skip(), gr.skip()
-    face = min(known, key=distance)
+def _explain_face(workbench: Workbench, face: dict[str, Any]) -> tuple[str, Any]:
     weights = workbench.weights[0]
     with _sentences():
         explained = workbench.explain(
@@ -362,24 +380,29 @@ def _explain_clicked(workbench: Workbench, known: list[dict[str, Any]], place: t
             layer=_usual(workbench.layers(weights)),
             target=face["emotion"],
         )
-    return f"### {explained.title}", list(explained.pictures)
+    return f"### {explained.title}", gr.Gallery(list(explained.pictures), visible=True)
 
 
-def bars_of(faces: Sequence[Face]) -> str:
-    """Returns all probabilities of each face as tables with bars."""
+def bars_of(faces: Sequence[Face], task_labels: Sequence[str] = ()) -> str:
+    """Returns all probabilities of each face as tables with bars; those of the third task last, where there is one."""
     said = []
     for face in faces:
-        title = f"{face.emotion}, {face.gender}"
         named = [
             *zip(EMOTIONS, face.emotion_probabilities, strict=True),
             *zip(GENDERS, face.gender_probabilities, strict=True),
         ]
+        if face.task_probabilities is not None:
+            named += zip(task_labels, face.task_probabilities, strict=True)
         bars = [
             {"name": name, "percent": round(100 * float(value)), "color": COLORS.get(name, "#6b7280")}
             for name, value in named
         ]
-        said.append({"title": f"perceived as {title}", "bars": bars})
+        said.append({"title": f"perceived as {_labels(face)}", "bars": bars})
     return str(html.render(_BARS, faces=said, nothing="No face was found."))
+
+
+def _labels(face: Face) -> str:
+    return ", ".join(label for label in (face.emotion, face.gender, face.task) if label is not None)
 
 
 def said_of(explained: Explained) -> str:

@@ -11,11 +11,13 @@ import time
 from pathlib import Path
 from urllib.parse import parse_qsl
 
+import jax
 import numpy as np
 import pytest
 
 import faceflax
-from faceflax import app
+from faceflax import app, models, pretrained
+from faceflax.labels import EMOTIONS, GENDERS
 from faceflax.media import demo, outputs
 from faceflax.media.sources import open_source
 from faceflax.opencv import cv2
@@ -32,6 +34,7 @@ pytestmark = [
     pytest.mark.filterwarnings("default"),  # of Gradio's own
 ]
 WEIGHTS = "mini_xception-fer2013"
+TASK = ("glasses", "hat", "none")
 PATIENCE = 60_000  # milliseconds
 
 
@@ -41,11 +44,22 @@ def bench():
 
 
 @pytest.fixture(scope="module")
-def address(bench):
-    analyzer = faceflax.FaceAnalyzer(preset="fast")
+def analyzer(tmp_path_factory):
+    """The usual networks and a third one, untrained, with labels of its own."""
+    model = models.create("mini_xception", len(TASK))
+    variables = jax.device_get(models.init(model, jax.random.key(3), 48))
+    file = tmp_path_factory.mktemp("task") / "task.safetensors"
+    pretrained.save(file, variables, arch="mini_xception", dataset="folder/x", labels=TASK, image_size=48)
+    return faceflax.FaceAnalyzer(preset="fast", task=file)
+
+
+@pytest.fixture(scope="module")
+def address(bench, analyzer):
     limits = app.Limits(megabytes=3, video_seconds=1)
     with app.scratch() as folder, app.bind("127.0.0.1", 0) as taken:
-        application = app.make_app(analyzer, analyzer, limits, version="0", workbench=lambda: bench)
+        application = app.make_app(
+            analyzer, analyzer, limits, version="0", task_labels=analyzer.task_labels, workbench=lambda: bench
+        )
         config = uvicorn.Config(application, log_level="warning", ws="none", timeout_graceful_shutdown=2)
         server = uvicorn.Server(config)
         thread = threading.Thread(target=server.run, kwargs={"sockets": [taken]})
@@ -95,15 +109,16 @@ def uploaded(page, name, content):
     )
 
 
-def test_a_picture_gets_boxes_bars_and_an_explanation_at_a_click(page, address):
+def test_a_picture_gets_boxes_bars_and_an_explanation_at_a_click(page, analyzer):
     page.get_by_role("button", name="Try a portrait").first.click()
     section = page.locator(".faces-said section")
     section.first.wait_for()
-    (face,) = faceflax.FaceAnalyzer(preset="fast")(demo.photograph())
+    (face,) = analyzer(demo.photograph())
     assert section.count() == 1
-    assert f"perceived as {face.emotion}, {face.gender}" in section.inner_text()
+    assert f"perceived as {face.emotion}, {face.gender}, {face.task}" in section.inner_text()
+    assert section.locator("th").all_inner_texts() == [*EMOTIONS, *GENDERS, *TASK]
     shares = [int(text.rstrip("%")) for text in section.locator("td:last-child").all_inner_texts()]
-    right = [*face.emotion_probabilities, *face.gender_probabilities]
+    right = [*face.emotion_probabilities, *face.gender_probabilities, *face.task_probabilities]
     np.testing.assert_allclose(shares, 100 * np.array(right), atol=0.51)
 
     page.locator(".image-frame.selectable img").last.click()
