@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,6 +19,11 @@ from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
     from faceflax.live.overlay import SaliencyOverlay
+
+
+KEYS = "q quits, p pauses, s saves the picture, o switches the overlay, e the emotion, b the bars"
+
+_log = logging.getLogger("faceflax")
 
 
 @dataclass(frozen=True)
@@ -99,6 +105,8 @@ def main(options: Options) -> None:
     )
     every = options.detection.search_every
     overlay = _overlay(options)
+    if not options.headless:
+        _log.info("faceflax: finds faces and what is perceived in them, on this machine alone; %s", KEYS)
     summary = loop.run(
         source,
         images if still else VideoAnalyzer(images, detector=detector, full_search_every=every),

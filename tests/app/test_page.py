@@ -251,6 +251,13 @@ def test_a_video_comes_back_annotated_with_timeline_and_table(page, tmp_path):
     looks_right(page)
 
 
+def test_the_page_about_http_fits_a_phone(page, address):
+    page.set_viewport_size({"width": 360, "height": 800})
+    page.goto(f"{address}docs")
+    assert page.evaluate("document.documentElement.scrollWidth") == 360
+    assert page.evaluate(PALE) == []
+
+
 def test_settings_survive_a_link(bench):
     settings = {
         "weights": WEIGHTS,
