@@ -133,6 +133,8 @@ def _theme() -> gr.themes.Base:
         button_primary_background_fill_dark="*primary_700",
         block_info_text_color="*neutral_600",
         block_info_text_color_dark="*neutral_300",
+        checkbox_border_color="*neutral_500",
+        checkbox_border_color_dark="*neutral_400",
     )
 
 
@@ -183,12 +185,12 @@ def _picture(analyzer: Analyzer, limits: Limits, workbench: Workbench | None, ta
             found = analyze_picture(Path(file), Path(file).name, analyzer, limits)
         except FaceflaxError as error:
             return None, wrong(error), *nothing
-        names = [f"{number}: {_labels(face)}" for number, face in enumerate(found.faces, 1)]
+        kept = _kept(found.image, found.faces, workbench)
         return (
             _rgb(draw_faces(found.image, found.faces)),
             bars_of(found.faces, task_labels),
-            _kept(found.image, found.faces, workbench),
-            gr.Radio(names, value=None, visible=bool(names) and workbench is not None),
+            kept,
+            gr.Radio([face["name"] for face in kept], value=None, visible=bool(kept)),
             "",
         )
 
@@ -208,12 +210,13 @@ def _picture(analyzer: Analyzer, limits: Limits, workbench: Workbench | None, ta
 
     def explain_clicked(faces: list[dict[str, Any]], event: gr.SelectData) -> Any:
         if not faces:
-            return gr.skip()
-        return _explain_face(bench, min(faces, key=lambda face: _distance(face["box"], event.index)))
+            return gr.skip(), gr.skip()
+        face = min(faces, key=lambda face: _distance(face["box"], event.index))
+        return face["name"], _explain_face(bench, face)
 
     one: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "explain"} | private
     chosen.input(explain, [known, chosen], maps, **one)
-    drawn.select(explain_clicked, known, maps, **one)
+    drawn.select(explain_clicked, known, [chosen, maps], **one)
 
 
 def _camera(camera: Analyzer, workbench: Workbench | None, task_labels: Sequence[str]) -> None:
@@ -387,11 +390,19 @@ def _sample() -> str:
 
 
 def _kept(image: np.ndarray, faces: Sequence[Face], workbench: Workbench | None) -> list[dict[str, Any]]:
-    """What explaining a face needs: where it is, and its crop."""
+    """What explaining a face needs: its name, where it is, and its crop."""
     if workbench is None:
         return []
     cut = workbench.cut(workbench.weights[0])
-    return [{"box": face.box, "emotion": face.emotion, "crop": face.crop(image, *cut)} for face in faces]
+    return [
+        {
+            "name": f"{number}: {_labels(face)}",
+            "box": face.box,
+            "emotion": face.emotion,
+            "crop": face.crop(image, *cut),
+        }
+        for number, face in enumerate(faces, 1)
+    ]
 
 
 def _distance(box: tuple[int, int, int, int], place: tuple[int, int]) -> float:

@@ -173,6 +173,7 @@ def test_a_picture_gets_boxes_bars_and_an_explanation_at_a_click(page, analyzer)
     page.locator(".image-frame.selectable img").last.click()
     page.locator("#clicked h3").wait_for()
     assert f"reads '{face.emotion}' from" in page.locator("#clicked h3").inner_text()
+    assert page.locator("#chosen input").is_checked()
     looks_right(page)
 
 
