@@ -25,6 +25,7 @@ html_show_sourcelink = False
 html_theme_options = {
     "use_download_button": True,
     "show_navbar_depth": 1,
+    "collapse_navbar": True,  # each page's own branch alone: a quarter of the build went into drawing all on each
     "home_page_in_toc": False,
     "logo": {"text": "faceflax"},
     "footer_content_items": [],
