@@ -25,6 +25,7 @@ html_show_sourcelink = False
 html_theme_options = {
     "use_download_button": True,
     "show_navbar_depth": 1,
+    "collapse_navbar": True,  # each page's own branch alone: a quarter of the build went into drawing all on each
     "home_page_in_toc": False,
     "logo": {"text": "faceflax"},
     "footer_content_items": [],
@@ -49,20 +50,30 @@ python_use_unqualified_type_names = True
 
 
 @functools.cache
+def module_of(name: str) -> Any:
+    """Returns a module by its name, or None; looked for once, as looking for what does not exist takes long."""
+    try:
+        return importlib.import_module(name)
+    except (ImportError, ValueError):
+        return None
+
+
+@functools.cache
 def find(target: str) -> Any:
     """Returns what a dotted name names, or None; a field of a class without a default is its class's annotation."""
-    parts = target.split(".")
-    for cut in range(len(parts), 0, -1):
-        try:
-            value: Any = importlib.import_module(".".join(parts[:cut]))
-        except (ImportError, ValueError):
-            continue
-        for part in parts[cut:]:
-            with warnings.catch_warnings(action="ignore"):  # NumPy's, of names that it will have one day
-                inner = getattr(value, part, None)
-            value = getattr(value, "__annotations__", {}).get(part) if inner is None else inner
-        return value
-    return None
+    first, *parts = target.split(".")
+    value: Any = module_of(first)
+    for part in parts:
+        with warnings.catch_warnings(action="ignore"):  # NumPy's, of names that it will have one day
+            inner = getattr(value, part, None)
+        if inner is None:
+            inner = getattr(value, "__annotations__", {}).get(part)
+        if inner is None and hasattr(value, "__path__"):
+            inner = module_of(f"{value.__name__}.{part}")
+        if inner is None:
+            return None
+        value = inner
+    return value
 
 
 @functools.cache

@@ -2,15 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 import tyro
 
-from faceflax.cli import run
+from faceflax.cli import ReportOptions, run
 from faceflax.errors import FaceflaxError, needing_extras, unknown
 from faceflax.files import replacing, writable_file
 from faceflax.labels import EMOTIONS
@@ -23,6 +25,7 @@ if TYPE_CHECKING:
     from matplotlib.figure import Figure
 
     from interpret.attribution import Method
+    from interpret.benchmark import Table
     from interpret.graph import Images, Model
     from interpret.subject import Preprocess
 
@@ -99,6 +102,7 @@ class Options:
     """Where prepared datasets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
     output: Path = Path("out/saliency.png")
     """The figure, a .png or .pdf file, or the faces and maps themselves, an .npz file."""
+    said: Annotated[ReportOptions, tyro.conf.arg(name="")] = field(default_factory=ReportOptions)
 
 
 @dataclass(frozen=True)
@@ -156,6 +160,7 @@ class Explained:
         labels: their perceived emotions.
         given: whether the labels came with the faces; if not, they are the first network's answer.
         maps: each network's attribution of its faces.
+        metrics: what was measured of each network's maps; None if nothing was.
     """
 
     source: str
@@ -164,6 +169,7 @@ class Explained:
     labels: Int[np.ndarray, " n"]
     given: bool
     maps: list[Float[np.ndarray, "n height width"]]
+    metrics: Table | None = None
 
 
 def main(options: Options) -> None:
@@ -178,13 +184,30 @@ def main(options: Options) -> None:
     if suffix not in FORMATS:
         raise FaceflaxError("output", options.output, f"is none of {', '.join(FORMATS)}", "name the file so")
     output = writable_file("output", options.output)
+    began = time.monotonic()
     explained = explain(options)
     with replacing(output) as temporary:
         if suffix == ".npz":
             save(explained, options, temporary)
         else:
             draw(explained, options).savefig(temporary, dpi=160, format=suffix[1:])
-    print(f"{'arrays' if suffix == '.npz' else 'figure'}: {output}")
+    seconds = time.monotonic() - began
+    names = [network.name for network in explained.networks]
+    count, what = len(explained.labels), "images" if options.model else "faces"
+    numbers = {
+        "method": options.method,
+        "layer": options.layer,
+        "target": options.target,
+        "weights": names,
+        "source": explained.source,
+        what: count,
+        "seconds": round(seconds, 3),
+    }
+    lines = [f"{options.method} of {count} {what} by {', '.join(names)}; {seconds:.1f} s"]
+    if explained.metrics is not None:
+        lines.insert(0, explained.metrics.text(".md"))
+        numbers["metrics"] = json.loads(explained.metrics.text(".json"))["methods"]
+    options.said.say("\n".join(lines), numbers, [output])
 
 
 def explain(options: Options) -> Explained:
@@ -225,10 +248,17 @@ def explain(options: Options) -> Explained:
         maps.append(np.concatenate(each).mean(-1))
         if options.metrics:
             metrics[network.name] = _metrics(options, method, network, images, target)
-    if options.metrics:
-        print(_metrics_table(metrics, f"{options.method}, means over the {len(shown)} faces shown"))
+    caption = f"{options.method}, means over the {len(shown)} faces shown"
     chosen = {cut: images[shown] for cut, images in faces.images.items()}
-    return Explained(faces.source, networks, chosen, labels[shown], faces.labels is not None, maps)
+    return Explained(
+        faces.source,
+        networks,
+        chosen,
+        labels[shown],
+        faces.labels is not None,
+        maps,
+        _metrics_table(metrics, caption) if options.metrics else None,
+    )
 
 
 def draw(explained: Explained, options: Options) -> Figure:
@@ -302,10 +332,10 @@ def _metrics(options: Options, method: Method, network: Network, images: Images,
     return evaluate(method, network.model, network.variables, images, target, signed=signed, key=key)
 
 
-def _metrics_table(rows: Any, caption: str) -> str:
+def _metrics_table(rows: Any, caption: str) -> Table:
     from interpret.benchmark import METRICS, Table
 
-    return Table(METRICS, rows, caption).text(".md")
+    return Table(METRICS, rows, caption)
 
 
 def _load_networks(options: Options) -> list[Network]:

@@ -198,8 +198,8 @@ class Workbench:
         return self._load(weights)
 
 
-def workbench(first: str = "mini_xception-fer2013") -> Workbench:
-    """Makes the workbench of all weights that ship and label faces, ``first`` before the others.
+def workbench(first: str = "mini_xception-fer2013", task: str | None = None) -> Workbench:
+    """Makes the workbench of all weights that ship and label faces: ``first`` before the others, ``task`` after it.
 
     Raises:
         FaceflaxError: ``first`` cannot be loaded, or predicts no emotions.
@@ -208,7 +208,7 @@ def workbench(first: str = "mini_xception-fer2013") -> Workbench:
     if info.labels != EMOTIONS:
         raise FaceflaxError("weights", first, f"predicts {', '.join(info.labels)}", "give weights of emotions")
     shipped = [name for name in pretrained.list_weights() if pretrained.weights_info(name).arch not in models.DETECTORS]
-    return Workbench([first, *(name for name in shipped if name != first)])
+    return Workbench(list(dict.fromkeys([first, *([] if task is None else [task]), *shipped])))
 
 
 def colored(values: Float[np.ndarray, "height width"], *, signed: bool) -> UInt8[np.ndarray, "height width 3"]:

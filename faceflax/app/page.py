@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 from urllib.parse import urlencode
@@ -24,6 +23,7 @@ from faceflax.faces.face import Face
 from faceflax.labels import EMOTIONS, GENDERS
 from faceflax.media import demo
 from faceflax.media.drawing import draw_faces
+from faceflax.media.images import encode
 from faceflax.media.timeline import COLORS
 from faceflax.opencv import cv2
 
@@ -52,6 +52,14 @@ _TABLE = """{% if rows %}<div class="wide"><table class="measures"><tr>{% for ce
 </table></div>{% endif %}<h3>How each misleads</h3>
 <dl>{% for name, text in notes %}<dt>{{ name }}</dt><dd>{{ text }}</dd>{% endfor %}</dl>"""
 
+_MAPS = """<div class="maps">{% for picture, name in pictures %}
+<figure>{{ picture }}<figcaption>{{ name | replace("_", "_\u200b") }}</figcaption></figure>{% endfor %}</div>"""
+
+_TIMELINE = """{% if plot %}<h3>Perceived emotions over time</h3><div class="wide timeline">{{ plot }}</div>
+{% else %}<p>No face was found.</p>{% endif %}"""
+
+_WRONG = """<p class="wrong" role="alert">{{ said }}</p>"""
+
 _CSS = """
 .faces-said { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; }
 .faces-said h3 { margin: 0 0 .3rem; font-size: 1rem; }
@@ -64,14 +72,29 @@ _CSS = """
 .measures th, .measures td { padding: .2rem .6rem; text-align: right; }
 .measures th, .measures td { border-bottom: 1px solid var(--border-color-primary); }
 .measures th:first-child, .measures td:first-child { text-align: left; }
-.wide { overflow-x: auto; }
+.wide { overflow-x: auto; contain: inline-size; }
+body:not(.dark) [role="tab"][aria-selected="true"] { color: var(--primary-600) !important; }
+.faces-said .track span { box-shadow: inset 0 0 0 1px color-mix(in srgb, currentColor 45%, transparent); }
+.maps { display: grid; grid-template-columns: repeat(auto-fill, minmax(7.5rem, 1fr)); gap: .8rem; }
+.maps figure { margin: 0; }
+.maps img { width: 100%; image-rendering: pixelated; border-radius: 3px; }
+.maps figcaption { font-size: .85rem; overflow-wrap: anywhere; }
+.timeline img { min-width: 40rem; max-width: 100%; background: white; }
+.or { color: inherit !important; }
+.wrong { border-left: 4px solid #c8312b; padding: .4rem .8rem; }
+@media (max-width: 30rem) { .tab-container button { padding-inline: .55rem !important; } }
 dt { font-weight: 600; margin-top: .4rem; } dd { margin-left: 0; }
 .gradio-container { max-width: 72rem !important; margin: 0 auto; }
 """
 
 
 def mount(
-    api: FastAPI, analyzer: Analyzer, camera: Analyzer, limits: Limits, workbench: Workbench | None = None
+    api: FastAPI,
+    analyzer: Analyzer,
+    camera: Analyzer,
+    limits: Limits,
+    workbench: Workbench | None = None,
+    task_labels: Sequence[str] = (),
 ) -> None:
     """Puts the page at the root of an application whose own routes come first.
 
@@ -81,10 +104,11 @@ def mount(
         camera: of the camera's pictures and of videos.
         limits: what is too much.
         workbench: what explains; without it there is no tab for it.
+        task_labels: of the analyzers' third task, if they have one.
     """
     gr.mount_gradio_app(
         api,
-        build(analyzer, camera, limits, workbench),
+        build(analyzer, camera, limits, workbench, task_labels),
         path="/",
         footer_links=[],
         run_history=False,
@@ -100,20 +124,35 @@ def mount(
 
 
 def _theme() -> gr.themes.Base:
-    """Gradio's own look, in the fonts that the machine has: others would be fetched."""
+    """Gradio's own look, in the fonts that the machine has (others would be fetched) and with text dark enough."""
     fonts = ["system-ui", "sans-serif"]
-    return gr.themes.Default(font=fonts, font_mono=["ui-monospace", "monospace"])
+    theme = gr.themes.Default(primary_hue="blue", font=fonts, font_mono=["ui-monospace", "monospace"])
+    return theme.set(
+        button_primary_background_fill="*primary_600",
+        button_primary_background_fill_hover="*primary_700",
+        button_primary_background_fill_dark="*primary_700",
+        block_info_text_color="*neutral_600",
+        block_info_text_color_dark="*neutral_300",
+        checkbox_border_color="*neutral_500",
+        checkbox_border_color_dark="*neutral_400",
+    )
 
 
-def build(analyzer: Analyzer, camera: Analyzer, limits: Limits, workbench: Workbench | None = None) -> gr.Blocks:
+def build(
+    analyzer: Analyzer,
+    camera: Analyzer,
+    limits: Limits,
+    workbench: Workbench | None = None,
+    task_labels: Sequence[str] = (),
+) -> gr.Blocks:
     """Makes the page; see :func:`mount`."""
     with gr.Blocks(title="faceflax", analytics_enabled=False, delete_cache=(60, KEPT)) as page:
         gr.Markdown(f"# faceflax\n{_NOTICE}")
         with gr.Tabs() as tabs:
             with gr.Tab("Picture", id="picture"):
-                _picture(analyzer, limits, workbench)
+                _picture(analyzer, limits, workbench, task_labels)
             with gr.Tab("Camera", id="camera"):
-                _camera(camera, workbench)
+                _camera(camera, workbench, task_labels)
             with gr.Tab("Video", id="video"):
                 _video(camera, limits)
             if workbench is not None:
@@ -123,7 +162,7 @@ def build(analyzer: Analyzer, camera: Analyzer, limits: Limits, workbench: Workb
     return page
 
 
-def _picture(analyzer: Analyzer, limits: Limits, workbench: Workbench | None) -> None:
+def _picture(analyzer: Analyzer, limits: Limits, workbench: Workbench | None, task_labels: Sequence[str]) -> None:
     with gr.Row():
         given = _upload(420)
         drawn = gr.Image(
@@ -131,46 +170,56 @@ def _picture(analyzer: Analyzer, limits: Limits, workbench: Workbench | None) ->
         )
     with gr.Row():
         sample = gr.Button("Try a portrait")
-        clear = gr.ClearButton(value="Clear")
+        clear = gr.Button("Clear")
     bars = gr.HTML(label="Probabilities")
     known = gr.State([])
-    outputs: list[Any] = [drawn, bars, known]
-    clear.add([given, drawn, bars, known])
+    hint = "or click it in the picture; the tab Explain has every method"
+    chosen = gr.Radio([], label="Face to explain", info=hint, type="index", visible=False, elem_id="chosen")
+    maps = gr.HTML(elem_id="clicked")
 
-    def show(file: str | None) -> tuple[Any, str, list[dict[str, Any]]]:
+    def show(file: str | None) -> tuple[Any, ...]:
+        nothing: tuple[Any, ...] = [], gr.Radio([], visible=False), ""
         if file is None:
-            return None, "", []
-        with _sentences():
+            return None, "", *nothing
+        try:
             found = analyze_picture(Path(file), Path(file).name, analyzer, limits)
+        except FaceflaxError as error:
+            return None, wrong(error), *nothing
+        kept = _kept(found.image, found.faces, workbench)
         return (
             _rgb(draw_faces(found.image, found.faces)),
-            bars_of(found.faces),
-            _kept(found.image, found.faces, workbench),
+            bars_of(found.faces, task_labels),
+            kept,
+            gr.Radio([face["name"] for face in kept], value=None, visible=bool(kept)),
+            "",
         )
 
-    given.change(show, given, outputs, concurrency_limit=2, concurrency_id="analyze", api_visibility="private")
-    sample.click(_sample, None, given, api_visibility="private")
+    outputs: list[Any] = [drawn, bars, known, chosen, maps]
+    private: dict[str, Any] = {"api_visibility": "private"}
+    work = {"concurrency_limit": 2, "concurrency_id": "analyze"} | private
+    # Not its event "change", which comes twice for an upload.
+    gr.on([given.input, given.clear], show, given, outputs, **work)
+    sample.click(_sample, None, given, **private).then(show, given, outputs, **work)
+    clear.click(lambda: None, None, given, **private).then(show, given, outputs, **work)
     if workbench is None:
         return
-    gr.Markdown("Click a face to see what its emotion was read from, or choose methods in the tab *Explain*.")
-    title = gr.Markdown(elem_id="clicked")
-    shown = gr.Gallery(label="What the emotion was read from", columns=6, height="auto", object_fit="contain")
     bench = workbench
 
-    def explain(faces: list[dict[str, Any]], event: gr.SelectData) -> Any:
-        return _explain_clicked(bench, faces, event.index)
+    def explain(faces: list[dict[str, Any]], number: int | None) -> Any:
+        return gr.skip() if number is None or number >= len(faces) else _explain_face(bench, faces[number])
 
-    drawn.select(
-        explain,
-        known,
-        [title, shown],
-        concurrency_limit=1,
-        concurrency_id="explain",
-        api_visibility="private",
-    )
+    def explain_clicked(faces: list[dict[str, Any]], event: gr.SelectData) -> Any:
+        if not faces:
+            return gr.skip(), gr.skip()
+        face = min(faces, key=lambda face: _distance(face["box"], event.index))
+        return face["name"], _explain_face(bench, face)
+
+    one: dict[str, Any] = {"concurrency_limit": 1, "concurrency_id": "explain"} | private
+    chosen.input(explain, [known, chosen], maps, **one)
+    drawn.select(explain_clicked, known, [chosen, maps], **one)
 
 
-def _camera(camera: Analyzer, workbench: Workbench | None) -> None:
+def _camera(camera: Analyzer, workbench: Workbench | None, task_labels: Sequence[str]) -> None:
     gr.Markdown("The browser asks before it gives the camera; if it was refused, allow it beside the address.")
     with gr.Row():
         seen = gr.Image(label="Camera", sources=["webcam"], streaming=True, type="numpy", height=360)
@@ -182,12 +231,14 @@ def _camera(camera: Analyzer, workbench: Workbench | None) -> None:
         if image is None:
             return None, ""
         frame = np.ascontiguousarray(image[..., ::-1])
-        with _sentences():
+        try:
             faces = list(camera(frame))
             shown = draw_faces(frame, faces)
             if explained and workbench is not None and faces:
                 shown = beside_faces(shown, faces, frame, workbench)
-        return _rgb(shown), bars_of(faces)
+        except FaceflaxError as error:
+            return None, wrong(error)
+        return _rgb(shown), bars_of(faces, task_labels)
 
     seen.stream(
         show,
@@ -204,17 +255,20 @@ def _video(camera: Analyzer, limits: Limits) -> None:
     gr.Markdown(f"The first {limits.video_seconds:g} seconds are analysed; a file may have {limits.megabytes:g} MB.")
     given = gr.File(label="Video", file_types=["video"], type="filepath", height=120, elem_id="video")
     start = gr.Button("Analyze", variant="primary")
+    said = gr.HTML()
     drawn = gr.Video(label="Annotated", interactive=False, height=420)
-    timeline = gr.Image(label="Perceived emotions over time", interactive=False, format="png", buttons=["download"])
+    timeline = gr.HTML()
     table = gr.File(label="Table (CSV)", interactive=False, elem_id="table")
 
-    def show(file: str | None, progress: Any = gr.Progress()) -> tuple[str, Any, str]:  # noqa: B008
-        with _sentences():
+    def show(file: str | None, progress: Any = gr.Progress()) -> tuple[Any, ...]:  # noqa: B008
+        try:
             if file is None:
                 raise FaceflaxError("video", None, "there is none", "choose a file first")
-            return analyze_video(Path(file), camera, limits, progress)
+            return "", *analyze_video(Path(file), camera, limits, progress)
+        except FaceflaxError as error:
+            return wrong(error), None, "", None
 
-    start.click(show, given, [drawn, timeline, table], concurrency_limit=1, api_visibility="private")
+    start.click(show, given, [said, drawn, timeline, table], concurrency_limit=1, api_visibility="private")
 
 
 def _explain(page: gr.Blocks, tabs: gr.Tabs, analyzer: Analyzer, limits: Limits, workbench: Workbench) -> None:
@@ -233,13 +287,11 @@ def _explain(page: gr.Blocks, tabs: gr.Tabs, analyzer: Analyzer, limits: Limits,
             metrics = gr.Checkbox(label="Also measure the maps (takes longer)")
             start = gr.Button("Explain", variant="primary")
             link = gr.Textbox(label="Link to these settings", interactive=False, buttons=["copy"], elem_id="link")
-    title = gr.Markdown()
-    shown = gr.Gallery(label="Maps", columns=6, height="auto", object_fit="contain")
-    said = gr.HTML()
+    shown = gr.HTML()
     settings = [weights, methods, layer, target, metrics]
 
-    def show(file: str | None, *chosen: Any) -> tuple[str, Any, str]:
-        with _sentences():
+    def show(file: str | None, *chosen: Any) -> str:
+        try:
             if file is None:
                 raise FaceflaxError("picture", None, "there is none", "give one, or try the portrait")
             found = analyze_picture(Path(file), Path(file).name, analyzer, limits)
@@ -248,7 +300,9 @@ def _explain(page: gr.Blocks, tabs: gr.Tabs, analyzer: Analyzer, limits: Limits,
             face = max(found.faces, key=lambda face: face.box[2] * face.box[3])
             crop = face.crop(found.image, *workbench.cut(chosen[0]))
             explained = workbench.explain(crop, **dict(zip(_SETTINGS, chosen, strict=True)))
-        return f"### {explained.title}", list(explained.pictures), said_of(explained)
+        except FaceflaxError as error:
+            return wrong(error)
+        return maps_of(explained) + said_of(explained)
 
     def of_network(name: str) -> tuple[Any, Any]:
         names = list(workbench.layers(name))
@@ -277,9 +331,9 @@ def _explain(page: gr.Blocks, tabs: gr.Tabs, analyzer: Analyzer, limits: Limits,
     private: dict[str, Any] = {"api_visibility": "private"}
     sample.click(_sample, None, given, **private)
     weights.input(of_network, weights, [layer, target], **private)
-    start.click(
-        show, [given, *settings], [title, shown, said], concurrency_limit=1, concurrency_id="explain", **private
-    ).success(address, settings, link, **private)
+    start.click(show, [given, *settings], shown, concurrency_limit=1, concurrency_id="explain", **private).then(
+        address, settings, link, **private
+    )
     page.load(restore, None, [tabs, *settings], **private)
 
 
@@ -336,25 +390,30 @@ def _sample() -> str:
 
 
 def _kept(image: np.ndarray, faces: Sequence[Face], workbench: Workbench | None) -> list[dict[str, Any]]:
-    """What a click on a face needs: where it is, and its crop."""
+    """What explaining a face needs: its name, where it is, and its crop."""
     if workbench is None:
         return []
     cut = workbench.cut(workbench.weights[0])
-    return [{"box": face.box, "emotion": face.emotion, "crop": face.crop(image, *cut)} for face in faces]
+    return [
+        {
+            "name": f"{number}: {_labels(face)}",
+            "box": face.box,
+            "emotion": face.emotion,
+            "crop": face.crop(image, *cut),
+        }
+        for number, face in enumerate(faces, 1)
+    ]
 
 
-def _explain_clicked(workbench: Workbench, known: list[dict[str, Any]], place: tuple[int, int]) -> Any:
-    x, y = place
+def _distance(box: tuple[int, int, int, int], place: tuple[int, int]) -> float:
+    """From the middle of a box to a place, in pixels."""
+    left, top, width, height = box
+    return float(np.hypot(left + width / 2 - place[0], top + height / 2 - place[1]))
 
-    def distance(face: dict[str, Any]) -> float:
-        left, top, width, height = face["box"]
-        return float(np.hypot(left + width / 2 - x, top + height / 2 - y))
 
-    if not known:
-        return gr.skip(), gr.skip()
-    face = min(known, key=distance)
+def _explain_face(workbench: Workbench, face: dict[str, Any]) -> str:
     weights = workbench.weights[0]
-    with _sentences():
+    try:
         explained = workbench.explain(
             face["crop"],
             weights=weights,
@@ -362,24 +421,42 @@ def _explain_clicked(workbench: Workbench, known: list[dict[str, Any]], place: t
             layer=_usual(workbench.layers(weights)),
             target=face["emotion"],
         )
-    return f"### {explained.title}", list(explained.pictures)
+    except FaceflaxError as error:
+        return wrong(error)
+    return maps_of(explained)
 
 
-def bars_of(faces: Sequence[Face]) -> str:
-    """Returns all probabilities of each face as tables with bars."""
+def wrong(error: FaceflaxError) -> str:
+    """Returns the sentence of an error, in the place of the results: what was there before is of something else."""
+    return str(html.render(_WRONG, said=str(error)))
+
+
+def maps_of(explained: Explained) -> str:
+    """Returns the face and its maps, each with its name."""
+    pictures = [(html.image(encode(_rgb(picture), ".png"), "png", name), name) for picture, name in explained.pictures]
+    return str(html.render("<h3>{{ title }}</h3>", title=explained.title) + html.render(_MAPS, pictures=pictures))
+
+
+def bars_of(faces: Sequence[Face], task_labels: Sequence[str] = ()) -> str:
+    """Returns all probabilities of each face as tables with bars; those of the third task last, where there is one."""
     said = []
     for face in faces:
-        title = f"{face.emotion}, {face.gender}"
         named = [
             *zip(EMOTIONS, face.emotion_probabilities, strict=True),
             *zip(GENDERS, face.gender_probabilities, strict=True),
         ]
+        if face.task_probabilities is not None:
+            named += zip(task_labels, face.task_probabilities, strict=True)
         bars = [
             {"name": name, "percent": round(100 * float(value)), "color": COLORS.get(name, "#6b7280")}
             for name, value in named
         ]
-        said.append({"title": f"perceived as {title}", "bars": bars})
+        said.append({"title": f"perceived as {_labels(face)}", "bars": bars})
     return str(html.render(_BARS, faces=said, nothing="No face was found."))
+
+
+def _labels(face: Face) -> str:
+    return ", ".join(label for label in (face.emotion, face.gender, face.task) if label is not None)
 
 
 def said_of(explained: Explained) -> str:
@@ -402,21 +479,15 @@ def beside_faces(drawn: np.ndarray, faces: Sequence[Face], frame: np.ndarray, wo
     return drawn
 
 
-def analyze_video(
-    file: Path, camera: Analyzer, limits: Limits, progress: Callable[..., Any]
-) -> tuple[str, np.ndarray | None, str]:
+def analyze_video(file: Path, camera: Analyzer, limits: Limits, progress: Callable[..., Any]) -> tuple[str, str, str]:
     """Analyses a video.
 
     Returns:
-        The annotated video's file, the timeline as an RGB image (None without a face), and the table's file.
+        The annotated video's file, the timeline as HTML, and the table's file.
 
     Raises:
         FaceflaxError: of field ``video``: it is too large, or not a video.
     """
-    import io
-
-    from PIL import Image as Pillow
-
     from faceflax.faces import VideoAnalyzer
     from faceflax.faces.analyzer import FaceAnalyzer
     from faceflax.media import outputs, timeline
@@ -443,21 +514,9 @@ def analyze_video(
     except FaceflaxError as error:
         raise error.renamed("video") from None
     rows = list(read_rows(table))
-    if not rows:
-        return str(video), None, str(table)
-    picture = io.BytesIO()
-    timeline.plot_emotions(rows).savefig(picture, dpi=110, bbox_inches="tight", format="png")
-    return str(video), np.asarray(Pillow.open(picture).convert("RGB")), str(table)
+    plot = html.figure(timeline.plot_emotions(rows), "bands of the perceived emotions over time") if rows else None
+    return str(video), str(html.render(_TIMELINE, plot=plot)), str(table)
 
 
 def _rgb(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image[..., ::-1])
-
-
-@contextmanager
-def _sentences() -> Iterator[None]:
-    """Shows a mistake as a sentence in the page."""
-    try:
-        yield
-    except FaceflaxError as error:
-        raise gr.Error(str(error), print_exception=False) from None

@@ -6,7 +6,7 @@ import os
 import shutil
 import socket
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -69,6 +69,7 @@ def make_app(
     limits: Limits,
     *,
     version: str,
+    task_labels: Sequence[str] = (),
     workbench: Callable[[], Workbench] | None = None,
     token: str | None = None,
 ) -> Application:
@@ -79,13 +80,14 @@ def make_app(
         camera: of the camera's pictures and of videos, a faster one.
         limits: what is too much.
         version: what ``/healthz`` says.
+        task_labels: of the analyzers' third task, if they have one.
         workbench: makes what explains; without it the page has no such tab.
         token: what a request has to bring; None only where no other machine reaches the server.
     """
     from faceflax.app.page import mount
 
     api = make_api(analyzer, limits, version)
-    mount(api, analyzer, camera, limits, None if workbench is None else workbench())
+    mount(api, analyzer, camera, limits, None if workbench is None else workbench(), task_labels)
     return Guard(api, token)
 
 

@@ -3,5 +3,6 @@
 from faceflax.cli.command import run
 from faceflax.cli.metavars import Weights
 from faceflax.cli.plugins import Explainer, explainer
+from faceflax.cli.reporting import ReportOptions
 
-__all__ = ["Explainer", "Weights", "explainer", "run"]
+__all__ = ["Explainer", "ReportOptions", "Weights", "explainer", "run"]

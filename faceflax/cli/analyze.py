@@ -14,7 +14,7 @@ import tyro
 
 from faceflax.cli.detection import DetectionOptions, PresetName, make_analyzer, networks
 from faceflax.cli.metavars import Weights
-from faceflax.cli.reporting import ReportOptions, printable
+from faceflax.cli.reporting import ReportOptions, complain, printable
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
@@ -91,7 +91,6 @@ def main(options: Options) -> None:
     if not options.paths:
         raise FaceflaxError("paths", None, "{} given", "give images, videos, folders or archives")
     options.detection.check()
-    options.said.check()
     began = time.monotonic()
     if options.max_side < 0:
         raise FaceflaxError("max_side", options.max_side, "is not a number of pixels", "give 1 or more, or 0 for all")
@@ -135,10 +134,9 @@ def main(options: Options) -> None:
                 *(inputs, table, make if ready is None else lambda: ready, reading),
                 workers=options.workers,
                 parts=parts,
-                progress=not options.said.quiet,
             )
         except KeyboardInterrupt:
-            print("the same command goes on from here", file=sys.stderr)
+            complain("the same command goes on from here")
             raise
         known = table.records | {record.input: record for record in recent}
         records = [known[item.name] for item in inputs if item.name in known] + others
@@ -260,5 +258,5 @@ def _say(
         lines = [printable(f"  {record.input}: {record.reason}") for record in bad[:_MOST_LINES]]
         if len(bad) > _MOST_LINES:
             lines.append(f"  and {len(bad) - _MOST_LINES} more, which are in {printable(str(written[1]))}")
-        print(f"{len(bad)} could not be read, or not whole:", *lines, sep="\n", file=sys.stderr)
+        complain(f"{len(bad)} could not be read, or not whole:", *lines)
         sys.exit(1)

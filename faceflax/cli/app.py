@@ -14,6 +14,9 @@ from faceflax.cli.metavars import Weights
 if TYPE_CHECKING:
     import socket
 
+FAST: PresetName = "fast"
+"""The networks of the camera and of videos."""
+
 
 @dataclass(frozen=True)
 class Options:
@@ -43,6 +46,8 @@ class Options:
     """Weights for perceived emotion in place of the preset's: a shipped name or a .safetensors file."""
     gender_weights: Weights | None = None
     """Weights for perceived gender in place of the preset's: a shipped name or a .safetensors file."""
+    task_weights: Weights | None = None
+    """Weights for a task of your own, with any labels: a .safetensors file that faceflax train has made."""
     quiet: bool = False
     """Print the address alone."""
     detection: Annotated[DetectionOptions, tyro.conf.arg(name="")] = field(default_factory=DetectionOptions)
@@ -59,18 +64,19 @@ def main(options: Options) -> None:
     limits = app.Limits(options.megabytes, options.upload_seconds, options.video_seconds)
     taken = app.bind(options.host, options.port, options.token)  # what is in use is said before the networks are made
     with taken, app.scratch():
-        emotion = networks("fast", options.emotion_weights, options.gender_weights).emotion
-        detector = options.detection.for_images(options.preset)
-        pictures = make_analyzer(options.preset, options.emotion_weights, options.gender_weights, detector)
-        camera = make_analyzer(
-            "fast", options.emotion_weights, options.gender_weights, options.detection.for_images("fast")
+        emotion = networks(FAST, options.emotion_weights, options.gender_weights).emotion
+        weights = options.emotion_weights, options.gender_weights
+        pictures, camera = (
+            make_analyzer(preset, *weights, options.detection.for_images(preset), options.task_weights)
+            for preset in (options.preset, FAST)
         )
         application = app.make_app(
             pictures,
             camera,
             limits,
+            task_labels=pictures.task_labels,
             version=faceflax.__version__,
-            workbench=lambda: plugins.workbench(emotion),
+            workbench=lambda: plugins.workbench(emotion, options.task_weights),
             token=options.token,
         )
         address = address_of(options.host, taken)

@@ -18,6 +18,7 @@ from typing import Any, NoReturn, TypeVar
 
 from faceflax import files
 from faceflax.cli import metavars, plugins
+from faceflax.cli.reporting import options_of
 from faceflax.errors import FaceflaxError, MissingExtraError, missing_extra, unknown
 
 Options = TypeVar("Options")
@@ -36,7 +37,8 @@ def run(
 ) -> NoReturn:
     """Parses the command line into ``options_type`` and calls ``main`` with it, then exits.
 
-    Exit status: 0 after success, 2 after bad input (one ``error:`` line, no traceback), 130 after Ctrl-C.
+    Exit status: 0 after success, 2 after bad input (one ``error:`` line, no traceback), 130 after Ctrl-C. Options that
+    have :class:`~faceflax.cli.reporting.ReportOptions` among them decide how much is printed.
 
     Args:
         main: the command's work. It imports jax and the like itself, so that ``--help`` answers at once.
@@ -51,7 +53,9 @@ def run(
         words = sys.argv[1:] if arguments is None else arguments
         if main.__module__ == "__main__" and (spec := sys.modules["__main__"].__spec__) is not None:
             plugins.check_package(spec.name.partition(".")[0])
-        main(parse(options_type, default, prog=prog or _prog(), arguments=words))
+        options = parse(options_type, default, prog=prog or _prog(), arguments=words)
+        with options_of(options).speaking():
+            main(options)
         sys.stdout.flush()
     sys.exit(0)
 

@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import hashlib
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Annotated
 
 import tyro
 
 from faceflax import files
+from faceflax.cli.reporting import ReportOptions
 from faceflax.errors import FaceflaxError, renaming
 from faceflax.labels import EMOTIONS, GENDERS
 
@@ -32,6 +34,7 @@ class Options:
     """What the weights were trained on, for the record; known for the reference's."""
     crop_margin: float = 0.0
     """Share of a detected box's side to add on each side before the face is cut out; known for the reference's."""
+    said: Annotated[ReportOptions, tyro.conf.arg(name="")] = field(default_factory=ReportOptions)
 
 
 # The files that the reference publishes, by their SHA-256: labels, what they were trained on, and the crop margin they
@@ -45,6 +48,7 @@ REFERENCES = {
 def main(options: Options) -> None:
     """Reads the one file and writes the other."""
     files.writable_file("out", options.out)
+    began = time.monotonic()
 
     from faceflax import pretrained
     from faceflax.pretrained import keras
@@ -72,4 +76,10 @@ def main(options: Options) -> None:
         image_size=image_size,
         crop_margin=crop_margin,
     )
-    print(f"{options.out}: {info.arch}, {', '.join(info.labels)}, {info.image_size} pixels, SHA-256 {info.sha256}")
+    seconds = time.monotonic() - began
+    numbers = {"arch": info.arch, "labels": list(info.labels), "image_size": info.image_size, "sha256": info.sha256}
+    options.said.say(
+        f"{info.arch}, {', '.join(info.labels)}, {info.image_size} pixels, SHA-256 {info.sha256}; {seconds:.1f} s",
+        numbers | {"seconds": round(seconds, 3)},
+        [options.out, options.out.with_suffix(".json")],
+    )

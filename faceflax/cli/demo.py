@@ -2,13 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import dataclasses
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Annotated
+
+import tyro
 
 from faceflax import files
 from faceflax.cli.detection import PresetName, make_analyzer, networks
 from faceflax.cli.metavars import Weights
+from faceflax.cli.reporting import ReportOptions
 
 if TYPE_CHECKING:
     from matplotlib.figure import Figure
@@ -28,10 +33,11 @@ class Options:
     """Weights for perceived emotion in place of the preset's: a shipped name or a .safetensors file."""
     gender_weights: Weights | None = None
     """Weights for perceived gender in place of the preset's: a shipped name or a .safetensors file."""
+    said: Annotated[ReportOptions, tyro.conf.arg(name="")] = field(default_factory=ReportOptions)
 
 
 def main(options: Options) -> None:
-    """Writes the figure and the video into the folder and prints what was found."""
+    """Writes the figure and the video into the folder and says what was found."""
     files.writable_folder("output_dir", options.output_dir)
     figure, video = options.output_dir / "demo.png", options.output_dir / "demo.mp4"
     files.writable_file("output_dir", figure)
@@ -43,23 +49,26 @@ def main(options: Options) -> None:
     from faceflax.media import demo
     from faceflax.media.sources import open_source
 
+    began = time.monotonic()
     analyzer = make_analyzer(options.preset, options.emotion_weights, options.gender_weights)
     (face, *_) = analyzer(demo.photograph())
-    print(f"photograph: a face at x, y, width, height = {face.box}, score {face.score:.2f}")
+    lines = [f"photograph: a face at x, y, width, height = {face.box}, score {face.score:.2f}"]
     for what, labels, probabilities in (
         ("emotion", EMOTIONS, face.emotion_probabilities),
         ("gender", GENDERS, face.gender_probabilities),
     ):
         shares = ", ".join(f"{label} {p:.0%}" for label, p in zip(labels, probabilities, strict=True))
-        print(f"  perceived {what}: {shares}")
+        lines.append(f"  perceived {what}: {shares}")
     _figure(face, options).savefig(figure, dpi=150)
 
     summary = loop.run(open_source("demo"), VideoAnalyzer(analyzer), output=video)
-    print(
+    lines.append(
         f"video: a face in {summary.frames_with_face} of {summary.frames} frames, "
         f"{summary.frames / summary.seconds:.0f} frames a second, detection, both networks and drawing included"
     )
-    print(f"wrote {figure} and {video}")
+    seconds = time.monotonic() - began
+    numbers = {"face": face.to_dict(), "video": dataclasses.asdict(summary), "seconds": round(seconds, 3)}
+    options.said.say("\n".join([*lines, f"{seconds:.1f} s in all"]), numbers, [figure, video])
 
 
 def _figure(face: Face, options: Options) -> Figure:

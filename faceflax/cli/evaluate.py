@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import json
+import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,7 @@ import tyro
 
 from faceflax import files
 from faceflax.cli.metavars import Weights
+from faceflax.cli.reporting import ReportOptions
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
@@ -66,6 +68,7 @@ class Options:
     """Folder for index.html, one page with all numbers and figures in it, and metrics.json."""
     output: Path = Path("out/confusion.png")
     """Figure of the confusion matrix to write."""
+    said: Annotated[ReportOptions, tyro.conf.arg(name="")] = field(default_factory=ReportOptions)
 
 
 def main(options: Options) -> None:
@@ -77,6 +80,7 @@ def main(options: Options) -> None:
         for name in ("index.html", "metrics.json"):
             files.writable_file("report", options.report / name)
     removed = _read_ids(options.without) if options.without else frozenset()
+    began = time.monotonic()
 
     from scipy.special import softmax
 
@@ -144,39 +148,37 @@ def main(options: Options) -> None:
 
     what = f"{options.weights} on {options.dataset} {options.split}{' with flip averaging' if options.flip else ''}"
     remarks = list(_remarks(options, info, examples))
-    print(f"{what}: accuracy {result.accuracy:.2%} of {len(logits):,} images\n")
-    print(*remarks, "", sep="\n")
-    print(_lines("share [95% interval]", accuracy), f"\n{result.table()}", sep="\n")
+    lines = [f"{what}: accuracy {result.accuracy:.2%} of {len(logits):,} images", "", *remarks, ""]
+    lines += [_lines("share [95% interval]", accuracy), "", str(result.table())]
     for kind, shares in groups.items():
         name, gap = evaluation.worst(shares)
-        print(f"\n{_lines(f'{kind} [95% interval]', shares)}")
-        print(f"worst: {name}, {100 * gap:.1f} percentage points below all images together")
-    for name, bins in calibration.items():
-        print(f"\nexpected calibration error, {name}: {bins.error:.2%}", end="")
+        lines += ["", _lines(f"{kind} [95% interval]", shares)]
+        lines.append(f"worst: {name}, {100 * gap:.1f} percentage points below all images together")
+    lines.append("")
+    lines += [f"expected calibration error, {name}: {bins.error:.2%}" for name, bins in calibration.items()]
     if robustness:
-        print(f"\n\n{robustness}", end="")
+        lines += ["", str(robustness)]
     title = f"{what}\naccuracy {result.accuracy:.2%}, n = {len(logits):,}"
     report.confusion_figure(result, title).savefig(options.output, dpi=150, bbox_inches="tight")
-    print(f"\n\nconfusion matrix: {options.output}")
+    facts = {
+        "weights": options.weights,
+        "sha256": info.sha256,
+        "dataset": options.dataset,
+        "split": options.split,
+        "images": len(logits),
+        "skipped": examples.skipped,
+        "flip": options.flip,
+        "temperature": info.temperature,
+        "detector": finder,
+    }
+    mistakes = report.most_confident_mistakes(softmax(logits / info.temperature, axis=1), examples)
+    found = report.Report(what, remarks, accuracy, result, groups, calibration, mistakes, facts, robustness)
+    written = [options.output]
     if options.report:
-        probabilities = softmax(logits / info.temperature, axis=1)
-        mistakes = report.most_confident_mistakes(probabilities, examples)
-        facts = {
-            "weights": options.weights,
-            "sha256": info.sha256,
-            "dataset": options.dataset,
-            "split": options.split,
-            "images": len(logits),
-            "skipped": examples.skipped,
-            "flip": options.flip,
-            "temperature": info.temperature,
-            "detector": finder,
-        }
-        file = report.write(
-            options.report,
-            report.Report(what, remarks, accuracy, result, groups, calibration, mistakes, facts, robustness),
-        )
-        print(f"report: {file}")
+        written += [report.write(options.report, found), options.report / "metrics.json"]
+    seconds = time.monotonic() - began
+    lines += ["", f"{len(logits):,} images; {seconds:.1f} s"]
+    options.said.say("\n".join(lines), report.metrics(found) | {"seconds": round(seconds, 3)}, written)
 
 
 def _read_ids(file: Path) -> frozenset[str]:

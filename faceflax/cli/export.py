@@ -10,12 +10,14 @@ accuracies.
 from __future__ import annotations
 
 import time
-from dataclasses import dataclass
+from collections.abc import Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
+from faceflax.cli.reporting import ReportOptions
 from faceflax.errors import FaceflaxError, renaming
 from faceflax.files import writable_file, write
 
@@ -63,21 +65,31 @@ class Options:
     """Folder of the named weights."""
     data_dir: Path | None = None
     """Where prepared datasets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
+    said: Annotated[ReportOptions, tyro.conf.arg(name="")] = field(default_factory=ReportOptions)
 
 
 def main(options: Options) -> None:
     """Does one of the two."""
+    began = time.monotonic()
     if options.name is None:
-        _write(options)
-        return
-    for field in ("format", "output", "normalize", "int8"):
-        if getattr(options, field):
-            remedy = "leave one of them out"
-            raise FaceflaxError(field, None, f"is for a file of another runtime, not for {options.name!r}", remedy)
-    _name(options, options.name)
+        lines, numbers, written = _write(options)
+    else:
+        for name in ("format", "output", "normalize", "int8"):
+            if getattr(options, name):
+                remedy = "leave one of them out"
+                raise FaceflaxError(name, None, f"is for a file of another runtime, not for {options.name!r}", remedy)
+        lines, numbers, written = _name(options, options.name)
+    seconds = time.monotonic() - began
+    size = sum(file.stat().st_size for file in written)
+    lines = [*lines, f"{len(written)} files, {size / 1000:,.0f} kB; {seconds:.1f} s"]
+    options.said.say("\n".join(lines), numbers | {"bytes": size, "seconds": round(seconds, 3)}, written)
 
 
-def _write(options: Options) -> None:
+Done = tuple[Sequence[str], dict[str, Any], Sequence[Path]]
+"""What was done in words and in numbers, and the files."""
+
+
+def _write(options: Options) -> Done:
     from faceflax import exporting, pretrained
 
     if options.detector is not None:
@@ -94,17 +106,15 @@ def _write(options: Options) -> None:
         raise FaceflaxError("int8", options.weights, problem, "leave it out")
     with renaming(file="output"):
         if options.int8:
-            written = [_quantised(options, info, writable_file("output", output))]
-        else:
-            written = exporting.export(
-                options.weights, output, format=options.format, normalize=options.normalize, half=options.half
-            )
-    for file in written:
-        print(f"wrote {file} ({file.stat().st_size / 1000:,.0f} kB)")
+            return _quantised(options, info, writable_file("output", output))
+        written = exporting.export(
+            options.weights, output, format=options.format, normalize=options.normalize, half=options.half
+        )
+    return [], {"weights": options.weights}, written
 
 
-def _quantised(options: Options, info: WeightsInfo, file: Path) -> Path:
-    """Writes the network in int8 and prints what that costs and gains."""
+def _quantised(options: Options, info: WeightsInfo, file: Path) -> Done:
+    """Writes the network in int8 and says what that costs and gains."""
     if options.half:
         raise FaceflaxError("half", None, "is for safetensors, not for int8", "leave it out")
 
@@ -132,16 +142,22 @@ def _quantised(options: Options, info: WeightsInfo, file: Path) -> Path:
     }
     images, labels = faces("test")
     times = _times(sessions, images[:1])
+    lines, numbers = [], {}
     for precision, session in sessions.items():
         starts = range(0, len(images), 64)
         answers = [session.run(["logits"], {"images": images[i : i + 64]})[0].argmax(1) for i in starts]
         right = Share.of(np.concatenate(answers) == labels)
-        print(
+        lines.append(
             f"{precision:<8} {len(content[precision]) / 1000:>6,.0f} kB   {info.dataset} test {right}   "
             f"one face {1000 * times[precision]:.2f} ms"
         )
+        numbers[precision] = {
+            "bytes": len(content[precision]),
+            "test_accuracy": right.value,
+            "face_seconds": times[precision],
+        }
     write(file, content["int8"])
-    return file
+    return lines, {"weights": options.weights} | numbers, [file]
 
 
 def _times(sessions: dict[str, Any], face: np.ndarray) -> dict[str, float]:
@@ -158,7 +174,7 @@ def _times(sessions: dict[str, Any], face: np.ndarray) -> dict[str, float]:
     return {precision: statistics.median(each) for precision, each in rounds.items()}
 
 
-def _name(options: Options, name: str) -> None:
+def _name(options: Options, name: str) -> Done:
     """Fits the temperature, measures, saves."""
     import jax
     import jax.numpy as jnp
@@ -189,12 +205,21 @@ def _name(options: Options, name: str) -> None:
         sure=sure,
         half=options.half,
     )
-    print(f"{file}  sha256 {info.sha256}")
-    print("  ".join(f"{split} {value:.2%}" for split, value in accuracy.items()), f" temperature {temperature:.3f}")
+    lines = [f"{file}  sha256 {info.sha256}"]
+    lines.append(
+        "  ".join([*(f"{split} {value:.2%}" for split, value in accuracy.items()), f"temperature {temperature:.3f}"])
+    )
     if sure:
-        print(
-            "sure from {confidence:.1%} on: {coverage:.1%} of the labels, {accuracy:.1%} of them right".format(**sure)
-        )
+        said = "sure from {confidence:.1%} on: {coverage:.1%} of the labels, {accuracy:.1%} of them right"
+        lines.append(said.format(**sure))
+    numbers = {
+        "weights": name,
+        "sha256": info.sha256,
+        "accuracy": accuracy,
+        "temperature": temperature,
+        "sure": sure,
+    }
+    return lines, numbers, [file, file.with_suffix(".json")]
 
 
 def _labelling(

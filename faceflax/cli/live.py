@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import logging
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -18,6 +19,11 @@ from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
     from faceflax.live.overlay import SaliencyOverlay
+
+
+KEYS = "q quits, p pauses, s saves the picture, o switches the overlay, e the emotion, b the bars"
+
+_log = logging.getLogger("faceflax")
 
 
 @dataclass(frozen=True)
@@ -68,7 +74,6 @@ def main(options: Options) -> None:
     if options.max_frames is not None and options.max_frames < 1:
         raise FaceflaxError("max_frames", options.max_frames, "is not a number of frames", "give 1 or more")
     options.detection.check()
-    options.report.check()
 
     from faceflax.media import outputs
 
@@ -100,6 +105,8 @@ def main(options: Options) -> None:
     )
     every = options.detection.search_every
     overlay = _overlay(options)
+    if not options.headless:
+        _log.info("faceflax: finds faces and what is perceived in them, on this machine alone; %s", KEYS)
     summary = loop.run(
         source,
         images if still else VideoAnalyzer(images, detector=detector, full_search_every=every),
@@ -115,7 +122,6 @@ def main(options: Options) -> None:
         },
         snapshots=options.snapshots,
         max_frames=options.max_frames,
-        progress=not options.report.quiet,
     )
     dropped = f", {summary.dropped} dropped" if source.kind == "camera" else ""
     text = (

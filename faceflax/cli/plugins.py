@@ -66,11 +66,12 @@ def explainer(model: Any, variables: Any) -> Explainer:
     return load(found["guided_backprop"])(model, variables)
 
 
-def workbench(weights: str) -> Workbench:
+def workbench(weights: str, task: str | None = None) -> Workbench:
     """Makes what the browser app explains faces with.
 
     Args:
         weights: of the network that comes first.
+        task: weights for a third task, which come second.
 
     Raises:
         FaceflaxError: as :func:`explainer` does, or the weights cannot be explained.
@@ -78,7 +79,7 @@ def workbench(weights: str) -> Workbench:
     found = entry_points("faceflax.explainers")
     if "workbench" not in found:
         raise not_installed()
-    made: Workbench = load(found["workbench"])(weights)
+    made: Workbench = load(found["workbench"])(weights, task)
     return made
 
 

@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+import shlex
+import time
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import tyro
+
+from faceflax.cli.reporting import ReportOptions
+
+if TYPE_CHECKING:
+    from collections.abc import Iterable
 
 SHOWN = 20
 """Damaged rows named, at most."""
@@ -38,13 +45,16 @@ class Options:
     overwrite: bool = False
     """Prepare it again; the older one is replaced when the new one is complete."""
 
+    said: Annotated[ReportOptions, tyro.conf.arg(name="")] = field(default_factory=ReportOptions)
+
 
 def main(options: Options) -> None:
-    """Prepares the dataset, unless it is there already, and prints what is in it."""
+    """Prepares the dataset, unless it is there already, and says what is in it."""
     from faceflax.data import loading
     from faceflax.data.face_boxes import SceneBuilder
     from faceflax.errors import FaceflaxError
 
+    began = time.monotonic()
     dataset = options.dataset
     if options.name is not None:
         if dataset != "folder":
@@ -52,27 +62,37 @@ def main(options: Options) -> None:
         dataset = f"folder/{options.name}"
     make = loading.prepare if options.overwrite else loading.make_builder
     builder = make(dataset, source=options.source, data_dir=options.data_dir, skip_corrupt=options.skip_corrupt)
-    if builder.is_prepared and not options.overwrite:
-        print(f"{dataset} is already prepared in {builder.data_dir} (--overwrite prepares it again)")
-    else:
-        if not options.overwrite:
-            builder.prepare()
-        print(f"{dataset} is prepared in {builder.data_dir}")
-    for note in builder.notes:
-        print(f"note: {note}")
-
+    before = builder.is_prepared and not options.overwrite
+    if not builder.is_prepared:
+        builder.prepare()
+    again = "already prepared in {} (--overwrite prepares it again)" if before else "prepared in {}"
+    lines = [f"{dataset} is {again.format(builder.data_dir)}", *(f"note: {note}" for note in builder.notes)]
     for split, skipped in builder.skipped.items():
         shown = ", ".join(skipped[:SHOWN]) + (", ..." if len(skipped) > SHOWN else "")
-        print(f"note: damaged rows left out of the {split} split ({len(skipped)}): {shown}")
+        lines.append(f"note: damaged rows left out of the {split} split ({len(skipped)}): {shown}")
 
     names, counts = loading.count_classes(builder)
     width = max(map(len, (*names, "skipped")))
-    print(f"\n{'class':<{width}}", *(f"{split:>10}" for split in counts))
-    for label, name in enumerate(names):
-        print(f"{name:<{width}}", *(f"{counts[split][label]:>10}" for split in counts))
-    print(f"{'total':<{width}}", *(f"{counts[split].sum():>10}" for split in counts))
+
+    def line(name: str, numbers: Iterable[object]) -> str:
+        return " ".join([f"{name:<{width}}", *(f"{number:>10}" for number in numbers)])
+
+    lines += ["", line("class", counts)]
+    lines += [line(name, (counts[split][label] for split in counts)) for label, name in enumerate(names)]
+    lines.append(line("total", (counts[split].sum() for split in counts)))
     if builder.skipped:
-        print(f"{'skipped':<{width}}", *(f"{len(builder.skipped.get(split, ())):>10}" for split in counts))
-    data_dir = f" --data-dir {options.data_dir}" if options.data_dir else ""
+        lines.append(line("skipped", (len(builder.skipped.get(split, ())) for split in counts)))
+    seconds = time.monotonic() - began
+    lines += ["", f"{sum(int(each.sum()) for each in counts.values()):,} images; {seconds:.1f} s"]
+    numbers = {
+        "dataset": dataset,
+        "already_prepared": before,
+        "counts": {split: dict(zip(names, map(int, each), strict=True)) for split, each in counts.items()},
+        "skipped": {split: list(skipped) for split, skipped in builder.skipped.items()},
+        "notes": list(builder.notes),
+        "seconds": round(seconds, 3),
+    }
+    place = "" if options.data_dir is None else f" --data-dir {shlex.quote(str(options.data_dir))}"
     arch = "face_detector" if isinstance(builder, SceneBuilder) else "mini_xception"
-    print(f"\nnext: faceflax train --arch {arch} --dataset {dataset}{data_dir}")
+    then = f"faceflax train --arch {arch} --dataset {dataset}{place}"
+    options.said.say("\n".join(lines), numbers, [Path(builder.data_dir)], then=then)

@@ -29,6 +29,12 @@ def write_csv(file: Path, history: list[Epoch]) -> None:
     files.write(file, text.getvalue())
 
 
+def read_csv(file: Path) -> list[Epoch]:
+    """Reads what :func:`write_csv` wrote."""
+    with file.open(newline="") as lines:
+        return [{name: float(value) for name, value in row.items()} for row in csv.DictReader(lines)]
+
+
 def write_curves(file: Path, history: list[Epoch], title: str) -> None:
     """Draws loss and accuracy over the epochs, training and validation, with the best epoch marked."""
     from matplotlib.figure import Figure

@@ -10,11 +10,12 @@ import time
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import jax
 import numpy as np
 import pytest
 
 import faceflax
-from faceflax import app
+from faceflax import app, models, pretrained
 from faceflax.app.guard import Guard
 from faceflax.errors import FaceflaxError
 from faceflax.media.demo import photograph
@@ -99,6 +100,19 @@ def test_threads_get_what_the_library_says(server, analyzer):
             for name, value in right.items():
                 assert row[name] == (pytest.approx(value, abs=0.051) if isinstance(value, float) else value), name
     assert sorted(set(counts)) == [0, 1, 2]
+
+
+def test_a_third_task_is_among_the_answers(tmp_path):
+    model = models.create("mini_xception", 2)
+    variables = jax.device_get(models.init(model, jax.random.key(3), 48))
+    file = tmp_path / "task.safetensors"
+    pretrained.save(file, variables, arch="mini_xception", dataset="folder/x", labels=("hat", "none"), image_size=48)
+    with_task = faceflax.FaceAnalyzer(preset="fast", task=file)
+    (face,) = with_task(photograph())
+    with Server(app.make_api(with_task, LIMITS, "0")) as running:
+        (row,) = json.loads(running.ask("POST", "/v1/analyze", encode(photograph(), ".png"))[1])["faces"]
+    assert (row["task"], row["sure_task"]) == (face.task, face.sure_task)
+    assert row["task_probability"] == pytest.approx(face.task_probabilities.max(), abs=1e-4)
 
 
 def test_a_large_picture_is_answered_in_its_own_pixels(analyzer):
