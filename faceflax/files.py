@@ -63,7 +63,8 @@ def check_file(field: str, file: Path, *, most: int | None = None, what: str = "
         reason = getattr(error, "strerror", None) or error
         raise FaceflaxError(field, file, f"cannot read {{}}{what} ({reason})", remedy) from None
     if not stat.S_ISREG(about.st_mode):
-        raise FaceflaxError(field, file, f"{{}}{what} is a {_kind(about.st_mode)}, not a file", remedy or "give a file")
+        problem = f"is a {_kind(about.st_mode)}, not a file"
+        raise FaceflaxError(field, file, f"{{}}{what} {problem}" if what else problem, remedy or "give a file")
     if most is not None and about.st_size > most:
         problem = f"{{}}{what} has {about.st_size:,} bytes, more than can be right"
         raise FaceflaxError(field, file, problem, remedy)

@@ -105,7 +105,8 @@ class Faces(SceneBuilder):
     def _bytes(self, name: str) -> bytes:
         try:
             if self.source_path.is_dir():
-                return files.read("source", builder.inside(self.source_path, name, "boxes.csv"), builder.MOST_BYTES)
+                place = builder.inside(self.source_path, name, "boxes.csv")
+                return files.read("source", place, builder.MOST_BYTES, remedy="unpack it again")
             if self._archive.getinfo(name).file_size > builder.MOST_BYTES:
                 raise ValueError("it is too large when unpacked")
             return self._archive.read(name)

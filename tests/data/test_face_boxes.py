@@ -93,7 +93,7 @@ def test_the_folder_it_unpacks_to_is_a_source_too(archive, tmp_path):
     [
         ("train,wider/00000.webp,a,20,30,40,0,,,,,,,,,,", r"line 2 of boxes.csv in .* is not a box"),
         ("test,wider/00000.webp,1,20,30,40,0,,,,,,,,,,", r"line 2 of boxes.csv in .* has file .* and split 'test'"),
-        ("train,wider/99999.webp,1,20,30,40,0,,,,,,,,,,", r"cannot read wider/99999.webp in "),
+        ("train,wider/99999.webp,1,20,30,40,0,,,,,,,,,,", r"cannot read '.*wider/99999\.webp' .*; unpack it again"),
     ],
 )
 def test_a_damaged_archive_says_where(archive, tmp_path, line, message):
