@@ -17,7 +17,6 @@ from jax.tree_util import PyTreeDef
 from faceflax import cache, native
 
 KEPT = 128
-_OPTIONS = "jax_enable_x64", "jax_default_matmul_precision", "jax_disable_most_optimizations"
 """Programs kept; the least recently written go first."""
 
 Program = Callable[..., Any]
@@ -110,6 +109,7 @@ def _environment() -> str:
             native.status(),
             os.cpu_count(),
             flags,
-            [jax.config.read(name) for name in _OPTIONS],
+            [getattr(jax.config, name) for name in ("jax_enable_x64", "jax_default_matmul_precision")],
+            jax.config.read("jax_disable_most_optimizations"),  # which is no attribute
         )
     )

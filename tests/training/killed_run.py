@@ -37,7 +37,7 @@ assert analyze
 assert batch
 
 
-HANG = 200
+HANG = 600
 """Seconds after which work that does not end ends its process."""
 
 
@@ -78,7 +78,7 @@ def trained(data_dir: Path) -> Work:
             )
         )
 
-    return Work(6, run, lambda folder: [folder / "weights.safetensors"])
+    return Work(30, run, lambda folder: [folder / "weights.safetensors"])
 
 
 def analysed(media: Path) -> Work:
