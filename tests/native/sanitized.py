@@ -61,7 +61,7 @@ def compute(seed, networks):
         (logits,) = native.run([(network, images)])
         assert np.isfinite(logits).all()
         odd = images.copy()
-        odd.flat[own.integers(0, odd.size, odd.size > 0)] = own.choice([np.nan, np.inf, -np.inf])
+        odd.flat[own.integers(0, max(odd.size, 1), min(odd.size, 1))] = own.choice([np.nan, np.inf, -np.inf])
         native.run([(network, odd)])  # computed by other code
         if network.explains:
             found, maps = network.guided(images, own.integers(-1, 3, batch))
