@@ -94,8 +94,13 @@ def analysed(media: Path) -> Work:
                 small = cv2.resize(image, (320, 180))
                 writer.write(Frame(small, "video", index, index / demo.FPS), small)
 
+    def result(folder: Path) -> list[Path]:
+        return [folder / "t.csv", folder / "t.inputs.csv"]
+
     def run(folder: Path) -> None:
         folder.mkdir(exist_ok=True)
+        if all(file.exists() for file in result(folder)):
+            return  # it was killed when all was done: another run would refuse to replace the tables
         try:
             faceflax(["analyze", str(media), "--csv", str(folder / "t.csv"), "--preset", "fast", "--quiet"])
         except SystemExit as stop:
@@ -103,7 +108,7 @@ def analysed(media: Path) -> Work:
                 raise
 
     finish(Work(0, make, lambda folder: []), media)  # elsewhere: a process whose OpenCV has threads cannot be forked
-    return Work(9, run, lambda folder: [folder / "t.csv", folder / "t.inputs.csv"])
+    return Work(9, run, result)
 
 
 def prepared(images: Path) -> Work:
