@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 from pathlib import Path
 from typing import TYPE_CHECKING, TypeVar
 
@@ -40,12 +41,27 @@ def read_image(field: str, file: Path) -> UInt8[np.ndarray, "height width 3"]:
 def _read(field: str, file: Path, mode: int) -> UInt8[np.ndarray, "height width *channels"]:
     try:
         content = files.read(field, file, _MOST_BYTES)
+        if content.startswith(b"GIF8"):
+            content = _as_png(content)
         image = None if _is_cut(content) else cv2.imdecode(np.frombuffer(content, np.uint8), mode)
     except (FaceflaxError, cv2.error):  # cv2.error: an empty file, or too large
         image = None
     if image is None:
         raise FaceflaxError(field, file, "cannot read the image {}", "replace it or take it out")
     return image
+
+
+def _as_png(gif: bytes) -> bytes:
+    """The first image of a GIF, which not every OpenCV of those that the package admits reads."""
+    from PIL import Image  # not needed by who has no GIF
+
+    png = io.BytesIO()
+    try:
+        with Image.open(io.BytesIO(gif), formats=["GIF"]) as image:
+            image.convert("RGB").save(png, "PNG", compress_level=1)
+    except Exception:  # Pillow raises almost anything where a file is damaged or too large
+        return b""
+    return png.getvalue()
 
 
 def _is_cut(content: bytes) -> bool:
