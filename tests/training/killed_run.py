@@ -159,6 +159,7 @@ def start(work: Work, folder: Path) -> int:
     if child:
         return child
     signal.alarm(HANG)
+    os.dup2(2, 1)  # what the work says is not this script's answer
     try:
         work.run(folder)
     except BaseException as error:
