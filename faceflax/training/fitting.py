@@ -48,6 +48,7 @@ class Trainer:
         loss: ``(logits, targets) -> scalar``.
         weight_decay: of the kernels.
         average: decay of the moving average of the parameters, in [0, 1); 0 is off.
+        consistency: weight of the disagreement between two views of each image; 0 is one view.
         precision: of the forward and backward pass.
         devices: what each batch is divided among; the first device if not given.
 
@@ -74,6 +75,7 @@ class Trainer:
         loss: Callable[[Array, Array], Array] = cross_entropy,
         weight_decay: float = 1e-2,
         average: float = 0.0,
+        consistency: float = 0.0,
         precision: Precision = "float32",
         devices: Devices | None = None,
     ) -> None:
@@ -89,6 +91,7 @@ class Trainer:
             loss=loss,
             key=key,
             average=average,
+            consistency=consistency,
             precision=precision,
             whole=self.devices.replicated if several else None,
             divided=self.devices.divided if several else None,

@@ -290,6 +290,7 @@ class _Classification:
             mix=partial(_prepare, mix, teach, config),
             weight_decay=config.weight_decay,
             average=config.average,
+            consistency=config.consistency,
             precision=config.precision,
             devices=devices,
         )

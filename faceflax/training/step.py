@@ -19,6 +19,7 @@ from jaxtyping import Array, Float, Int, UInt8
 from faceflax.models.blocks import MOMENTUM
 from faceflax.preprocessing import normalize
 from faceflax.training.config import Precision
+from faceflax.training.targets import disagreement
 
 Metrics = dict[str, Array]
 
@@ -75,6 +76,7 @@ def make_train_step(
     loss: Callable[[Array, Array], Array],
     key: Array,
     average: float = 0.0,
+    consistency: float = 0.0,
     precision: Precision = "float32",
     whole: Sharding | None = None,
     divided: Sharding | None = None,
@@ -95,6 +97,8 @@ def make_train_step(
         key: the run's source of randomness.
         average: decay of the moving average of the parameters, in [0, 1); it rises to it as ``(1 + i) / (10 + i)``, so
             that the first steps are soon forgotten. At 0 the average is the parameters themselves.
+        consistency: weight of the :func:`~faceflax.training.targets.disagreement` between two views of each image, each
+            augmented by itself; at 0 there is one view.
         precision: of the forward and backward pass; parameters, their updates and BatchNorm's statistics stay float32.
             ``bfloat16_products`` keeps the activations float32 too and rounds only what convolutions multiply.
         whole: where the state lies, if not where it is given.
@@ -117,6 +121,8 @@ def make_train_step(
         augment_key, dropout_key, mix_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
         number = state.step % len(batches)
         indices, learning_rate = batches[number], learning_rates[number]
+        if consistency:
+            indices = jnp.repeat(indices, 2)
         batch, wanted = images[indices], targets[indices]
         if divided is not None:
             batch, wanted = jax.lax.with_sharding_constraint((batch, wanted), divided)
@@ -131,7 +137,10 @@ def make_train_step(
                 mutable=["batch_stats"],
             )
             logits = logits.astype(jnp.float32)
-            return loss(logits, wanted), (logits, updates["batch_stats"])
+            value = loss(logits, wanted)
+            if consistency:
+                value += consistency * disagreement(logits)
+            return value, (logits, updates["batch_stats"])
 
         with products(precision):
             (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import jax
+import jax.numpy as jnp
 import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
@@ -88,3 +90,23 @@ def cross_entropy(logits: Float[Array, "batch classes"], targets: Float[Array, "
         0.2877 0.2877
     """
     return optax.losses.softmax_cross_entropy(logits, targets).mean()
+
+
+def disagreement(logits: Float[Array, "views classes"]) -> Float[Array, ""]:
+    """How much the predictions for two views of an image differ: the mean Jensen-Shannon divergence, in nats.
+
+    It is 0 where they are equal and at most log 2. Hendrycks, Mu, Cubuk, Zoph, Gilmer and Lakshminarayanan, "AugMix: A
+    Simple Data Processing Method to Improve Robustness and Uncertainty", ICLR 2020 (of three views).
+
+    Args:
+        logits: rows 0 and 1 are of one image, 2 and 3 of the next.
+
+    Example:
+        >>> import jax.numpy as jnp
+        >>> same, other = jnp.log(jnp.array([[0.5, 0.5], [0.5, 0.5]])), jnp.array([[99.0, 0.0], [0.0, 99.0]])
+        >>> print(f"{disagreement(same):.4f} {disagreement(other):.4f} {np.log(2):.4f}")
+        0.0000 0.6931 0.6931
+    """
+    views = jax.nn.log_softmax(logits).reshape(-1, 2, logits.shape[1])
+    middle = jnp.logaddexp(views[:, 0], views[:, 1]) - jnp.log(2.0)
+    return (jnp.exp(views) * (views - middle[:, None])).sum((1, 2)).mean() / 2

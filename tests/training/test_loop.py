@@ -287,6 +287,7 @@ def test_a_loss_that_is_not_finite_in_the_first_epoch_says_that_nothing_is_kept(
         ("dropout", 1.0),
         ("label_smoothing", -0.1),
         ("mixup", -1.0),
+        ("consistency", -1.0),
         ("weight_decay", float("nan")),
         ("soft_weight", 1.1),
         ("teacher_weight", -1.0),
@@ -295,6 +296,11 @@ def test_a_loss_that_is_not_finite_in_the_first_epoch_says_that_nothing_is_kept(
 def test_values_out_of_range_are_named(field, value):
     with pytest.raises(FaceflaxError, match=f"^{field}: {value} is "):
         TrainConfig(**{field: value})
+
+
+def test_views_of_blends_are_not_compared():
+    with pytest.raises(FaceflaxError, match=r"^consistency: 2.0 would compare blends of different images; give mixup 0"):
+        TrainConfig(consistency=2.0, mixup=0.2)
 
 
 def test_a_run_of_a_version_with_other_settings_or_checkpoints_is_not_resumed(run, tmp_path):

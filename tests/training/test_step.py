@@ -8,6 +8,7 @@ import jax.numpy as jnp
 import numpy as np
 import optax
 import pytest
+from scipy.spatial.distance import jensenshannon
 
 from faceflax.data.augment import Augmentation
 from faceflax.data.transforms import mixup
@@ -110,6 +111,34 @@ def test_a_step_takes_the_row_of_its_number(split):
         whole, _ = step(whole, images, targets, jnp.asarray(batches), jnp.asarray(rates))
         single, _ = step(single, images, targets, jnp.asarray(batches[i % 3 :][:1]), jnp.asarray(rates[i % 3 :][:1]))
     jax.tree.map(np.testing.assert_array_equal, whole, single)
+
+
+def test_consistency_adds_the_disagreement_of_two_views(split):
+    """Views are those of one image, next to each other, each with an augmentation of its own."""
+    images, targets = split
+    seen = []
+
+    def noise(key, batch):
+        changed = batch + 0.3 * jax.random.normal(key, batch.shape)
+        jax.debug.callback(seen.append, changed)
+        return changed
+
+    model, state, step = make(augment=noise, consistency=1.7)
+    variables = {"params": state.params, "batch_stats": state.batch_stats}
+    variables = jax.tree.map(np.array, variables)  # the step takes the state's buffers
+    chosen = np.array([5, 1, 7, 2])
+    _, metrics = step(state, images, targets, *plan(chosen))
+    jax.effects_barrier()
+    views = seen[0]
+    offsets = np.asarray(views) - np.repeat(np.asarray(normalize(images[chosen])), 2, axis=0)
+    assert np.abs(offsets).mean() == pytest.approx(0.3 * np.sqrt(2 / np.pi), rel=0.05)  # each is its image, and noise
+    logits = np.asarray(model.apply(variables, views, train=True, mutable=["batch_stats"])[0][0], np.float64)
+    log_p = logits - np.log(np.exp(logits).sum(1, keepdims=True))
+    fit = -(np.repeat(np.asarray(targets)[chosen], 2, axis=0) * log_p).sum(1).mean()
+    pairs = np.exp(log_p).reshape(4, 2, 3)
+    apart = np.mean([jensenshannon(*pair) ** 2 for pair in pairs])
+    assert apart > 1e-4
+    assert float(metrics["loss"]) == pytest.approx(fit + 1.7 * apart, rel=1e-5)
 
 
 @pytest.fixture(scope="module")

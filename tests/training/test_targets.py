@@ -5,9 +5,11 @@ import jax.numpy as jnp
 import numpy as np
 import pytest
 from jax.test_util import check_grads
+from scipy.spatial.distance import jensenshannon
+from scipy.special import softmax
 
 from faceflax import FaceflaxError
-from faceflax.training.targets import cross_entropy, make_targets, read_soft_labels
+from faceflax.training.targets import cross_entropy, disagreement, make_targets, read_soft_labels
 
 LABELS = np.array([0, 0, 0, 0, 1, 1, 2])
 
@@ -74,3 +76,15 @@ def test_soft_labels_are_read_and_what_is_wrong_is_named(tmp_path):
         file.write_bytes(damaged)  # which NumPy takes for an archive, whose header is no Python, ...
         with pytest.raises(FaceflaxError, match=r"soft_labels: cannot read .* as an \.npy file"):
             read_soft_labels(file, (7, 3))
+
+
+def test_disagreement_is_scipys_divergence_of_each_pair():
+    logits = np.random.default_rng(3).normal(size=(10, 7)) * 4
+    probabilities = softmax(logits, axis=1)
+    expected = np.mean([jensenshannon(*probabilities[i : i + 2]) ** 2 for i in range(0, 10, 2)])
+    assert float(disagreement(jnp.asarray(logits, jnp.float32))) == pytest.approx(expected, rel=1e-5)
+    # Certain answers, equal or not, have a value and a slope.
+    certain = jnp.array([[1e4, 0.0], [1e4, 0.0], [1e4, 0.0], [0.0, 1e4]])
+    assert float(disagreement(certain)) == pytest.approx(np.log(2) / 2)
+    assert np.isfinite(jax.grad(disagreement)(certain)).all()
+    check_grads(disagreement, (jnp.asarray(logits, jnp.float32),), order=1, modes=["rev"], atol=1e-2, rtol=1e-2)
