@@ -12,13 +12,16 @@ import io
 import json
 import math
 import shlex
+import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, field, fields
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
+
+import tyro
 
 from faceflax import files
-from faceflax.cli import Weights, run
+from faceflax.cli import ReportOptions, Weights, run
 from faceflax.errors import FaceflaxError, needing_extras, unknown
 
 if TYPE_CHECKING:
@@ -81,6 +84,7 @@ class Options:
     """Seed of the choice of faces and of all perturbations."""
     output: Path = Path("out/benchmark.md")
     """The table, a .md, .csv or .json file."""
+    said: Annotated[ReportOptions, tyro.conf.arg(name="")] = field(default_factory=ReportOptions)
 
 
 Rows = Mapping[str, Mapping[str, "Float[np.ndarray, ' images']"]]
@@ -148,11 +152,11 @@ def main(options: Options) -> None:
         raise FaceflaxError("samples", options.samples, "is too few", "give 2 or more")
     if not 0 <= options.seed < 2**32:
         raise FaceflaxError("seed", options.seed, "is no seed", f"give 0 to {2**32 - 1}")
-    write_table([options.output], lambda: make_table(options))
+    write_table([options.output], lambda: make_table(options), options.said)
 
 
-def write_table(outputs: Sequence[Path], make: Callable[[], Table]) -> None:
-    """Makes a table, writes it to each file, in the format of its suffix and in one step, and prints it.
+def write_table(outputs: Sequence[Path], make: Callable[[], Table], said: ReportOptions) -> None:
+    """Makes a table, writes it to each file, in the format of its suffix and in one step, and says what is in it.
 
     Raises:
         FaceflaxError: an unknown suffix or a place that cannot be written, before any work.
@@ -161,11 +165,13 @@ def write_table(outputs: Sequence[Path], make: Callable[[], Table]) -> None:
         if output.suffix.lower() not in FORMATS:
             raise FaceflaxError("output", output, f"is none of {', '.join(FORMATS)}", "name the file so")
         files.writable_file("output", output)
+    began = time.monotonic()
     table = make()
     for output in outputs:
         files.write(output, table.text(output.suffix.lower()))
-    print(table.text(".md"))
-    print(f"table: {', '.join(map(str, outputs))}")
+    seconds = time.monotonic() - began
+    numbers = json.loads(table.text(".json")) | {"seconds": round(seconds, 3)}
+    said.say(f"{table.text('.md')}\n{len(table.rows)} rows; {seconds:.1f} s", numbers, outputs)
 
 
 def make_table(options: Options) -> Table:
@@ -304,17 +310,17 @@ def evaluate(
 
 
 def command(module: str, options: Any) -> str:
-    """The command of a module with all options that are not as they are by default, but for files and folders.
+    """The command of a module with all options that are not as they are by default, but for files and what is said.
 
     Example:
         >>> command("interpret.benchmark", Options(samples=8, methods=("gradient", "rise"), output=Path("mine.md")))
         'python -m interpret.benchmark --samples 8 --methods gradient rise'
     """
     words = ["python", "-m", module]
-    for field in fields(options):
-        value = getattr(options, field.name)
-        if value != field.default and not isinstance(value, Path):
-            words += [f"--{field.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value])]
+    for option in fields(options):
+        value = getattr(options, option.name)
+        if value != option.default and not isinstance(value, Path | ReportOptions):
+            words += [f"--{option.name.replace('_', '-')}", *map(str, value if isinstance(value, tuple) else [value])]
     return shlex.join(words)
 
 

@@ -13,14 +13,16 @@ for Saliency Maps", NeurIPS 2018).
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, Any
 
-from faceflax.cli import run
+import tyro
+
+from faceflax.cli import ReportOptions, run
 from faceflax.errors import FaceflaxError, unknown
 from faceflax.files import writable_folder
-from interpret.benchmark import SENSITIVITIES, Table, choose_methods, command, measure_all, write_table
+from interpret.benchmark import FORMATS, SENSITIVITIES, Table, choose_methods, command, measure_all, write_table
 
 if TYPE_CHECKING:
     import flax.linen as nn
@@ -68,6 +70,7 @@ class Options:
     """Pixels a side, 32 or more."""
     seed: int = 0
     """Seed of the first network; the others have the two next."""
+    said: Annotated[ReportOptions, tyro.conf.arg(name="")] = field(default_factory=ReportOptions)
 
 
 def main(options: Options) -> None:
@@ -76,7 +79,8 @@ def main(options: Options) -> None:
         if getattr(options, name) < low:
             raise FaceflaxError(name, getattr(options, name), "is too small", f"give {low} or more")
     writable_folder("output", options.output)
-    write_table([options.output / f"table{suffix}" for suffix in (".md", ".csv", ".json")], lambda: make_table(options))
+    outputs = [options.output / f"table{suffix}" for suffix in FORMATS]
+    write_table(outputs, lambda: make_table(options), options.said)
 
 
 def make_table(options: Options) -> Table:

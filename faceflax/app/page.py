@@ -252,7 +252,8 @@ def _camera(camera: Analyzer, workbench: Workbench | None, task_labels: Sequence
 
 
 def _video(camera: Analyzer, limits: Limits) -> None:
-    gr.Markdown(f"The first {limits.video_seconds:g} seconds are analysed; a file may have {limits.megabytes:g} MB.")
+    seconds = "second is" if limits.video_seconds == 1 else f"{limits.video_seconds:g} seconds are"
+    gr.Markdown(f"The first {seconds} analysed; a file may have {limits.megabytes:g} MB.")
     given = gr.File(label="Video", file_types=["video"], type="filepath", height=120, elem_id="video")
     start = gr.Button("Analyze", variant="primary")
     said = gr.HTML()

@@ -21,7 +21,10 @@ from faceflax.data.synthetic import render_faces
 from faceflax.errors import FaceflaxError
 from faceflax.labels import EMOTIONS
 
-ASKED = ("live", "analyze", "demo", "saliency", "prepare-data", "train", "evaluate", "export", "convert-keras")
+ASKED = (
+    *("live", "analyze", "demo", "saliency", "explain-benchmark"),
+    *("prepare-data", "train", "evaluate", "export", "convert-keras"),
+)
 
 
 @dataclass(frozen=True)

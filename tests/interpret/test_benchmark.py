@@ -15,6 +15,7 @@ import pytest
 
 import interpret
 from faceflax import models, pretrained
+from faceflax.cli import ReportOptions
 from faceflax.errors import FaceflaxError
 from interpret import benchmark, metrics
 from interpret.benchmark import Options, Table
@@ -145,6 +146,21 @@ def test_bad_input(tmp_path, monkeypatch, changes, message):
     with pytest.raises(FaceflaxError, match=message):
         benchmark.main(Options(**changes))
     assert not list(tmp_path.rglob("*.*"))
+
+
+@pytest.mark.parametrize("how", ["quiet", "json"])
+def test_the_table_for_programs(tmp_path, capsys, how):
+    outputs = [tmp_path / "t.md", tmp_path / "t.json"]
+    table = Table({"score": "higher"}, {"gradient": {"score": np.array([0.25, 0.75])}}, "of two faces")
+    benchmark.write_table(outputs, lambda: table, ReportOptions(**{how: True}))
+    out = capsys.readouterr().out
+    if how == "quiet":
+        assert not out
+    else:
+        said = json.loads(out)
+        assert said.pop("seconds") >= 0
+        assert said.pop("files") == list(map(str, outputs))
+        assert said == json.loads(outputs[1].read_text())
 
 
 def test_command_line():
