@@ -64,6 +64,7 @@ def read_inputs(table):
     return read_rows(table.with_name(f"{table.stem}.inputs.csv"))
 
 
+@pytest.mark.slow
 def test_after_a_kill_and_an_interrupt_it_ends_with_every_row_once(tmp_path, media, options):
     """Twice stopped and once more begun gives what one run gives, to the last digit but one."""
     table, page, whole = tmp_path / "o.csv", tmp_path / "o.html", tmp_path / "whole.csv"

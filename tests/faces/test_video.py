@@ -136,6 +136,7 @@ def test_faces_that_are_gone_take_no_memory(video, clip):
     assert len(video._averages) <= video.finder.tracker.memory + 1
 
 
+@pytest.mark.slow
 def test_labels_and_boxes_of_a_still_face_are_steady(clip):
     """With the shipped weights, on stills over the whole video: on some the noise alone changes a frame's label."""
     analyzer = FaceAnalyzer(detector="haar", preset="fast")

@@ -89,6 +89,7 @@ def test_nearest_activations():
         np.testing.assert_allclose(distances, np.sort(expected, 1)[:, :4], rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_feature_visualisation_finds_what_the_target_likes_wherever_it_is():
     """Brightness: white, and dark for its opposite; of a pattern's contrast more than any smooth image has."""
 

@@ -122,6 +122,7 @@ def test_bad_input(tmp_path, changes, message):
     assert not list(tmp_path.rglob("*.*"))
 
 
+@pytest.mark.slow
 def test_the_whole_command_trains_once(tmp_path, monkeypatch, capsys):
     models.register("small", Small)
     options = Options(

@@ -136,6 +136,7 @@ def test_an_instruction_set_computes_the_same(name):
     assert " passed" in done.stdout
 
 
+@pytest.mark.slow
 @needs_compiler
 @pytest.mark.skipif(shutil.which("nm") is None, reason="no nm to list symbols with")
 @pytest.mark.parametrize("unit", sorted(file.stem for file in library.SOURCES.glob("isa_*.cc")))
