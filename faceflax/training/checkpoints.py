@@ -16,7 +16,7 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 from faceflax.training.devices import Devices
 from faceflax.training.run import Begun, Epoch
 from faceflax.training.step import TrainState
@@ -248,8 +248,7 @@ class Checkpoints:
             self._remove_old(record)
         except Exception as error:  # Orbax's storage raises almost anything for a full disk
             shutil.rmtree(place, ignore_errors=True)
-            reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
-            problem = f"cannot write the checkpoint of step {record.step} into {{}} ({reason})"
+            problem = f"cannot write the checkpoint of step {record.step} into {{}} ({said(error)})"
             kept = self.steps()
             remedy = f"make room, and resume from that of step {kept[-1]}" if kept else "make room"
             raise FaceflaxError("output", self.folder.parent, problem, remedy) from error

@@ -84,6 +84,17 @@ def rewritten(rng, text):
     return joint.join(words)
 
 
+EMPTY = re.compile(r"(?<!shape) \(\)|\(None\)|\(\w+: ?\)|; ?[,;)]|, ?;|: ?;|[:;,] ?$")
+"""What a message has where a part of it is missing."""
+
+
+def wrong_with(message):
+    """Why a message is none, or None."""
+    if "\n" in message:
+        return f"several lines: {message!r}"
+    return f"a part is missing: {message}" if EMPTY.search(message) else None
+
+
 def picture(seed, size=48):
     return np.random.default_rng(seed).integers(0, 256, (size, size, 3), np.uint8)
 
@@ -558,6 +569,7 @@ def options(rng, folder):
     if code == 2:
         errors = [line for line in text.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1 or "\u256d" in text, f"{words} {text}"  # or the parser's box
+        assert not [wrong for line in errors if (wrong := wrong_with(line))], f"{words} {errors}"
         raise FaceflaxError("options", None, "were refused")
 
 
@@ -604,7 +616,7 @@ def main(kind, seed, first, count, folder):
             check(rng, folder)
             answer = "ok"
         except FaceflaxError as error:
-            answer = "refused" if "\n" not in str(error) else f"several lines: {error!r}"
+            answer = wrong_with(str(error)) or "refused"
         except BaseException as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             answer = f"{type(error).__name__}: {' '.join(str(error).split())[:300]} ({where.filename}:{where.lineno})"

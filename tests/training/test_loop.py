@@ -324,7 +324,7 @@ def test_a_run_of_a_version_with_other_settings_or_checkpoints_is_not_resumed(ru
 def test_two_trainings_do_not_share_a_folder(data_dir, tmp_path):
     with (tmp_path / ".lock").open("ab") as file:
         assert files.lock(file)
-        with pytest.raises(FaceflaxError, match=r"^output: .* is the folder of a training that runs now; wait"):
+        with pytest.raises(FaceflaxError, match=r"^output: .* is being written by another run; wait"):
             train(config(data_dir, tmp_path))
     assert [entry.name for entry in tmp_path.iterdir()] == [".lock"]
 
