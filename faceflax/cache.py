@@ -14,6 +14,7 @@ import stat
 from pathlib import Path
 
 from faceflax import files
+from faceflax.errors import said
 
 _log = logging.getLogger("faceflax")
 
@@ -52,7 +53,7 @@ def find(place: Path, stem: str, suffix: str) -> tuple[Path, bytes] | None:
                 reason = distrust(about) if stat.S_ISREG(about.st_mode) else "it is not a file"
                 content = b"" if reason else opened.read()
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason = said(error)
         if reason is None and _name(stem, content, suffix) != file.name:
             reason = "it is damaged"
         if reason is None:

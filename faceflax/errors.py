@@ -99,6 +99,23 @@ def unknown(field: str, value: object, valid: Iterable[str]) -> FaceflaxError:
     return FaceflaxError(field, value, "unknown {}", f"choose one of: {', '.join(valid)}")
 
 
+def said(error: BaseException, *, kind: bool = False) -> str:
+    """Returns what an exception of the system or of a library says, in one line of at most 300 characters.
+
+    Args:
+        error: the exception.
+        kind: put its kind before that; where it says nothing, its kind is all in any case.
+
+    Example:
+        >>> said(OSError(28, "No space left on device", "a.csv")), said(ValueError("one\\ntwo"), kind=True)
+        ('No space left on device', 'ValueError: one two')
+        >>> said(EOFError())
+        'EOFError'
+    """
+    text = " ".join(str(getattr(error, "strerror", None) or error).split())[:300]
+    return ": ".join(filter(None, (type(error).__name__ if kind or not text else "", text)))
+
+
 def missing_extra(error: ImportError) -> MissingExtraError | None:
     """Returns the error that names the extra whose package could not be imported, or None if it belongs to none.
 

@@ -18,7 +18,7 @@ from typing import BinaryIO
 
 import platformdirs
 
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 
 _log = logging.getLogger("faceflax")
 
@@ -60,8 +60,7 @@ def check_file(field: str, file: Path, *, most: int | None = None, what: str = "
     try:
         about = os.stat(file)
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        reason = getattr(error, "strerror", None) or error
-        raise FaceflaxError(field, file, f"cannot read {{}}{what} ({reason})", remedy) from None
+        raise FaceflaxError(field, file, f"cannot read {{}}{what} ({said(error)})", remedy) from None
     if not stat.S_ISREG(about.st_mode):
         problem = f"is a {_kind(about.st_mode)}, not a file"
         raise FaceflaxError(field, file, f"{{}}{what} {problem}" if what else problem, remedy or "give a file")
@@ -81,7 +80,7 @@ def read(field: str, file: Path, most: int, *, what: str = "", remedy: str = "")
         with open(file, "rb") as opened:
             return opened.read(most)
     except OSError as error:
-        raise FaceflaxError(field, file, f"cannot read {{}}{what} ({error.strerror or error})", remedy) from None
+        raise FaceflaxError(field, file, f"cannot read {{}}{what} ({said(error)})", remedy) from None
 
 
 def _kind(mode: int) -> str:
@@ -105,8 +104,7 @@ def writable_folder(field: str, folder: Path) -> Path:
         with tempfile.NamedTemporaryFile(dir=folder):
             pass
     except (OSError, ValueError) as error:  # ValueError: a name with a zero byte
-        reason = getattr(error, "strerror", None) or error
-        raise FaceflaxError(field, folder, f"cannot write into {{}} ({reason})", "name another folder") from None
+        raise FaceflaxError(field, folder, f"cannot write into {{}} ({said(error)})", "name another folder") from None
     return folder
 
 
@@ -121,8 +119,7 @@ def writable_file(field: str, file: Path) -> Path:
     except FileNotFoundError:
         return file
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or error
-        raise FaceflaxError(field, file, f"cannot write {{}} ({reason})", "name another file") from None
+        raise FaceflaxError(field, file, f"cannot write {{}} ({said(error)})", "name another file") from None
     if not stat.S_ISREG(mode):
         raise FaceflaxError(field, file, f"cannot write {{}}, which is a {_kind(mode)}", "name another file")
     if not os.access(file, os.W_OK):
@@ -191,7 +188,7 @@ def exclusively(field: str, path: Path, file: Path, *, keep: bool = False) -> It
     try:
         opened = file.open("a+b", buffering=0)
     except OSError as error:
-        raise FaceflaxError(field, file, f"cannot write {{}} ({error.strerror})", "name another place") from None
+        raise FaceflaxError(field, file, f"cannot write {{}} ({said(error)})", "name another place") from None
     with opened:
         if not lock(opened):
             raise busy

@@ -22,7 +22,7 @@ import numpy as np
 from flax.errors import FlaxError, InvalidRngError, ModifyScopeVariableError, ScopeParamShapeError
 from jaxtyping import Array
 
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 from interpret.graph import Images, Model
 from interpret.targets import Features, Logits, Target, Unbatched, as_score, batch_axes
 
@@ -91,19 +91,20 @@ def answer_shapes(model: Model, variables: Any, images: Any) -> tuple[Any, Any]:
         hash(model)
     except TypeError as error:
         raise FaceflaxError(
-            "model", None, f"{type(model).__name__} cannot be hashed ({error})", "make its fields tuples"
+            "model", None, f"{type(model).__name__} cannot be hashed ({said(error)})", "make its fields tuples"
         ) from None
     try:
         answer = apply.eval_shape(model, variables, images)
     except ScopeParamShapeError as error:
         raise FaceflaxError(
-            "images", images.shape, f"shape {{}} does not fit the model's variables: {error}"
+            "images", images.shape, f"shape {{}} does not fit the model's variables: {said(error)}"
         ) from error
     except (InvalidRngError, ModifyScopeVariableError) as error:
         raise FaceflaxError(
             "model",
             None,
-            f"{type(model).__name__} is in training mode: it draws random numbers or changes its variables ({error})",
+            f"{type(model).__name__} is in training mode: it draws random numbers or changes its variables "
+            f"({said(error)})",
             "evaluate it without dropout and by running statistics, such as from_linen(module, train=False)",
         ) from error
     except FaceflaxError:
@@ -113,7 +114,7 @@ def answer_shapes(model: Model, variables: Any, images: Any) -> tuple[Any, Any]:
             "model",
             None,
             f"{type(model).__name__} cannot be applied as model.apply(variables, images, train=False) to images "
-            f"of shape {images.shape} ({error})",
+            f"of shape {images.shape} ({said(error)})",
             "see interpret.adapters",
         ) from error
     match answer:

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from faceflax.cli import Weights, run
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 
 if TYPE_CHECKING:
     import numpy as np
@@ -47,7 +47,7 @@ def main(options: Options) -> None:
         reference = dict(np.load(options.reference))
     except (OSError, ValueError) as error:
         raise FaceflaxError(
-            "reference", options.reference, f"cannot read {{}} ({error})", "name an .npz file"
+            "reference", options.reference, f"cannot read {{}} ({said(error)})", "name an .npz file"
         ) from None
     missing = {"images_uint8", "target", "neuron_row_col_channel", *KEYS.values()} - set(reference)
     if missing:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import tyro
 
 from faceflax.cli import ReportOptions, run
-from faceflax.errors import FaceflaxError, needing_extras, unknown
+from faceflax.errors import FaceflaxError, needing_extras, said, unknown
 from faceflax.files import replacing, writable_file
 from faceflax.labels import EMOTIONS
 
@@ -410,9 +410,7 @@ def _load_model(name: str, options: Options) -> Network:
     try:
         images = jnp.asarray(preprocess(np.zeros((1, height, width, subject.channels), np.uint8)))
     except Exception as error:  # the user's function
-        raise FaceflaxError(
-            "model", name, f"{{}}: preprocess raised {type(error).__name__}: {error}", "correct it"
-        ) from error
+        raise FaceflaxError("model", name, f"{{}}: preprocess raised {said(error, kind=True)}", "correct it") from error
     logits, features = answer_shapes(model, variables, images)
     if (options.target == "highest" or options.method in CAMS) and options.layer not in features:
         raise unknown("layer", options.layer, features)

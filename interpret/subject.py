@@ -9,7 +9,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from faceflax.errors import FaceflaxError, unknown
+from faceflax.errors import FaceflaxError, said, unknown
 
 if TYPE_CHECKING:
     import numpy as np
@@ -121,4 +121,4 @@ def load_subject(field: str, name: str) -> Subject:
 
 
 def _failed(field: str, name: str, doing: str, error: Exception) -> FaceflaxError:
-    return FaceflaxError(field, name, f"{{}}: {doing} raised {type(error).__name__}: {error}", "correct it")
+    return FaceflaxError(field, name, f"{{}}: {doing} raised {said(error, kind=True)}", "correct it")

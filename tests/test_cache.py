@@ -117,6 +117,46 @@ def test_nothing_is_writable_by_others_whatever_the_umask(tmp_path, umask):
     assert all(stat.S_IMODE(path.stat().st_mode) == (0o700 if path.is_dir() else 0o600) for path in made)
 
 
+CROWD = """
+import os
+import traceback
+import numpy as np
+from faceflax.inference.compiled import BatchFunction
+
+wait, go = os.pipe()
+children = []
+for number in range(20):
+    child = os.fork()  # JAX is imported, and has not begun
+    if child == 0:
+        try:
+            os.close(go)
+            os.read(wait, 1)
+            answer = BatchFunction(lambda x: 2 * x, sizes=(1,), key="double")(np.full(1, number, np.float32))
+            os._exit(int(answer.tolist() != [2 * number]))
+        except BaseException:
+            traceback.print_exc()
+            os._exit(2)
+    children.append(child)
+os.close(go)
+print([os.waitstatus_to_exitcode(os.waitpid(child, 0)[1]) for child in children])
+"""
+
+
+@posix
+@pytest.mark.slow
+def test_twenty_processes_that_find_the_cache_empty_at_once_all_answer_right(tmp_path):
+    done = subprocess.run(
+        [sys.executable, "-c", CROWD],
+        cwd=ROOT,
+        env={**os.environ, "FACEFLAX_CACHE_DIR": str(tmp_path / "cache"), "FACEFLAX_NATIVE": "0"},
+        capture_output=True,
+        text=True,
+    )
+    assert done.stdout == f"{[0] * 20}\n", done.stderr
+    assert "is not used" not in done.stderr
+    assert {file.suffix for file in (tmp_path / "cache" / "programs").iterdir()} == {".program"}
+
+
 @pytest.fixture
 def double(place):
     rows = jax.ShapeDtypeStruct((3,), np.float32)

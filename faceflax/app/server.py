@@ -16,7 +16,7 @@ import uvicorn
 from faceflax.app.guard import Application, Guard, is_loopback
 from faceflax.app.limits import Limits
 from faceflax.app.rest import make_api
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 
 if TYPE_CHECKING:  # only annotations need it
     from faceflax.app.answers import Analyzer
@@ -47,7 +47,7 @@ def bind(host: str, port: int, token: str | None = None) -> socket.socket:
     try:
         ((family, kind, protocol, _, address), *_) = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM)
     except socket.gaierror as error:
-        raise FaceflaxError("host", host, f"is no address of this machine ({error.strerror})") from None
+        raise FaceflaxError("host", host, f"is no address of this machine ({said(error)})") from None
     taken = socket.socket(family, kind, protocol)
     taken.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
     try:
@@ -59,7 +59,7 @@ def bind(host: str, port: int, token: str | None = None) -> socket.socket:
             raise FaceflaxError("port", port, "is for the administrator", "give one from 1024 on") from None
         if error.errno in (98, 48, 10048):  # EADDRINUSE on Linux, macOS and Windows
             raise FaceflaxError("port", port, "is in use", "give another, or 0 for any that is free") from None
-        raise FaceflaxError("host", host, f"cannot be listened at ({error.strerror})") from None
+        raise FaceflaxError("host", host, f"cannot be listened at ({said(error)})") from None
     return taken
 
 

@@ -17,7 +17,7 @@ import numpy as np
 from faceflax.batch.analysis import TOGETHER, Analyzers, Reading, results_of, tasks_of
 from faceflax.batch.frames import rows_of_images
 from faceflax.batch.inputs import Input, Record, find_file, find_inputs, reason_of
-from faceflax.errors import FaceflaxError, needing_extras
+from faceflax.errors import FaceflaxError, needing_extras, said
 from faceflax.faces.frame import Frame
 from faceflax.files import writable_folder
 from faceflax.media.addresses import SCHEMES, is_address, masked
@@ -243,8 +243,7 @@ def _copied(path: str) -> Iterator[Path]:
             with FileSystems.open(path, compression_type=kept) as source, place.open("wb") as copy:
                 shutil.copyfileobj(source, copy, 2**20)
         except Exception as error:  # the file systems' clients raise anything
-            why = " ".join(str(error).split())[:200] or type(error).__name__
-            raise FaceflaxError("paths", path, f"cannot read {{}} ({why})") from None
+            raise FaceflaxError("paths", path, f"cannot read {{}} ({said(error)})") from None
         yield place
 
 
@@ -256,8 +255,7 @@ def _matches(pattern: str, field: str = "paths") -> bool:
     try:
         return any(result.metadata_list for result in FileSystems.match([pattern], limits=[1]))
     except Exception as error:  # the file systems' clients raise anything
-        why = " ".join(str(error).split())[:200] or type(error).__name__
-        raise FaceflaxError(field, pattern, f"cannot look for {{}} ({why})") from None
+        raise FaceflaxError(field, pattern, f"cannot look for {{}} ({said(error)})") from None
 
 
 def _check_folder(folder: str) -> None:

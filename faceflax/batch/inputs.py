@@ -11,7 +11,7 @@ from pathlib import Path
 from typing import Any, Literal
 
 from faceflax.batch.archives import ERRORS, Archive, is_tar
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 from faceflax.media.addresses import is_address, local_path, masked
 from faceflax.media.images import is_animation, may_be_animated
 from faceflax.media.kinds import HEAD, Kind, kind_by_name, kind_of, read_head
@@ -139,7 +139,7 @@ class _Search:
 
     def folder(self, folder: Path) -> None:
         def unreadable(error: OSError) -> None:
-            self._leave(str(error.filename), "failed", f"the folder cannot be read ({error.strerror})")
+            self._leave(str(error.filename), "failed", f"the folder cannot be read ({said(error)})")
 
         files = []
         for root, folders, names in os.walk(folder, onerror=unreadable):
@@ -191,7 +191,7 @@ class _Search:
             finally:
                 archive.close()
         except ERRORS as error:
-            self._leave(name, "failed", f"cannot be read as an archive to its end ({error})")
+            self._leave(name, "failed", f"cannot be read as an archive to its end ({said(error)})")
 
     def _member(
         self, path: Path, kind: Literal["zip", "tar"], archive: Archive, inner: str, problem: str | None
@@ -205,7 +205,7 @@ class _Search:
         try:
             head, found = archive.head(inner, HEAD), ""
         except ERRORS as error:
-            head, found = b"", str(error)
+            head, found = b"", said(error)
         told: Kind | None = kind_of(head)
         named = kind_by_name(inner)
         if told in ("zip", "tar") and named == "archive":
@@ -245,7 +245,7 @@ def _matches(inner: str, patterns: Sequence[str]) -> bool:
 def reason_of(error: Exception) -> str:
     """Returns what is wrong with an input, for a list that has its name already."""
     if not isinstance(error, FaceflaxError):
-        return " ".join(str(error).split()) or type(error).__name__
+        return said(error)
     problem = error.problem.replace("{}", "it", 1)
     return "; ".join(filter(None, (problem, error.remedy)))
 

@@ -14,7 +14,7 @@ from typing import Any, BinaryIO
 
 from faceflax import files
 from faceflax.batch.inputs import Record
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 from faceflax.media.outputs import Lines
 from faceflax.media.table import COLUMNS, INPUT_COLUMNS, SCHEMA, lines_to_parquet, write_table
 
@@ -85,7 +85,7 @@ class Table:
             write_table(inputs_of(self._path), (record.row() for record in records), INPUT_COLUMNS)
         except OSError as error:
             field = self._path.suffix[1:].lower()
-            problem = f"cannot write {{}} ({error.strerror or error})"
+            problem = f"cannot write {{}} ({said(error)})"
             raise FaceflaxError(field, self._path, problem, "make room and run the same command again") from None
         if self.rows != self._path:
             self.rows.unlink()
@@ -154,7 +154,7 @@ def open_table(path: Path, settings: Mapping[str, Any]) -> Iterator[Table]:
         try:
             rows = stack.enter_context(place.open("r+b" if place.exists() else "w+b", buffering=0))
         except OSError as error:
-            raise FaceflaxError(field, place, f"cannot write {{}} ({error.strerror})", "name another file") from None
+            raise FaceflaxError(field, place, f"cannot write {{}} ({said(error)})", "name another file") from None
         opened = []
         for file, end, first in ((journal, journal_end, head), (rows, rows_end, header)):
             file.truncate(end if records else 0)

@@ -18,7 +18,7 @@ from typing import Any
 from faceflax.batch.analysis import Analyzers, Reading, results_of
 from faceflax.batch.inputs import Input, Record
 from faceflax.batch.progress import COUNTERS, Progress
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 from faceflax.media.table import encoder
 from faceflax.opencv import cv2
 
@@ -150,7 +150,7 @@ def analyze_in_workers(
                 stopping.set()
                 pool.shutdown(cancel_futures=True)
     except OSError as error:
-        problem = f"cannot write into {{}} ({error.strerror or error})"
+        problem = f"cannot write into {{}} ({said(error)})"
         raise FaceflaxError(suffix[1:], folder, problem, "make room; the same command goes on from here") from None
     except BrokenProcessPool:
         remedy = "is there enough memory? take fewer; the same command goes on from here"

@@ -59,7 +59,8 @@ def main(options: Options) -> None:
     ):
         shares = ", ".join(f"{label} {p:.0%}" for label, p in zip(labels, probabilities, strict=True))
         lines.append(f"  perceived {what}: {shares}")
-    _figure(face, options).savefig(figure, dpi=150)
+    with files.replacing(figure) as temporary:
+        _figure(face, options).savefig(temporary, dpi=150)
 
     summary = loop.run(open_source("demo"), VideoAnalyzer(analyzer), output=video)
     lines.append(

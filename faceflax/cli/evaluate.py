@@ -15,7 +15,7 @@ import tyro
 from faceflax import files
 from faceflax.cli.metavars import Weights
 from faceflax.cli.reporting import ReportOptions
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 
 if TYPE_CHECKING:
     import numpy as np
@@ -159,7 +159,8 @@ def main(options: Options) -> None:
     if robustness:
         lines += ["", str(robustness)]
     title = f"{what}\naccuracy {result.accuracy:.2%}, n = {len(logits):,}"
-    report.confusion_figure(result, title).savefig(options.output, dpi=150, bbox_inches="tight")
+    with files.replacing(options.output) as temporary:
+        report.confusion_figure(result, title).savefig(temporary, dpi=150, bbox_inches="tight")
     facts = {
         "weights": options.weights,
         "sha256": info.sha256,
@@ -187,7 +188,7 @@ def _read_ids(file: Path) -> frozenset[str]:
     try:
         content = json.loads(whole)
     except (ValueError, RecursionError) as error:
-        raise FaceflaxError("without", file, f"cannot read {{}} ({error})", remedy) from None
+        raise FaceflaxError("without", file, f"cannot read {{}} ({said(error)})", remedy) from None
     if not isinstance(content, list) or not all(type(item) in (int, str) for item in content):
         raise FaceflaxError("without", file, "is not a JSON list of row numbers or names", "name such a file")
     return frozenset(map(str, content))

@@ -209,9 +209,6 @@ def _lines(name: str, section: Mapping[str, Any]) -> list[str]:
 
 
 def _one_line(error: Exception) -> str:
-    from faceflax.errors import FaceflaxError
+    from faceflax.errors import FaceflaxError, said
 
-    if isinstance(error, FaceflaxError):
-        return str(error)
-    first, *_ = [*str(error).strip().splitlines(), ""]
-    return f"{type(error).__name__}: {first}"
+    return str(error) if isinstance(error, FaceflaxError) else said(error, kind=True)

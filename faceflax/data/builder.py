@@ -20,7 +20,7 @@ from jaxtyping import UInt8
 
 from faceflax import files, preprocessing
 from faceflax.data import digests
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 from faceflax.opencv import cv2
 
 _log = logging.getLogger("faceflax")
@@ -75,7 +75,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         except Exception as error:  # TFDS raises anything for damaged files
             if not hasattr(self, "_data_dir") or not self.is_prepared:
                 raise
-            raise self._damaged(" ".join(str(error).split()) or type(error).__name__) from None
+            raise self._damaged(said(error)) from None
 
     @property
     def source_path(self) -> Path:
@@ -168,7 +168,8 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         try:
             return cls._prepared(root, options)
         except OSError as error:
-            problem = f"cannot turn {{}} into {cls.name} in {str(root)!r} (data_dir): {error}"
+            place = f" at {error.filename!r}" if error.filename else ""
+            problem = f"cannot turn {{}} into {cls.name} in {str(root)!r} (data_dir): {said(error)}{place}"
             remedy = "make the one readable and room in the other"
             raise FaceflaxError("source", options["source"], problem, remedy) from None
 
@@ -199,7 +200,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
                 example = read()
             except FaceflaxError as error:
                 if not self.skip_corrupt:
-                    remedy = f"{error.remedy}, or leave damaged rows out with skip_corrupt"
+                    remedy = ", or ".join(filter(None, (error.remedy, "leave damaged rows out with skip_corrupt")))
                     raise FaceflaxError(error.field, error.value, error.problem, remedy) from None
                 skipped.append(identity)
             else:

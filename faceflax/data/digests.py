@@ -8,6 +8,7 @@ from collections.abc import Callable
 from pathlib import Path
 
 from faceflax import files
+from faceflax.errors import said
 
 NAME = "digests.json"
 """The file that lists the SHA-256 of all others in the folder of a prepared dataset."""
@@ -51,7 +52,7 @@ def damage(folder: Path, chosen: Callable[[str], bool]) -> str | None:
             if _digest(folder / name) != listed[name]:
                 return f"{name} is not what was prepared"
         except OSError as error:
-            return f"{name} cannot be read ({error.strerror})"
+            return f"{name} cannot be read ({said(error)})"
     return None
 
 

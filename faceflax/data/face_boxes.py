@@ -20,7 +20,7 @@ from jaxtyping import Float32, UInt8
 from faceflax import files, preprocessing
 from faceflax.data import builder, fer2013
 from faceflax.data.scenes import Scene
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 from faceflax.opencv import cv2
 
 GROUPS = ("wider", "mask", "portrait", "closeup", "noface")
@@ -96,7 +96,7 @@ class Faces(SceneBuilder):
         try:
             lines = self._bytes("boxes.csv").decode("utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
-            problem = f"boxes.csv in {{}} is not UTF-8 ({error})"
+            problem = f"boxes.csv in {{}} is not UTF-8 ({said(error)})"
             raise FaceflaxError("source", self.source, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS) from None
         reader = csv.DictReader(lines)
         for row in reader:
@@ -113,7 +113,7 @@ class Faces(SceneBuilder):
         except FaceflaxError:
             raise
         except (KeyError, *fer2013.READ_ERRORS) as error:
-            problem = f"cannot read {name} in {{}} ({error})"
+            problem = f"cannot read {name} in {{}} ({said(error)})"
             raise FaceflaxError("source", self.source, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS) from None
 
     @functools.cached_property
@@ -190,7 +190,7 @@ class Wider(SceneBuilder):
         except FaceflaxError:
             raise
         except (OSError, ValueError, StopIteration) as error:
-            problem = f"cannot read {{}} ({str(error) or 'it ends too early'})"
+            problem = f"cannot read {{}} ({'it ends too early' if isinstance(error, StopIteration) else said(error)})"
             raise FaceflaxError("source", file, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS) from None
 
     def _read(self, entries: list[tuple[Path, str, list[str]]]) -> Iterator[builder.Row]:

@@ -11,7 +11,7 @@ import tensorflow_datasets as tfds
 
 from faceflax import labels
 from faceflax.data import builder
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 from faceflax.files import check_file
 
 GENDERS = {"Female": "woman", "Male": "man"}
@@ -79,7 +79,7 @@ class Fairface(builder.FaceBuilder):
                     )
                 return rows
         except (OSError, UnicodeDecodeError, csv.Error) as error:
-            problem = f"cannot read {{}} ({error})"
+            problem = f"cannot read {{}} ({said(error)})"
             raise FaceflaxError("source", file, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS) from None
 
     def _read(self, rows: list[dict[str, str]]) -> Iterator[builder.Row]:

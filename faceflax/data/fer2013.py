@@ -19,7 +19,7 @@ import tensorflow_datasets as tfds
 
 from faceflax import labels
 from faceflax.data import builder, folder
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 from faceflax.files import check_file
 
 SIZE = 48
@@ -171,7 +171,7 @@ def csv_rows(source: Path) -> Iterator[tuple[int, dict[str, str | None], Place]]
         raise
     except READ_ERRORS as error:
         place = f" after line {rows.line_num}" if rows else ""
-        raise FaceflaxError("source", source, f"cannot read {{}}{place} ({error})", "download it again") from None
+        raise FaceflaxError("source", source, f"cannot read {{}}{place} ({said(error)})", "download it again") from None
 
 
 def parse(row: dict[str, str | None], place: Place) -> dict[str, Any]:

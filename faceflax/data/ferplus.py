@@ -15,7 +15,7 @@ from jaxtyping import Int
 
 from faceflax import labels
 from faceflax.data import builder, fer2013
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 from faceflax.files import check_file
 
 VOTES_NAME = "fer2013new.csv"
@@ -80,7 +80,7 @@ def read_votes(field: str, file: Path) -> list[Votes]:
                 raise FaceflaxError(field, file, problem, f"name its {VOTES_NAME}")
             return [_parse(row, file, f"line {rows.line_num}") for row in rows]
     except (OSError, csv.Error) as error:
-        problem = f"cannot read {{}} as FER+'s votes ({error})"
+        problem = f"cannot read {{}} as FER+'s votes ({said(error)})"
         raise FaceflaxError(field, file, problem, f"name its {VOTES_NAME}") from None
 
 

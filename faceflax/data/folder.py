@@ -13,7 +13,7 @@ from typing import Any
 import tensorflow_datasets as tfds
 
 from faceflax.data import builder
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 
 SUFFIXES = frozenset(
     {
@@ -134,7 +134,7 @@ def _images(folder: Path, unused: dict[str, list[str]], source: Path) -> list[Pa
     images, seen = [], set()
 
     def unreadable(error: OSError) -> None:
-        raise FaceflaxError("source", error.filename, f"cannot read {{}} ({error.strerror})", "make it readable")
+        raise FaceflaxError("source", error.filename, f"cannot read {{}} ({said(error)})", "make it readable")
 
     for root, folders, names in os.walk(folder, onerror=unreadable, followlinks=True):
         about = os.stat(root)

@@ -158,6 +158,6 @@ try:
         if values.shape != columns["gender"].shape:
             raise ValueError(f"{column} has the shape {values.shape}")
 except BaseException as error:  # it raises almost anything on a damaged file
-    sys.exit(f"{type(error).__name__}: {error}".replace("\\n", " "))
+    sys.exit(": ".join(filter(None, (type(error).__name__, " ".join(str(error).split())))))
 np.savez(table, **columns)
 """

@@ -24,7 +24,7 @@ from faceflax.data.folder import Folder
 from faceflax.data.imdb import Imdb, Wiki
 from faceflax.data.scenes import Scene
 from faceflax.data.synthetic_builder import Synthetic
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 
 BUILDERS: dict[str, type[FaceBuilder]] = {
     "fer2013": Fer2013,
@@ -104,7 +104,7 @@ def load(dataset: str, split: str, *, image_size: int, data_dir: Path | None = N
     try:
         images = np.empty((len(source), image_size, image_size, 1), np.uint8)
     except MemoryError as error:
-        problem = f"is too large for the {len(source):,} images of {dataset} {split}: {error}"
+        problem = f"is too large for the {len(source):,} images of {dataset} {split}: {said(error)}"
         raise FaceflaxError("image_size", image_size, problem, "give a smaller one") from None
     members = {key: np.empty(len(source), np.int32) for key in classes}
     ids = []
@@ -161,7 +161,7 @@ _DAMAGE = (RuntimeError, TypeError)
 
 
 def _damaged(builder: FaceBuilder, dataset: str, split: str, row: int, error: Exception) -> FaceflaxError:
-    problem = f"row {row} of {{}} {split} in {str(builder.data_path)!r} is damaged ({error})"
+    problem = f"row {row} of {{}} {split} in {str(builder.data_path)!r} is damaged ({said(error)})"
     return FaceflaxError("dataset", dataset, problem, f"prepare it again: {builder.preparation} --overwrite")
 
 

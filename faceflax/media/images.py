@@ -15,7 +15,7 @@ import PIL
 from PIL import ExifTags, ImageCms, UnidentifiedImageError
 from PIL import Image as Pillow
 
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 from faceflax.faces.frame import Image
 from faceflax.media.kinds import HEAD, kind_of, not_media, read_head
 from faceflax.opencv import cv2
@@ -119,7 +119,7 @@ def read_pages(
             except EOFError:
                 return
             except Exception as error:  # a damaged file makes Pillow raise almost anything
-                raise not_media(field, path, f" from its page {index + 1} on ({_one_line(error)})", "image") from None
+                raise not_media(field, path, f" from its page {index + 1} on ({said(error)})", "image") from None
             if not smaller:
                 _check_size(picture, field, path)
                 yield decode(picture, field, path, longest=longest)
@@ -191,7 +191,7 @@ def decode(
     except MemoryError:
         raise FaceflaxError(field, path, "needs more memory than there is", "reduce it") from None
     except Exception as error:  # a damaged file makes Pillow raise almost anything
-        raise not_media(field, path, f" ({_one_line(error)})", "image") from None
+        raise not_media(field, path, f" ({said(error)})", "image") from None
     if orientation in (5, 6, 7, 8):
         size = size[::-1]
     if longest is not None and max(image.shape[:2]) > longest:
@@ -217,7 +217,7 @@ def animation(picture: ImageFile, field: str, path: Path) -> Iterator[tuple[Imag
         except EOFError:
             return
         except Exception as error:
-            raise not_media(field, path, f" behind its first {index} images ({_one_line(error)})", "image") from None
+            raise not_media(field, path, f" behind its first {index} images ({said(error)})", "image") from None
         yield image, time
         time += (shown if shown > _SHORTEST else _USUAL) / 1000
         index += 1
@@ -249,7 +249,7 @@ def encode(image: Image, suffix: str) -> bytes:
     try:
         Pillow.fromarray(cv2.cvtColor(image, cv2.COLOR_BGR2RGB)).save(file, name, **options)
     except OSError as error:  # WebP ends at 16383 pixels, JPEG at 65535
-        raise ValueError(f"{name} cannot hold it: {error}") from None
+        raise ValueError(f"{name} cannot hold it: {said(error)}") from None
     return file.getvalue()
 
 
@@ -265,10 +265,6 @@ def _share(side: int, longest: int, longer: int) -> int:
 
 def _path(file: Path | bytes | BinaryIO, name: Path | None) -> Path:
     return file if isinstance(file, Path) else name or Path("image")
-
-
-def _one_line(error: Exception) -> str:
-    return " ".join(str(error).split())[:120] or type(error).__name__
 
 
 def _identify(file: BinaryIO) -> ImageFile | None:

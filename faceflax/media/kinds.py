@@ -6,7 +6,7 @@ import re
 from pathlib import Path
 from typing import Literal
 
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 from faceflax.files import check_file
 
 Kind = Literal["image", "video", "zip", "tar"]
@@ -108,7 +108,7 @@ def read_head(field: str, path: Path) -> bytes:
         with open(path, "rb") as file:
             head = file.read(HEAD)
     except OSError as error:
-        raise FaceflaxError(field, path, f"cannot read {{}} ({error.strerror or error})") from None
+        raise FaceflaxError(field, path, f"cannot read {{}} ({said(error)})") from None
     if not head:
         raise FaceflaxError(field, path, "is empty")
     return head

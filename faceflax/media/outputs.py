@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 from faceflax import files
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 from faceflax.faces.face import Face
 from faceflax.faces.frame import Frame, Image
 from faceflax.media import table
@@ -85,8 +85,7 @@ def write_image(output: Path, image: Image) -> None:
     try:
         files.write(output, encode(image, output.suffix))
     except (OSError, ValueError) as error:
-        reason = getattr(error, "strerror", None) or str(error)
-        raise FaceflaxError("output", output, f"cannot write {{}} ({reason})") from None
+        raise FaceflaxError("output", output, f"cannot write {{}} ({said(error)})") from None
 
 
 @contextmanager
@@ -172,7 +171,7 @@ class Lines:
                 self._file.truncate(start)
                 self._file.seek(start)
             problem, remedy = (
-                f"cannot write more than {{}} bytes ({error.strerror})",
+                f"cannot write more than {{}} bytes ({said(error)})",
                 "make room or name a file on another disk",
             )
             raise FaceflaxError(self._field, start, problem, remedy) from None

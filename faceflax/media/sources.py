@@ -15,7 +15,7 @@ from typing import BinaryIO, Literal, Protocol
 import numpy as np
 from tqdm import tqdm
 
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 from faceflax.faces.frame import Frame, Image
 from faceflax.media import demo, images
 from faceflax.media.addresses import is_address, local_path, masked
@@ -251,7 +251,7 @@ def _open_folder(folder: Path) -> Source:
     try:
         files = sorted(file for file in folder.iterdir() if os.path.isfile(file) and _may_be_image(file))
     except OSError as error:
-        raise FaceflaxError("source", folder, f"cannot read the folder {{}} ({error.strerror})") from None
+        raise FaceflaxError("source", folder, f"cannot read the folder {{}} ({said(error)})") from None
     if not files:
         raise FaceflaxError("source", folder, "no images in the folder {}")
 

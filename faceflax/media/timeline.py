@@ -17,7 +17,7 @@ from matplotlib.figure import Figure
 from matplotlib.patches import Patch
 
 from faceflax import html as pages
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 from faceflax.faces.crop import crop_face
 from faceflax.faces.frame import Frame, Image
 from faceflax.files import write
@@ -263,7 +263,7 @@ def write_page(
     try:
         write(file, pages.page("Perceived emotions", page))
     except OSError as error:
-        raise FaceflaxError("report", file, f"cannot write {{}} ({error.strerror or error})") from None
+        raise FaceflaxError("report", file, f"cannot write {{}} ({said(error)})") from None
 
 
 class _Images:

@@ -15,7 +15,7 @@ import av
 import numpy as np
 from av.video.reformatter import Interpolation
 
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 from faceflax.faces.frame import Frame, Image
 from faceflax.media.videos import open_container, open_video, picture_stream
 from faceflax.opencv import cv2
@@ -190,9 +190,8 @@ class VideoFile:
             self._sound = _Sound.of(self._from, container, kind, self._stack)
 
     def _failure(self, error: Exception) -> FaceflaxError:
-        reason = getattr(error, "strerror", None) or str(error)
         remedy = "make room or name a file on another disk"
-        return FaceflaxError("output", self._path, f"cannot write {{}} ({reason})", remedy)
+        return FaceflaxError("output", self._path, f"cannot write {{}} ({said(error)})", remedy)
 
 
 class _Sound:

@@ -21,7 +21,7 @@ import tempfile
 from pathlib import Path
 
 from faceflax import cache
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 
 SOURCES = Path(__file__).with_name("src")
 PACKAGED = Path(__file__).with_name("faceflax_kernels.so")
@@ -159,7 +159,7 @@ def _compiled(dtype: str) -> ctypes.CDLL:
             _log.info("faceflax: the next process compiles the kernels again")
             return ctypes.CDLL(str(made))
     except OSError as error:
-        raise Unavailable(f"the kernels cannot be built or loaded: {error}") from None
+        raise Unavailable(f"the kernels cannot be built or loaded: {said(error)}") from None
 
 
 def build(folder: Path, dtype: str) -> Path:

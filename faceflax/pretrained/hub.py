@@ -10,7 +10,7 @@ import shutil
 import tempfile
 from pathlib import Path
 
-from faceflax.errors import FaceflaxError, needing_extras
+from faceflax.errors import FaceflaxError, needing_extras, said
 from faceflax.pretrained.reading import SUFFIX, find, read
 from faceflax.pretrained.record import WeightsInfo, record_file
 
@@ -129,7 +129,7 @@ def push_to_hub(
             api.create_repo(repo, private=private, exist_ok=True)
             done = api.upload_folder(repo_id=repo, folder_path=folder, commit_message=f"{info.name} by faceflax")
         except Exception as error:  # the client raises many kinds
-            raise FaceflaxError("repo", repo, f"cannot be written ({_line(error)})", "check name and token") from None
+            raise FaceflaxError("repo", repo, f"cannot be written ({said(error)})", "check name and token") from None
     return str(getattr(done, "commit_url", repo))
 
 
@@ -171,7 +171,7 @@ def fetch(weights: str) -> Path:
             endpoint=os.environ.get("HF_ENDPOINT"),
         )
     except Exception as error:  # the client raises many kinds
-        problem = f"{{}} cannot be fetched ({_line(error)})"
+        problem = f"{{}} cannot be fetched ({said(error)})"
         raise FaceflaxError("weights", weights, problem, "check name and connection") from None
     files = [file for file in sorted(Path(folder).glob(f"*{SUFFIX}")) if record_file(file).is_file()]
     if len(files) != 1:
@@ -191,7 +191,3 @@ def _scalar(text: str) -> str:
 
 
 _WORDS = {"true", "false", "yes", "no", "on", "off", "null", "True", "False", "Yes", "No", "On", "Off", "Null"}
-
-
-def _line(error: Exception) -> str:
-    return " ".join(str(error).split())[:200] or type(error).__name__

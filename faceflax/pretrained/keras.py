@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 import numpy as np
 
 from faceflax import models
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 from faceflax.files import check_file
 from faceflax.models.architectures import EPSILON, MAX_IMAGE_SIZE, MIN_IMAGE_SIZE
 from faceflax.pretrained.loading import Variables, verify
@@ -107,7 +107,7 @@ def read(path: str | Path) -> KerasModel:
             raise ValueError(f"the images' size is {image_size}")
         num_classes = tensors["params/last_conv/kernel"].shape[-1]
     except (OSError, LookupError, RuntimeError, TypeError, ValueError, AttributeError, StopIteration) as error:
-        problem = f"{{}} cannot be converted ({type(error).__name__}: {error})"
+        problem = f"{{}} cannot be converted ({said(error, kind=True)})"
         raise FaceflaxError("path", path, problem, _EXPECTED) from None
     try:
         verify(tensors, models.create("mini_xception", num_classes))

@@ -14,7 +14,7 @@ import safetensors
 import safetensors.numpy
 
 from faceflax import files
-from faceflax.errors import FaceflaxError, unknown
+from faceflax.errors import FaceflaxError, said, unknown
 from faceflax.pretrained.record import WeightsInfo, read_record, record_file
 
 if TYPE_CHECKING:  # slow to import, and only annotations need it
@@ -92,7 +92,7 @@ def read(weights: str | Path) -> tuple[WeightsInfo, dict[str, Float32[np.ndarray
     try:
         tensors = safetensors.numpy.load(content)
     except (safetensors.SafetensorError, KeyError) as error:  # KeyError: a type that NumPy lacks, such as bfloat16
-        problem = f"{{}} is not a safetensors file of float32 or float16 tensors ({error})"
+        problem = f"{{}} is not a safetensors file of float32 or float16 tensors ({said(error)})"
         raise FaceflaxError("weights", file, problem, "save it again") from None
     tensors = as_float32(tensors)
     try:

@@ -9,7 +9,7 @@ from numbers import Integral, Real
 from pathlib import Path
 
 from faceflax import files, models
-from faceflax.errors import FaceflaxError, unknown
+from faceflax.errors import FaceflaxError, said, unknown
 from faceflax.models.architectures import MAX_IMAGE_SIZE
 
 MAX_CROP_MARGIN = 2.0
@@ -129,7 +129,7 @@ def read_record(file: Path) -> WeightsInfo:
     try:
         content = json.loads(whole)
     except (ValueError, RecursionError) as error:
-        raise FaceflaxError("weights", record, f"the record {{}} is not JSON ({error})", "restore it") from None
+        raise FaceflaxError("weights", record, f"the record {{}} is not JSON ({said(error)})", "restore it") from None
     names = {field.name for field in fields(WeightsInfo)} - {"name"}
     if not isinstance(content, dict) or content.keys() | {"sure"} != names or not isinstance(content["labels"], list):
         problem = (

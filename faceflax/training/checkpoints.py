@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import json
 import logging
 import os
 import shutil
+from collections.abc import Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -16,7 +19,8 @@ import jax
 import numpy as np
 import orbax.checkpoint as ocp
 
-from faceflax.errors import FaceflaxError
+from faceflax import files
+from faceflax.errors import FaceflaxError, said
 from faceflax.training.devices import Devices
 from faceflax.training.run import Begun, Epoch
 from faceflax.training.step import TrainState
@@ -240,15 +244,18 @@ class Checkpoints:
             self.folder.mkdir(parents=True, exist_ok=True)
             for left in self.folder.glob(".*.partial"):  # of a process that was killed
                 shutil.rmtree(left)
+            if shutil.disk_usage(self.folder).free < sum(array.nbytes for array in arrays.values()) + _ROOM:
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
             place.mkdir()
-            self._orbax.save(place / STATE, args=ocp.args.PyTreeSave(arrays))
+            with _quietly():
+                self._orbax.save(place / STATE, args=ocp.args.PyTreeSave(arrays))
             (place / RECORD).write_text(json.dumps(asdict(record) | {"layout": layout}, indent=1) + "\n")
             (place / SUMS).write_bytes(_sums(place))
             os.replace(place, self.folder / str(record.step))
             self._remove_old(record)
         except Exception as error:  # Orbax's storage raises almost anything for a full disk
             shutil.rmtree(place, ignore_errors=True)
-            reason = getattr(error, "strerror", None) or str(error).partition("\n")[0]
+            reason = "the disk is full" if files.is_full(error) else said(error)
             problem = f"cannot write the checkpoint of step {record.step} into {{}} ({reason})"
             kept = self.steps()
             remedy = f"make room, and resume from that of step {kept[-1]}" if kept else "make room"
@@ -260,6 +267,22 @@ class Checkpoints:
             if step != record.best:
                 old = (self.folder / str(step)).rename(self.folder / f".{step}.partial")
                 shutil.rmtree(old)
+
+
+_ROOM = 2**16
+"""Bytes of a checkpoint beside its arrays, at most."""
+
+
+@contextmanager
+def _quietly() -> Iterator[None]:
+    """Keeps Orbax from logging, with a traceback, what it then raises."""
+    log = logging.getLogger("absl")
+    before = log.level
+    log.setLevel(logging.CRITICAL)
+    try:
+        yield
+    finally:
+        log.setLevel(before)
 
 
 def another_version(folder: Path) -> FaceflaxError:

@@ -21,6 +21,7 @@ RANGES: dict[str, tuple[int, int]] = {
     "epochs": (1, 10**6),
     "image_size": (MIN_IMAGE_SIZE, MAX_IMAGE_SIZE),
     "seed": (0, 2**32 - 1),
+    "weight_decay": (0, 100),
     "join_seconds": (1, 10**6),
 }
 """The least and the greatest value of options that have both."""
@@ -73,7 +74,7 @@ class TrainConfig:
     stop_patience: int = 12
     """Epochs without a higher validation accuracy before training stops."""
     weight_decay: float = 1e-2
-    """Decoupled weight decay of the kernels (AdamW); 0 is plain Adam."""
+    """Decoupled weight decay of the kernels (AdamW), at most 100; 0 is plain Adam."""
     dropout: float | None = None
     """Share of activations dropped while training, in a network that has dropout; the network's own if not given."""
     precision: Precision = "float32"

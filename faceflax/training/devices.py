@@ -17,7 +17,7 @@ import numpy as np
 from jax.experimental import multihost_utils
 from jax.sharding import Mesh, NamedSharding, PartitionSpec, Sharding, SingleDeviceSharding
 
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 from faceflax.models.blocks import plainly
 from faceflax.training.config import TrainConfig
 
@@ -124,11 +124,10 @@ def start(config: TrainConfig) -> Devices:
                 heartbeat_timeout_seconds=HEARTBEAT_SECONDS,
             )
         except (RuntimeError, ValueError) as error:
-            reason = str(error).partition("\n")[0]
             field = "cluster" if config.coordinator is None else "coordinator"
             remedy = "give coordinator, processes and process" if config.coordinator is None else "start all again"
             value = config.coordinator
-            raise FaceflaxError(field, value, f"the processes did not come together ({reason})", remedy) from None
+            raise FaceflaxError(field, value, f"the processes did not come together ({said(error)})", remedy) from None
     found = jax.devices()
     if config.devices is not None and config.devices > len(found):
         raise FaceflaxError("devices", config.devices, f"is more than there are here, which is {len(found)}")
@@ -158,7 +157,7 @@ def _gather(config: TrainConfig) -> None:
         try:
             server = socket.create_server(("", int(port)))
         except OSError as error:
-            problem = f"the first process cannot listen at {{}} ({error.strerror})"
+            problem = f"the first process cannot listen at {{}} ({said(error)})"
             raise FaceflaxError("coordinator", config.coordinator, problem, "give a free port") from None
         with ExitStack() as stack:
             stack.enter_context(server)
@@ -196,7 +195,7 @@ def _gather(config: TrainConfig) -> None:
                     return
             reason = "it ended; see its message"
         except OSError as error:
-            reason = error.strerror or str(error)
+            reason = said(error)
             time.sleep(0.2)
     problem = f"cannot be reached in {config.join_seconds} s ({reason})"
     raise FaceflaxError("coordinator", config.coordinator, problem, "start the first process, and name its place")

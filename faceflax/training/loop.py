@@ -22,7 +22,7 @@ from tqdm import tqdm
 from faceflax import data, files, models, native, pretrained
 from faceflax.data.corrupt import corrupt
 from faceflax.data.transforms import mixup
-from faceflax.errors import FaceflaxError, unknown
+from faceflax.errors import FaceflaxError, said, unknown
 from faceflax.faces import make_detector
 from faceflax.pipeline import Interrupt, interrupts
 from faceflax.preprocessing import normalize
@@ -78,7 +78,7 @@ def train(config: TrainConfig) -> Path:
     with ExitStack() as stack:
         stack.enter_context(ending_together(devices))
         if devices.first:
-            stack.enter_context(_alone(folder))
+            stack.enter_context(files.exclusively("output", folder, folder / ".lock", keep=True))
         checkpoints = stack.enter_context(Checkpoints(folder / "checkpoints", config.keep_checkpoints, devices))
         newest = checkpoints.newest()
         settings = _check_same_run(folder, config, newest)
@@ -205,23 +205,8 @@ def _writing(folder: Path) -> Iterator[None]:
     try:
         yield
     except OSError as error:
-        reason = error.strerror or str(error)
         remedy = "make room, and go on with resume; the checkpoints stay as they were"
-        raise FaceflaxError("output", folder, f"cannot write into {{}} ({reason})", remedy) from error
-
-
-@contextmanager
-def _alone(folder: Path) -> Iterator[None]:
-    """Keeps other trainings out of the folder for the time of the block.
-
-    Raises:
-        FaceflaxError: one is in it.
-    """
-    with (folder / ".lock").open("ab") as file:
-        if not files.lock(file):
-            problem = "is the folder of a training that runs now"
-            raise FaceflaxError("output", folder, problem, "wait for its end, or name another folder")
-        yield
+        raise FaceflaxError("output", folder, f"cannot write into {{}} ({said(error)})", remedy) from error
 
 
 class _Classification:

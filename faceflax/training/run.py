@@ -87,7 +87,9 @@ def check_finite(loss: float, epoch: int, config: TrainConfig) -> None:
     if math.isfinite(loss):
         return
     steps = sorted(int(place.name) for place in config.folder.glob("checkpoints/[0-9]*") if place.name.isdecimal())
-    remedy = "start again with a lower one (there is no checkpoint yet)"
+    others = [name for name in ("init_weights", "teachers") if getattr(config, name)]
+    without = f" or without {' and '.join(others)}, which may give no numbers" if others else ""
+    remedy = f"start again with a lower one{without} (there is no checkpoint yet)"
     if steps:
         remedy = f"resume with a lower one, from the checkpoint of step {steps[-1]}"
     if steps and epoch > 1:

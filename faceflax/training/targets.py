@@ -10,7 +10,7 @@ import numpy as np
 import optax
 from jaxtyping import Array, Float, Int
 
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, said
 from faceflax.files import check_file
 
 
@@ -62,8 +62,8 @@ def read_soft_labels(file: Path, shape: tuple[int, int]) -> Float[np.ndarray, "n
                 raise ValueError("it is none")
         soft = np.load(file, mmap_mode="r", allow_pickle=False)  # not read before its shape is known to be right
     except Exception as error:  # a damaged file makes NumPy raise almost anything
-        reason = " ".join(str(error).split()) or type(error).__name__
-        raise FaceflaxError("soft_labels", file, f"cannot read {{}} as an .npy file ({reason})", remedy) from None
+        problem = f"cannot read {{}} as an .npy file ({said(error)})"
+        raise FaceflaxError("soft_labels", file, problem, remedy) from None
     if soft.shape != shape or soft.dtype != np.float32:
         problem = f"holds {soft.dtype} {soft.shape}, but the training split needs float32 {shape}"
         raise FaceflaxError("soft_labels", file, problem, "write it for this dataset")

@@ -282,7 +282,17 @@ def test_no_permission_on_one_file_of_many(here):
 
 
 @pytest.mark.parametrize(
-    "name", [b"two\nlines.png", b"50%.png", b"a:b.png", b"-x.png", b"=1+1.png", b"caf\xe9.png", b"\xed\xa0\x80.png"]
+    "name",
+    [
+        b"two\nlines.png",
+        b"one\rline.png",
+        b"50%.png",
+        b"a:b.png",
+        b"-x.png",
+        b"=1+1.png",
+        b"caf\xe9.png",
+        b"\xed\xa0\x80.png",
+    ],
 )
 @pytest.mark.parametrize("suffix", [".csv", ".jsonl", ".parquet"])
 def test_names_of_any_bytes(here, name, suffix):

@@ -129,6 +129,16 @@ def test_skip_corrupt_counts_the_photos_and_rows_it_leaves_out(source, tmp_path)
     assert (len(examples.labels), examples.skipped) == (18, 2)
 
 
+@pytest.mark.parametrize("name", ["../secret.jpg", "/{folder}/secret.jpg", "val/link.jpg", "val/a\0b.jpg"])
+def test_a_photo_outside_of_the_source_is_refused(name, source, tmp_path):
+    shutil.copy(source / "val" / "1.jpg", tmp_path / "secret.jpg")
+    (source / "val" / "link.jpg").symlink_to(tmp_path / "secret.jpg")
+    file = source / "fairface_label_val.csv"
+    file.write_text(file.read_text().replace("val/1.jpg", name.format(folder=tmp_path)))
+    with pytest.raises(FaceflaxError, match=r"source: .* does not hold .*, which line 2 names"):
+        make_builder("fairface", source=source, data_dir=tmp_path / "tfds").prepare()
+
+
 def test_missing_labels_are_an_error_that_says_where_to_get_them(source, tmp_path):
     (source / "fairface_label_val.csv").unlink()
     with pytest.raises(FaceflaxError, match=r"fairface_label_val\.csv.*https://github.com/joojs/fairface"):

@@ -41,9 +41,9 @@ def icml_csv(rows):
 
 
 def write_source(form, rows, folder):
-    if form in ("csv", "folder with csv"):
+    if form in ("csv", "csv with a mark", "folder with csv"):
         file = folder / "fer2013.csv"
-        file.write_text(fer2013_csv(rows))
+        file.write_text(fer2013_csv(rows), encoding="utf-8-sig" if form == "csv with a mark" else "utf-8")
         return folder if form.startswith("folder") else file
     if form == "icml":
         file = folder / "icml_face_data.csv"
@@ -66,7 +66,9 @@ def as_set(images, labels):
     return {(int(label), image.tobytes()) for image, label in zip(images, labels, strict=True)}
 
 
-@pytest.mark.parametrize("form", ["csv", "folder with csv", "icml", "tar.gz", "folder with tar.gz", "zip"])
+@pytest.mark.parametrize(
+    "form", ["csv", "csv with a mark", "folder with csv", "icml", "tar.gz", "folder with tar.gz", "zip"]
+)
 def test_every_form_gives_the_published_pixels_labels_and_splits(form, rows, tmp_path):
     source = write_source(form, rows, tmp_path)
     make_builder("fer2013", source=source, data_dir=tmp_path / "tfds").prepare()
@@ -199,6 +201,19 @@ def wrong_source(kind, rows, folder):
     if kind == "empty folder":
         (folder / "empty").mkdir()
         return folder / "empty"
+    if kind == "encrypted zip":
+        file = write_source("zip", rows, folder)
+        content = bytearray(file.read_bytes())
+        for tag, offset in ((b"PK\x03\x04", 6), (b"PK\x01\x02", 8)):
+            content[content.find(tag) + offset] |= 1  # so its header says
+        file.write_bytes(content)
+        return file
+    if kind in ("tar with a folder", "tar with a link"):
+        member = tarfile.TarInfo("fer2013.csv")
+        member.type, member.linkname = (tarfile.DIRTYPE, "") if kind.endswith("folder") else (tarfile.SYMTYPE, "/etc")
+        with tarfile.open(folder / "fer2013.tar.gz", "w:gz") as archive:
+            archive.addfile(member)
+        return folder / "fer2013.tar.gz"
     if kind == "open quote":
         (folder / "fer2013.csv").write_text(damage(rows, '3,"') + fer2013_csv(rows * 2))
         return folder
@@ -225,6 +240,9 @@ def wrong_source(kind, rows, folder):
         ("binary csv", "has the columns .*, not emotion, pixels and Usage"),
         ("open quote", "cannot read .* after line [0-9]+ .*field larger"),
         ("other zip", "unpack it and name the folder"),
+        ("encrypted zip", "cannot read .* is encrypted"),
+        ("tar with a folder", "unpack it and name the folder"),
+        ("tar with a link", "unpack it and name the folder"),
     ],
 )
 def test_a_wrong_source_is_said_to_be_wrong(kind, message, rows, tmp_path):

@@ -4,6 +4,7 @@ import pytest
 import scipy.io
 
 from faceflax.data import load
+from faceflax.data.imdb import read_mat
 from faceflax.data.loading import make_builder
 from faceflax.errors import FaceflaxError
 
@@ -140,6 +141,25 @@ def test_wiki_people_without_a_name_are_told_apart_by_their_photo(tmp_path):
     builder = make_builder("wiki", source=source, data_dir=tmp_path / "tfds")
     builder.prepare()
     assert sum(map(len, read(builder).values())) == PEOPLE * (PHOTOS - 1)
+
+
+@pytest.mark.parametrize("change", ["shorter", "text", "two columns", "gone"])
+@pytest.mark.parametrize("column", ["full_path", "gender", "face_score", "celeb_id"])
+def test_columns_that_do_not_fit_together_are_refused(column, change, tmp_path):
+    struct = scipy.io.loadmat(write_dataset(tmp_path, "imdb") / "imdb.mat")["imdb"][0, 0]
+    columns = {name: struct[name] for name in struct.dtype.names}
+    match change:
+        case "shorter":
+            columns[column] = columns[column][:, :-1]
+        case "text":
+            columns[column] = "none"
+        case "two columns":
+            columns[column] = np.concatenate([columns[column]] * 2)
+        case "gone":
+            del columns[column]
+    scipy.io.savemat(tmp_path / "imdb.mat", {"imdb": columns})
+    with pytest.raises(FaceflaxError, match=r"source: .* is not IMDB-WIKI's imdb\.mat, or is damaged \(.+\)"):
+        read_mat(tmp_path / "imdb.mat", "imdb", "celeb_id")
 
 
 @pytest.mark.parametrize(

@@ -211,6 +211,20 @@ def test_a_running_preparation_is_left_alone(named):
         assert staging.is_dir()
 
 
+@pytest.mark.parametrize(
+    ("remedy", "shown"),
+    [("", ""), ("cut it out", "cut it out, or ")],
+)
+def test_a_damaged_row_says_what_to_do_with_it_and_what_with_all(remedy, shown, tmp_path):
+    def row():
+        raise FaceflaxError("source", "a.png", "is upside down", remedy)
+
+    builder = make_builder("synthetic", data_dir=tmp_path)
+    with pytest.raises(FaceflaxError) as caught:
+        list(builder._generate_examples("train", [("a", row)]))
+    assert str(caught.value) == f"source: 'a.png' is upside down; {shown}leave damaged rows out with skip_corrupt"
+
+
 def test_builders_leave_no_temporary_folders(named, monkeypatch, tmp_path):
     monkeypatch.setattr(tempfile, "tempdir", str(tmp_path / "temporary"))
     (tmp_path / "temporary").mkdir()

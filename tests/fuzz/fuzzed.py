@@ -21,6 +21,7 @@ import resource
 import signal
 import sys
 import tarfile
+import tempfile
 import traceback
 import warnings
 import zipfile
@@ -31,7 +32,8 @@ from PIL import Image
 
 from faceflax.errors import FaceflaxError
 
-SECONDS = 20
+SECONDS, WAITING = 20, 120
+"""Of the processor's time, which does not depend on what else the machine does; and of the clock's."""
 MEGABYTES = 2000
 NUMBERS = [
     "-1",
@@ -82,6 +84,17 @@ def rewritten(rng, text):
     for _ in range(rng.choice([1, 1, 3])):
         words[rng.randrange(len(words))] = rng.choice(NUMBERS + NAMES)
     return joint.join(words)
+
+
+EMPTY = re.compile(r"(?<!shape) \(\)(?! is )|\(None\)|\(\w+: ?\)|; ?[,;)]|, ?;|: ?;|[:;,] ?$")
+"""What a message has where a part of it is missing; an empty list of labels is a value."""
+
+
+def wrong_with(message):
+    """Why a message is none, or None."""
+    if "\n" in message:
+        return f"several lines: {message!r}"
+    return f"a part is missing: {message}" if EMPTY.search(message) else None
 
 
 def picture(seed, size=48):
@@ -519,7 +532,7 @@ def options(rng, folder):
     from faceflax.cli import command, main
 
     if not _OPTIONS:
-        place = folder / "options" / "inner"
+        place = Path(tempfile.mkdtemp(dir=folder)) / "inner"  # of this process alone: it may be the second one
         (place / "pictures" / "a").mkdir(parents=True)
         (place / "pictures" / "b").mkdir()
         (place / "folder").mkdir()
@@ -558,6 +571,7 @@ def options(rng, folder):
     if code == 2:
         errors = [line for line in text.splitlines() if line.startswith("error: ")]
         assert len(errors) == 1 or "\u256d" in text, f"{words} {text}"  # or the parser's box
+        assert not [wrong for line in errors if (wrong := wrong_with(line))], f"{words} {errors}"
         raise FaceflaxError("options", None, "were refused")
 
 
@@ -593,23 +607,25 @@ def main(kind, seed, first, count, folder):
     warnings.simplefilter("ignore")
     check = KINDS[kind]
     logging.basicConfig(format="%(message)s")
+    for number in (signal.SIGALRM, signal.SIGPROF):  # which end the process
+        faulthandler.register(number, chain=True)
     signal.alarm(10 * SECONDS)
     with contextlib.suppress(Exception):  # imports all that it needs
         check(random.Random(0), folder)
     for number in range(first, first + count):
         rng = random.Random(f"{seed} {kind} {number}")
-        faulthandler.dump_traceback_later(SECONDS - 2)
-        signal.alarm(SECONDS)  # which ends the process
+        signal.setitimer(signal.ITIMER_PROF, SECONDS)
+        signal.alarm(WAITING)
         try:
             check(rng, folder)
             answer = "ok"
         except FaceflaxError as error:
-            answer = "refused" if "\n" not in str(error) else f"several lines: {error!r}"
+            answer = wrong_with(str(error)) or "refused"
         except BaseException as error:
             where = traceback.extract_tb(error.__traceback__)[-1]
             answer = f"{type(error).__name__}: {' '.join(str(error).split())[:300]} ({where.filename}:{where.lineno})"
         signal.alarm(0)
-        faulthandler.cancel_dump_traceback_later()
+        signal.setitimer(signal.ITIMER_PROF, 0)
         used = peak()
         if used > MEGABYTES:
             answer += f" {used:.0f} MB"

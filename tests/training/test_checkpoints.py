@@ -131,6 +131,7 @@ def test_without_room_the_one_before_stays_and_one_sentence_says_so(tmp_path):
         finally:
             resource.setrlimit(resource.RLIMIT_FSIZE, limits)
         assert str(caught.value).startswith("output: cannot write the checkpoint of step 2 into ")
+        assert " (the disk is full); " in str(caught.value)
         assert "\n" not in str(caught.value)
         assert str(caught.value).endswith("; make room, and resume from that of step 1")
         assert [entry.name for entry in folder.iterdir()] == ["1"]

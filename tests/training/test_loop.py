@@ -22,6 +22,7 @@ from faceflax.preprocessing import normalize
 from faceflax.training.checkpoints import RECORD, SUMS, _sums
 from faceflax.training.config import TrainConfig
 from faceflax.training.loop import _shares, train
+from faceflax.training.run import check_finite
 
 CLASSES = ("happy", "surprise")
 
@@ -274,6 +275,18 @@ def test_a_loss_that_is_not_finite_stops_the_run_which_goes_on_with_a_lower_rate
     assert [row["epoch"] for row in rows_of(tmp_path)] == ["1", "2"]
 
 
+@pytest.mark.parametrize(
+    ("given", "names"),
+    [({"init_weights": "a"}, "init_weights"), ({"init_weights": "a", "teachers": ("b",)}, "init_weights and teachers")],
+)
+def test_other_weights_may_be_the_reason_that_the_loss_is_none(given, names, tmp_path):
+    message = (
+        rf"learning_rate: .* a lower one or without {names}, which may give no numbers \(there is no checkpoint yet"
+    )
+    with pytest.raises(FaceflaxError, match=message):
+        check_finite(float("nan"), 1, config(None, tmp_path, **given))
+
+
 def test_a_loss_that_is_not_finite_in_the_first_epoch_says_that_nothing_is_kept(data_dir, tmp_path):
     with pytest.raises(FaceflaxError, match=r"became nan in epoch 1; .* \(there is no checkpoint yet\)"):
         train(config(data_dir, tmp_path, learning_rate=1e30, warmup_epochs=0.0))
@@ -289,6 +302,7 @@ def test_a_loss_that_is_not_finite_in_the_first_epoch_says_that_nothing_is_kept(
         ("mixup", -1.0),
         ("consistency", -1.0),
         ("weight_decay", float("nan")),
+        ("weight_decay", 101.0),
         ("soft_weight", 1.1),
         ("teacher_weight", -1.0),
     ],
@@ -324,7 +338,7 @@ def test_a_run_of_a_version_with_other_settings_or_checkpoints_is_not_resumed(ru
 def test_two_trainings_do_not_share_a_folder(data_dir, tmp_path):
     with (tmp_path / ".lock").open("ab") as file:
         assert files.lock(file)
-        with pytest.raises(FaceflaxError, match=r"^output: .* is the folder of a training that runs now; wait"):
+        with pytest.raises(FaceflaxError, match=r"^output: .* is being written by another run; wait"):
             train(config(data_dir, tmp_path))
     assert [entry.name for entry in tmp_path.iterdir()] == [".lock"]
 

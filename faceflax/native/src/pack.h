@@ -76,18 +76,22 @@ inline void ConvolvePlain(const Geometry& g, Index pixels, const T* x, const T* 
 }
 
 // Convolves one image; `panels` and `bias` (or null) are for `pixels` pixels together. Those meet each other's values
-// with weights of 0, which infinity and NaN survive, so that an image with such values is convolved plainly.
+// with weights of 0, which make NaN of infinity and of NaN, and ReLU keeps that: an image with such values, which the
+// smaller one of input and output tells, is convolved plainly.
 inline void ConvolveFolded(const Kernels& kernels, const Geometry& g, Index pixels, const T* x, const T* panels,
                            const T* bias, bool relu, T* y) {
-  if (pixels > 1 && !kernels.finite(x, g.height * g.width * g.inputs)) {
-    return ConvolvePlain(g, pixels, x, panels, bias, relu, y);
-  }
+  const Index in = g.height * g.width * g.inputs, out = g.out_height * g.out_width * g.outputs;
+  if (pixels > 1 && in < out && !kernels.finite(x, in)) return ConvolvePlain(g, pixels, x, panels, bias, relu, y);
   const Geometry folded = Folded(g, pixels);
   const Index row = folded.out_width * folded.outputs, wanted = g.out_width * g.outputs;
-  if (row == wanted) return kernels.convolve(folded, x, panels, bias, nullptr, relu, y);
-  T* wide = Scratch(kWide, folded.out_height * row);
-  kernels.convolve(folded, x, panels, bias, nullptr, relu, wide);
-  for (Index h = 0; h < g.out_height; ++h) std::copy_n(wide + h * row, wanted, y + h * wanted);
+  if (row == wanted) {
+    kernels.convolve(folded, x, panels, bias, nullptr, relu, y);
+  } else {
+    T* wide = Scratch(kWide, folded.out_height * row);
+    kernels.convolve(folded, x, panels, bias, nullptr, relu, wide);
+    for (Index h = 0; h < g.out_height; ++h) std::copy_n(wide + h * row, wanted, y + h * wanted);
+  }
+  if (pixels > 1 && in >= out && !kernels.finite(y, out)) ConvolvePlain(g, pixels, x, panels, bias, relu, y);
 }
 
 }  // namespace faceflax
