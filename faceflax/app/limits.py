@@ -12,7 +12,7 @@ class Limits:
     """How large and how long an upload may be.
 
     Attributes:
-        megabytes: of one file.
+        megabytes: of one file, each of 1,048,576 bytes.
         upload_seconds: until all of a request has arrived.
         video_seconds: how much of a video is analysed; what follows is left out, and the page says so.
         max_side: pictures are analysed with at most so many pixels on their longer side.
@@ -34,4 +34,4 @@ class Limits:
     @property
     def bytes(self) -> int:
         """The bytes of one file."""
-        return int(self.megabytes * 1e6)
+        return int(self.megabytes * 2**20)

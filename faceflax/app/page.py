@@ -199,6 +199,8 @@ def _picture(analyzer: Analyzer, limits: Limits, workbench: Workbench | None, ta
     work = {"concurrency_limit": 2, "concurrency_id": "analyze"} | private
     # Not its event "change", which comes twice for an upload.
     gr.on([given.input, given.clear], show, given, outputs, **work)
+    # But that one alone comes when a file was too large: Gradio says so, and the picture before is gone.
+    given.change(lambda file: show(None) if file is None else [gr.skip()] * len(outputs), given, outputs, **work)
     sample.click(_sample, None, given, **private).then(show, given, outputs, **work)
     clear.click(lambda: None, None, given, **private).then(show, given, outputs, **work)
     if workbench is None:
@@ -269,7 +271,8 @@ def _video(camera: Analyzer, limits: Limits) -> None:
         except FaceflaxError as error:
             return wrong(error), None, "", None
 
-    start.click(show, given, [said, drawn, timeline, table], concurrency_limit=1, api_visibility="private")
+    outputs = [said, drawn, timeline, table]
+    start.click(show, given, outputs, show_progress_on=drawn, concurrency_limit=1, api_visibility="private")
 
 
 def _explain(page: gr.Blocks, tabs: gr.Tabs, analyzer: Analyzer, limits: Limits, workbench: Workbench) -> None:
@@ -288,7 +291,7 @@ def _explain(page: gr.Blocks, tabs: gr.Tabs, analyzer: Analyzer, limits: Limits,
             metrics = gr.Checkbox(label="Also measure the maps (takes longer)")
             start = gr.Button("Explain", variant="primary")
             link = gr.Textbox(label="Link to these settings", interactive=False, buttons=["copy"], elem_id="link")
-    shown = gr.HTML()
+    shown = gr.HTML(min_height=120)  # room for the progress
     settings = [weights, methods, layer, target, metrics]
 
     def show(file: str | None, *chosen: Any) -> str:

@@ -202,6 +202,11 @@ def test_bad_pictures_get_a_sentence(page):
     uploaded(page, "really.png", b"%PDF-1.4\n%%EOF")
     page.get_by_role("alert").get_by_text("is not a picture; send a JPEG").wait_for()
     assert page.locator(".faces-said").count() == 0  # what was found in the picture before is gone
+    page.get_by_role("button", name="Try a portrait").first.click()
+    page.locator(".faces-said section").wait_for()
+    uploaded(page, "large.png", bytes(3 * 2**20 + 1))
+    page.get_by_text("exceed the maximum allowed size of 3.0 Mb").wait_for()
+    page.locator(".faces-said").wait_for(state="detached")
 
 
 def test_methods_side_by_side_with_both_floors_and_a_link_that_restores_them(page, address, browser):

@@ -141,7 +141,7 @@ def test_a_form_with_a_file(server):
         (b"", 400, "picture: 'picture' is empty; send a picture"),
         (b"%PDF-1.4\n%%EOF", 400, "picture: 'picture' is not a picture; send a JPEG"),
         (encode(photograph(), ".png")[:5000], 400, "cannot be read as an image"),
-        (bytes(2_000_001), 413, "picture: 'picture' has more than 2 MB; reduce it"),
+        (bytes(2 * 2**20 + 1), 413, "picture: 'picture' has more than 2 MB; reduce it"),
     ],
     ids=["empty", "PDF", "cut off", "too large"],
 )
