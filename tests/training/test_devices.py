@@ -38,6 +38,7 @@ def test_eight_devices_give_the_losses_of_one(told):
     assert told["1"]["moved"] > 3e-5
     # Adam divides by the gradient's size: rounding comes back as a share of the learning rate, so this one is low.
     np.testing.assert_allclose(told["8"]["losses"], told["1"]["losses"], rtol=1e-5)
+    np.testing.assert_allclose(told["fed"], told["8"]["losses"], rtol=1e-6)
     assert told["8"]["mean"] == pytest.approx(told["1"]["mean"], rel=1e-3)
 
 
