@@ -84,7 +84,8 @@ def write_set(folder: Path, count: int, seed: int = 0) -> Path:
     for i, path in enumerate(tqdm(paths, "making pictures", unit=" images", leave=False)):
         side = SIDES[i % len(SIDES)]
         coarse = random.integers(40, 216, size=(12, 12, 3), dtype=np.uint8)
-        coarse[3:9, 3:9] //= 1 + people[i] % 2  # what tells the two classes apart
+        if people[i] % 2:
+            coarse[3:9, 3:9] //= 2  # what tells the two classes apart
         cv2.imwrite(str(root / path), cv2.resize(coarse, (side, side), interpolation=cv2.INTER_CUBIC))
 
     def cells(values: list[str]) -> np.ndarray:

@@ -1,5 +1,12 @@
 """A set that does not stay in memory gives the weights of one that does, bit for bit, wherever the run was left."""
 
+import csv
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
 import jax
 import numpy as np
 import pytest
@@ -11,6 +18,7 @@ from faceflax.training import TrainConfig, Trainer, cosine, make_targets, train
 from faceflax.training.devices import Devices
 from faceflax.training.feeding import Feed
 
+ROOT = Path(__file__).parents[2]
 pytest.importorskip("grain", reason="comes with the extra train")
 
 
@@ -54,3 +62,36 @@ def test_faces_that_a_detector_finds_need_memory_and_what_is_given_is_checked(fa
         TrainConfig(in_memory_gib=-1)
     with pytest.raises(FaceflaxError, match="readers: -1 is too small; give 0 or more"):
         TrainConfig(readers=-1)
+
+
+@pytest.mark.slow
+def test_a_run_that_reads_is_killed_and_ends_as_one_in_memory(faces, tmp_path):
+    quick = {"JAX_DISABLE_MOST_OPTIMIZATIONS": "1", "JAX_COMPILATION_CACHE_DIR": str(tmp_path / "programs")}
+    least = {"JAX_PERSISTENT_CACHE_MIN_COMPILE_TIME_SECS": "0", "JAX_PERSISTENT_CACHE_MIN_ENTRY_SIZE_BYTES": "-1"}
+    command = [sys.executable, ROOT / "scripts/train.py", "--dataset", "folder/faces", "--data-dir", faces]
+    command += ["--epochs", "20", "--stop-after", "3", "--batch-size", "16", "--image-size", "32"]
+    command += ["--checkpoint-steps", "1", "--average", "0.9", "--mixup", "0.2", "--corrupt", "0.3"]
+
+    def start(name, *more):
+        environment = os.environ | quick | least
+        given = [*command, "--output", tmp_path / name, *more]
+        return subprocess.Popen(given, env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+    def finish(process):
+        _, said = process.communicate()
+        assert process.returncode == 0, said[-3000:]
+
+    def told(name):
+        """All that the metrics say but the images a second."""
+        return [row[:-1] for row in csv.reader((tmp_path / name / "metrics.csv").read_text().splitlines())]
+
+    finish(start("whole"))
+    process = start("read", "--in-memory-gib", "0", "--readers", "2")
+    while process.poll() is None and not (tmp_path / "read" / "checkpoints" / "8").exists():
+        time.sleep(0.01)
+    process.kill()
+    process.communicate()
+    finish(start("read", "--in-memory-gib", "0", "--readers", "1", "--resume"))
+    assert told("read") == told("whole")
+    files = [tmp_path / name / "weights.safetensors" for name in ("whole", "read")]
+    assert files[0].read_bytes() == files[1].read_bytes()
