@@ -100,16 +100,16 @@ def exchanged(variables: dict[str, Any]) -> int:
     """Bytes that a step adds up over the devices, by the network's size alone.
 
     These are the gradients, one number a parameter; of each channel that BatchNorm normalises its mean and variance,
-    both again in the backward pass, which computes them anew, and the mean's gradient; the loss and the share right.
+    and in the backward pass the mean's gradient; the loss and the share right.
 
     Example:
         >>> import numpy as np
         >>> exchanged({"params": {"kernel": np.zeros((3, 4))}, "batch_stats": {"mean": np.zeros(4), "var": np.ones(4)}})
-        136
+        104
     """
     parameters = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
     channels = sum(leaf.size for leaf in jax.tree.leaves(variables["batch_stats"])) // 2
-    return 4 * (parameters + 5 * channels + 2)
+    return 4 * (parameters + 3 * channels + 2)
 
 
 def collectives(program: str) -> Exchange:
@@ -261,7 +261,7 @@ def _estimates(options: Options) -> None:
     flops, traffic = (float(cost[name]) / batch for name in ("flops", "bytes accessed"))
     added = exchanged(variables)
     layers = sum("mean" in jax.tree_util.keystr(path) for path, _ in _leaves(variables["batch_stats"]))
-    count = 5 * layers + 1
+    count = 3 * layers + 1
     print(f"\n{options.arch} at {options.side} pixels: {flops / 1e6:.1f} million operations an image, unfused")
     print(f"{traffic / 1e6:.1f} MB of memory traffic; {added:,} bytes exchanged in about {count} all-reduces")
     print("accelerators  batch  ms a step  exchange  images/s  of n times one")

@@ -76,7 +76,8 @@ class MissingExtraError(FaceflaxError):
 
 EXTRAS = {
     "train": (
-        *("array_record", "h5py", "importlib_resources", "orbax", "sklearn", "tensorboardX", "tensorflow_datasets"),
+        *("array_record", "grain", "h5py", "importlib_resources"),
+        *("orbax", "sklearn", "tensorboardX", "tensorflow_datasets"),
     ),
     "tables": ("pandas", "pyarrow"),
     "beam": ("apache_beam",),

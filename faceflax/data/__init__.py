@@ -8,7 +8,18 @@ from faceflax.lazy import attach
 
 if TYPE_CHECKING:
     from faceflax.data.augment import Augmentation
-    from faceflax.data.loading import DATASETS, SPLITS, Examples, crop_margin, load, load_scenes
+    from faceflax.data.loading import (
+        DATASETS,
+        SPLITS,
+        Examples,
+        Images,
+        Index,
+        crop_margin,
+        load,
+        load_index,
+        load_scenes,
+        memory_needed,
+    )
     from faceflax.data.scene_augmentation import SceneAugmentation
     from faceflax.data.scenes import Scene, Scenes
     from faceflax.data.synthetic import SyntheticFaces, render_face, render_faces
@@ -18,13 +29,17 @@ __all__ = [
     "SPLITS",
     "Augmentation",
     "Examples",
+    "Images",
+    "Index",
     "Scene",
     "SceneAugmentation",
     "Scenes",
     "SyntheticFaces",
     "crop_margin",
     "load",
+    "load_index",
     "load_scenes",
+    "memory_needed",
     "render_face",
     "render_faces",
 ]
@@ -33,7 +48,10 @@ __getattr__, __dir__ = attach(
     __name__,
     {
         "augment": ("Augmentation",),
-        "loading": ("DATASETS", "SPLITS", "Examples", "crop_margin", "load", "load_scenes"),  # imports TFDS
+        "loading": (  # imports TFDS
+            *("DATASETS", "SPLITS", "Examples", "Images", "Index"),
+            *("crop_margin", "load", "load_index", "load_scenes", "memory_needed"),
+        ),
         "scene_augmentation": ("SceneAugmentation",),
         "scenes": ("Scene", "Scenes"),
         "synthetic": ("SyntheticFaces", "render_face", "render_faces"),

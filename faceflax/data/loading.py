@@ -1,16 +1,20 @@
-"""Reads a prepared dataset into memory: 8-bit grey faces of one size and their labels."""
+"""Reads a prepared dataset, into memory or by rows: 8-bit grey faces of one size and their labels."""
 
 from __future__ import annotations
 
 import dataclasses
+import functools
+import hashlib
 import itertools
 import re
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import tensorflow_datasets as tfds
-from jaxtyping import Bool, Int32, UInt8
+from jaxtyping import Bool, Int, Int32, UInt8
 from tqdm import tqdm
 
 from faceflax import errors, preprocessing
@@ -77,6 +81,71 @@ class Examples:
         )
 
 
+class Images:
+    """The images of a split, read from its files whenever they are asked for; other processes can be sent it.
+
+    Args:
+        source: the records.
+        features: what is in each.
+        key: which of these is the image.
+        size: height and width of the returned images, in pixels.
+        damaged: makes the error for a damaged record of its row and what was raised.
+    """
+
+    def __init__(
+        self,
+        source: Any,
+        features: tfds.features.FeaturesDict,
+        key: str,
+        size: int,
+        damaged: Callable[[int, Exception], FaceflaxError],
+    ) -> None:
+        self._source, self._features, self._key, self._damaged = source, features, key, damaged
+        self.size = size
+        others = (name for name, feature in features.items() if isinstance(feature, tfds.features.Image))
+        self._decoders = {name: tfds.decode.SkipDecoding() for name in others if name != key}
+
+    def __len__(self) -> int:
+        return len(self._source)
+
+    def __getitem__(self, rows: Int[np.ndarray, " n"]) -> UInt8[np.ndarray, "n size size 1"]:
+        """Reads some images.
+
+        Args:
+            rows: which, in the order of the split.
+
+        Raises:
+            FaceflaxError: one of them is damaged.
+        """
+        images = np.empty((len(rows), self.size, self.size, 1), np.uint8)
+        for image, row in zip(images, map(int, rows), strict=True):
+            try:
+                example = self._features.deserialize_example_np(self._source[row], decoders=self._decoders)
+            except _DAMAGE as error:
+                raise self._damaged(row, error) from None
+            image[:, :, 0] = _face(example[self._key], self.size)
+        return images
+
+
+@dataclass(frozen=True)
+class Index:
+    """One split of a dataset whose images stay in its files: the other attributes are those of :class:`Examples`.
+
+    Attributes:
+        images: by their rows.
+        labels: indices into ``names``.
+        names: the classes, in label order.
+        attributes: what else is known of each face.
+        digest: the SHA-256 of images and labels, in their order.
+    """
+
+    images: Images
+    labels: Int32[np.ndarray, " n"]
+    names: tuple[str, ...]
+    attributes: dict[str, tuple[tuple[str, ...], Int32[np.ndarray, " n"]]]
+    digest: str
+
+
 def load(dataset: str, split: str, *, image_size: int, data_dir: Path | None = None) -> Examples:
     """Reads one split, in a fixed shuffled order, with every face resized to ``image_size``.
 
@@ -93,13 +162,10 @@ def load(dataset: str, split: str, *, image_size: int, data_dir: Path | None = N
         FaceflaxError: an unknown dataset or split, or a dataset that is not prepared or whose prepared files are
             damaged (the message says how to prepare it).
     """
-    builder, name = _prepared(dataset, split, data_dir)
-    if isinstance(builder, SceneBuilder):
-        remedy = "train face_detector on it, or name a dataset of cut-out faces"
-        raise FaceflaxError("dataset", dataset, "has photographs with boxes, not faces with labels", remedy)
+    builder, name = _prepared_faces(dataset, split, data_dir)
     image_key, label_key = builder.info.supervised_keys
     features = builder.info.features
-    classes = [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
+    classes = _classes(features)
     source = builder.as_data_source(name)
     try:
         images = np.empty((len(source), image_size, image_size, 1), np.uint8)
@@ -110,12 +176,12 @@ def load(dataset: str, split: str, *, image_size: int, data_dir: Path | None = N
     ids = []
     try:
         for i, example in enumerate(tqdm(source, f"reading {dataset} {split}", unit=" images", delay=1, leave=False)):
-            images[i, :, :, 0] = preprocessing.resize(example[image_key][:, :, 0], image_size)
+            images[i, :, :, 0] = _face(example[image_key], image_size)
             for key in classes:
                 members[key][i] = example[key]
             ids.append(example["id"].decode())
     except _DAMAGE as error:
-        raise _damaged(builder, dataset, split, len(ids), error) from None
+        raise _damaged(builder, dataset, split)(len(ids), error) from None
     return Examples(
         images,
         labels=members.pop(label_key),
@@ -126,6 +192,64 @@ def load(dataset: str, split: str, *, image_size: int, data_dir: Path | None = N
         split=name,
         skipped=len(builder.skipped.get(name, ())),
     )
+
+
+def load_index(dataset: str, split: str, *, image_size: int, data_dir: Path | None = None) -> Index:
+    """Reads the labels of one split; its images are read, as :func:`load` does, when they are asked for.
+
+    The arguments and the errors are those of :func:`load`.
+    """
+    builder, name = _prepared_faces(dataset, split, data_dir)
+    image_key, label_key = builder.info.supervised_keys
+    features = builder.info.features
+    pictures = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
+    source = builder.as_data_source(name, decoders={key: tfds.decode.SkipDecoding() for key in pictures})
+    members = {key: np.empty(len(source), np.int32) for key in _classes(features)}
+    names = {key: tuple(features[key].names) for key in members}
+    hashed = hashlib.sha256(repr((names, label_key, len(source), image_size)).encode())
+    row = 0
+    try:
+        for example in tqdm(source, f"reading labels of {dataset} {split}", unit=" images", delay=1, leave=False):
+            for key, numbers in members.items():
+                numbers[row] = example[key]
+            hashed.update(example[image_key])
+            row += 1
+    except _DAMAGE as error:
+        raise _damaged(builder, dataset, split)(row, error) from None
+    for numbers in members.values():
+        hashed.update(numbers.tobytes())
+    damaged = _damaged(builder, dataset, split)
+    return Index(
+        Images(source.data_source, features, image_key, image_size, damaged),
+        labels=members.pop(label_key),
+        names=names[label_key],
+        attributes={key: (names[key], members[key]) for key in members},
+        digest=hashed.hexdigest(),
+    )
+
+
+def memory_needed(dataset: str, splits: Iterable[str], *, image_size: int, data_dir: Path | None = None) -> int:
+    """Returns the bytes that the images of some splits take in memory.
+
+    Args:
+        dataset: as for :func:`load`.
+        splits: which.
+        image_size: as for :func:`load`.
+        data_dir: as for :func:`load`.
+
+    Raises:
+        FaceflaxError: as for :func:`load`, but for damaged files.
+    """
+    builder = _made(dataset, data_dir)
+    return sum(builder.info.splits[_named(builder, split)].num_examples for split in splits) * image_size**2
+
+
+def _face(image: UInt8[np.ndarray, "height width 1"], size: int) -> UInt8[np.ndarray, "size size"]:
+    return preprocessing.resize(image[:, :, 0], size)
+
+
+def _classes(features: tfds.features.FeaturesDict) -> list[str]:
+    return [key for key, feature in features.items() if isinstance(feature, tfds.features.ClassLabel)]
 
 
 def load_scenes(dataset: str, split: str, *, data_dir: Path | None = None) -> dict[str, list[Scene]]:
@@ -152,7 +276,7 @@ def load_scenes(dataset: str, split: str, *, data_dir: Path | None = None) -> di
             scenes.setdefault(GROUPS[example["group"]], []).append(read_scene(example))
             count += 1
     except _DAMAGE as error:
-        raise _damaged(builder, dataset, split, count, error) from None
+        raise _damaged(builder, dataset, split)(count, error) from None
     return scenes
 
 
@@ -160,23 +284,49 @@ _DAMAGE = (RuntimeError, TypeError)
 """What array_record raises for a wrong checksum, a missing file or a row that is cut off."""
 
 
-def _damaged(builder: FaceBuilder, dataset: str, split: str, row: int, error: Exception) -> FaceflaxError:
-    problem = f"row {row} of {{}} {split} in {str(builder.data_path)!r} is damaged ({said(error)})"
-    return FaceflaxError("dataset", dataset, problem, f"prepare it again: {builder.preparation} --overwrite")
+def _damaged(builder: FaceBuilder, dataset: str, split: str) -> Callable[[int, Exception], FaceflaxError]:
+    """Returns what makes the error of a damaged row; other processes can be sent it."""
+    return functools.partial(_damaged_row, dataset, split, str(builder.data_path), builder.preparation)
+
+
+def _damaged_row(dataset: str, split: str, place: str, preparation: str, row: int, error: Exception) -> FaceflaxError:
+    problem = f"row {row} of {{}} {split} in {place!r} is damaged ({said(error)})"
+    return FaceflaxError("dataset", dataset, problem, f"prepare it again: {preparation} --overwrite")
 
 
 def _prepared(dataset: str, split: str, data_dir: Path | None) -> tuple[FaceBuilder, str]:
-    """The builder of a dataset, which is prepared if it can be, and its name of the split."""
+    """The builder of a dataset, which is prepared if it can be, and its name of the split, whose files are verified."""
+    builder = _made(dataset, data_dir)
+    name = _named(builder, split)
+    builder.verify(lambda file: f"-{name}.array_record" in file)
+    return builder, name
+
+
+def _prepared_faces(dataset: str, split: str, data_dir: Path | None) -> tuple[FaceBuilder, str]:
+    """What :func:`_prepared` returns of a dataset of labelled faces."""
+    builder, name = _prepared(dataset, split, data_dir)
+    if isinstance(builder, SceneBuilder):
+        remedy = "train face_detector on it, or name a dataset of cut-out faces"
+        raise FaceflaxError("dataset", dataset, "has photographs with boxes, not faces with labels", remedy)
+    return builder, name
+
+
+def _made(dataset: str, data_dir: Path | None) -> FaceBuilder:
+    """The builder of a dataset, which is prepared if it can be."""
     builder = make_builder(dataset, data_dir=data_dir)
     if not builder.is_prepared:
         if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
             raise _not_prepared(builder)
         builder.prepare()
+    return builder
+
+
+def _named(builder: FaceBuilder, split: str) -> str:
+    """The builder's name of a split."""
     name = builder.SPLIT_ALIASES.get(split, split)
     if name not in builder.info.splits:
         raise errors.unknown("split", split, [split for split in SPLITS if split in builder.info.splits])
-    builder.verify(lambda file: f"-{name}.array_record" in file)
-    return builder, name
+    return name
 
 
 def make_builder(

@@ -352,11 +352,28 @@ def _row(values: Float[Array, " channels"]) -> Float[Array, "1 1 1 channels"]:
     return values[None, None, None]
 
 
-def _normalise_plain(x: Images, scale: Array, bias: Array, relu: bool) -> tuple[Images, Array, Array]:
+@jax.custom_jvp
+def _known(computed: Array, known: Array) -> Array:
+    """The value of ``known`` with the gradient of ``computed``, whose own value is then needed no more."""
+    return known
+
+
+@_known.defjvp
+def _known_jvp(primals: tuple[Array, Array], tangents: tuple[Array, Array]) -> tuple[Array, Array]:
+    return primals[1], tangents[0]
+
+
+def _normalise_plain(
+    x: Images, scale: Array, bias: Array, relu: bool, moments: tuple[Array, Array] | None = None
+) -> tuple[Images, Array, Array]:
     wide = x.astype(jnp.promote_types(x.dtype, jnp.float32))
     mean = wide.mean((0, 1, 2))
+    if moments is not None:
+        mean = _known(mean, moments[0])
     centred = wide - _row(mean)
     variance = jnp.square(centred).mean((0, 1, 2))
+    if moments is not None:
+        variance = _known(variance, moments[1])
     y = centred * _row(lax.rsqrt(variance + EPSILON) * scale) + _row(bias)
     return (jax.nn.relu(y) if relu else y).astype(x.dtype), mean, variance
 
@@ -389,7 +406,11 @@ def _normalise_fwd(
 def _normalise_bwd_plain(
     x: Images, scale: Array, bias: Array, mean: Array, variance: Array, g: Images, relu: bool
 ) -> tuple[Images, Array, Array]:
-    return jax.vjp(lambda x, scale, bias: _normalise_plain(x, scale, bias, relu)[0], x, scale, bias)[1](g)
+    # With the moments of the forward pass, which on several devices would have to be added up once more.
+    def again(x: Images, scale: Array, bias: Array) -> Images:
+        return _normalise_plain(x, scale, bias, relu, (mean, variance))[0]
+
+    return jax.vjp(again, x, scale, bias)[1](g)
 
 
 def _normalise_bwd_cpu(

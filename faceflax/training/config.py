@@ -114,6 +114,11 @@ class TrainConfig:
     a face as often as one over the root of how many its group has."""
     init_weights: str | None = None
     """Start from these weights (shipped name or .safetensors); layers whose shapes differ start afresh."""
+    in_memory_gib: float = 4.0
+    """GiB that the training and validation images may take to stay in memory, on the device; larger sets are read from
+    their files again for each epoch, a little ahead of the steps. The weights are the same."""
+    readers: int | None = None
+    """Processes that read and decode images which do not stay in memory; one for each two processors if not given."""
     seed: int = 0
     """Seed of initialisation, order and augmentation."""
     devices: int | None = None
@@ -130,7 +135,8 @@ class TrainConfig:
     """How long the processes wait for each other at the start."""
 
     def __post_init__(self) -> None:
-        least = {"batch_size": 2, "stop_patience": 1, "checkpoint_steps": 0, "keep_checkpoints": 1, "devices": 1}
+        least = {"batch_size": 2, "stop_patience": 1, "keep_checkpoints": 1, "devices": 1}
+        least |= {"checkpoint_steps": 0, "readers": 0}
         for name, low in (least | {name: low for name, (low, _) in RANGES.items()}).items():
             if getattr(self, name) is not None and getattr(self, name) < low:
                 raise FaceflaxError(name, getattr(self, name), "is too small", f"give {low} or more")
@@ -148,7 +154,8 @@ class TrainConfig:
             raise FaceflaxError("coordinator", self.coordinator, "is not HOST:PORT", "give the first process's")
         if self.stop_after is not None and not 1 <= self.stop_after <= self.epochs:
             raise FaceflaxError("stop_after", self.stop_after, f"is not from 1 to epochs, which is {self.epochs}")
-        for name in ("learning_rate", "warmup_epochs", "weight_decay", "mixup", "consistency", "checkpoint_minutes"):
+        usual = ("learning_rate", "warmup_epochs", "weight_decay", "mixup", "consistency")
+        for name in (*usual, "checkpoint_minutes", "in_memory_gib"):
             if not 0 <= getattr(self, name) < float("inf"):
                 raise FaceflaxError(name, getattr(self, name), "is not usable", "give a number from 0 up")
         for name in ("dropout", "average", "label_smoothing"):

@@ -27,6 +27,8 @@ AXIS = "batch"
 """The mesh's only axis: parameters are on all devices, and each device has its share of a batch."""
 HEARTBEAT_SECONDS = 20
 """After so long without a sign of a process the others end."""
+SPEAK_SECONDS = 2
+"""How long who connects to the first process has to say which one it is; a process of the training does at once."""
 
 
 class Devices:
@@ -81,6 +83,25 @@ class Devices:
     def batches(self, array: np.ndarray) -> jax.Array:
         """Puts ``[steps, batch]`` on the devices, with the second axis divided."""
         return self._put(array, self._sharding(None, AXIS))
+
+    def columns(self, count: int) -> slice:
+        """Which of the ``count`` images of a batch are on this process's devices."""
+        parts = self.divided.addressable_devices_indices_map((count,)).values()
+        bounds = [part[0].indices(count) for part in parts if part is not None]
+        return slice(min(first for first, _, _ in bounds), max(last for _, last, _ in bounds))
+
+    def divide(self, part: np.ndarray, count: int) -> jax.Array:
+        """Puts a batch of ``count`` on the devices, of which this process gives its :meth:`columns`."""
+        if self.count == 1:
+            return jax.device_put(part, self.divided)
+        first = self.columns(count).start
+
+        def of(index: tuple[slice, ...] | None) -> np.ndarray:
+            assert index is not None
+            start, stop, _ = index[0].indices(count)
+            return part[start - first : stop - first]
+
+        return jax.make_array_from_callback((count, *part.shape[1:]), self.divided, of)
 
     def _put(self, array: Any, sharding: Sharding) -> jax.Array:
         if self.count == 1:
@@ -165,13 +186,15 @@ def _gather(config: TrainConfig) -> None:
                 server.settimeout(left())
                 try:
                     connection = stack.enter_context(server.accept()[0])
-                    connection.settimeout(left())
-                    number, count = map(int, connection.recv(64).split())
                 except TimeoutError:
                     problem = f"{{}} were to come together in {config.join_seconds} s, and these did not: "
                     problem += ", ".join(map(str, sorted(missing)))
                     raise FaceflaxError("processes", config.processes, problem, "start them all") from None
-                except (OSError, ValueError):  # somebody else
+                try:
+                    connection.settimeout(min(left(), SPEAK_SECONDS))
+                    number, count = map(int, connection.recv(64).split())
+                except (OSError, ValueError):  # somebody else, who says nothing or something else
+                    connection.close()
                     continue
                 if count != config.processes or number not in missing:
                     problem = f"is not what process {number} was told, which is {count}"

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Collection
+from collections.abc import Callable, Collection, Iterable, Iterator
 from typing import Any
 
 import flax.linen as nn
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float, Int, UInt8
+from jaxtyping import Array, Float, Int, Shaped, UInt8
 from tqdm import tqdm
 
 from faceflax.data.augment import Augmentation
@@ -131,29 +131,46 @@ class Trainer:
         Returns:
             The state, the mean loss of the steps and the mean share of their images that were right.
         """
-        count = len(batches)
-        # A step finds its row by its number, so the rows begin where the number points to.
-        lead = int(state.step) % STEPS_TOGETHER
-        rows = -(-(lead + count) // STEPS_TOGETHER) * STEPS_TOGETHER
-        padding = (lead, rows - lead - count)
-        plan = (
-            np.pad(np.asarray(batches, np.int32), (padding, (0, 0))),
-            np.pad(np.asarray(learning_rates, np.float32), padding),
-        )
+        start = int(state.step)
+
+        def inputs() -> Iterator[tuple[Array, Array, Array]]:
+            for i in range(len(batches)):
+                if _first_of_some(start, i):
+                    rows = self.devices.batches(_some(np.asarray(batches, np.int32), start, i))
+                yield images, targets, rows
+
+        return self.steps_over(state, inputs(), learning_rates, show, begun=begun, tick=tick)
+
+    def steps_over(
+        self,
+        state: TrainState,
+        inputs: Iterable[tuple[Array, Array, Array | None]],
+        learning_rates: Float[np.ndarray, " steps"],
+        show: Show = lambda steps, loss, correct: None,
+        *,
+        begun: Begun = Begun(),  # noqa: B008  # frozen
+        tick: Tick = no_tick,
+    ) -> tuple[TrainState, float, float]:
+        """Makes one step for each of ``inputs``, which are what a step takes after its state, on the devices.
+
+        The other arguments and what is returned are those of :meth:`steps`.
+        """
+        start, count = int(state.step), len(learning_rates)
+        rates = np.asarray(learning_rates, np.float32)
         loss = correct = math.nan
         if begun.steps:
             loss, correct = (begun.means()[name] for name in ("loss", "correct"))
-        for first in range(0, rows, STEPS_TOGETHER):
-            rows_now, rates_now = (part[first : first + STEPS_TOGETHER] for part in plan)
-            chunk = self.devices.batches(rows_now), self.devices.everywhere(rates_now)
-            for _ in range(min(first + STEPS_TOGETHER, lead + count) - max(first, lead)):
-                with self.devices.forms():
-                    state, metrics = self._step(state, images, targets, *chunk)
-                begun = begun.add(metrics)
-                tick(state, begun)
-            means = begun.means()
-            loss, correct = means["loss"], means["correct"]
-            show(begun.steps, loss, correct)
+        for i, given in zip(range(count), inputs, strict=False):
+            if _first_of_some(start, i):
+                rates_now = self.devices.everywhere(_some(rates, start, i))
+            with self.devices.forms():
+                state, metrics = self._step(state, *given, rates_now)
+            begun = begun.add(metrics)
+            tick(state, begun)
+            if i + 1 == count or _first_of_some(start, i + 1):
+                means = begun.means()
+                loss, correct = means["loss"], means["correct"]
+                show(begun.steps, loss, correct)
         return state, loss, correct
 
     def lowered(self, state: TrainState, images: Array, targets: Array, batch_size: int) -> Any:
@@ -214,6 +231,19 @@ class Trainer:
             state, _, _ = self.steps(state, device_images, device_targets, batches, learning_rates, show)
         sample = device_images if statistics is None else device_images[jnp.asarray(statistics)]
         return self.variables(state, sample)
+
+
+def _first_of_some(start: int, i: int) -> bool:
+    """Whether the step ``i`` after ``start`` needs other rows than the one before: see :func:`_some`."""
+    return i == 0 or (start + i) % STEPS_TOGETHER == 0
+
+
+def _some(values: Shaped[np.ndarray, "steps *row"], start: int, i: int) -> Shaped[np.ndarray, "together *row"]:
+    """The rows of :data:`STEPS_TOGETHER` steps, from that of step ``start + i`` on, each where its number points to."""
+    place = (start + i) % STEPS_TOGETHER
+    part = values[i : i + STEPS_TOGETHER - place]
+    after = STEPS_TOGETHER - place - len(part)
+    return np.pad(part, ((place, after), *((0, 0) for _ in values.shape[1:])))
 
 
 def cosine(

@@ -16,11 +16,12 @@ from typing import Any
 import jax
 import jax.numpy as jnp
 import numpy as np
-from jaxtyping import Array, Float64
+from jaxtyping import Array, Float64, Int
 from tqdm import tqdm
 
 from faceflax import data, files, models, native, pretrained
 from faceflax.data.corrupt import corrupt
+from faceflax.data.streaming import Plan, default_readers, epoch_order
 from faceflax.data.transforms import mixup
 from faceflax.errors import FaceflaxError, said, unknown
 from faceflax.faces import make_detector
@@ -33,10 +34,11 @@ from faceflax.training.detected import training_crops, validation_crops
 from faceflax.training.detection.run import Detection
 from faceflax.training.devices import Devices, ending_together, start
 from faceflax.training.distillation import Teacher, teacher
+from faceflax.training.feeding import Feed
 from faceflax.training.fitting import Trainer, cosine, take_matching, unmixed
 from faceflax.training.memory import keep_freed_memory
 from faceflax.training.run import Begun, Run, Tick, check_finite, no_tick
-from faceflax.training.step import TrainState, make_eval_step
+from faceflax.training.step import TrainState, in_batches, make_eval_step
 from faceflax.training.targets import make_targets, read_soft_labels
 
 STATISTICS_IMAGES = 4096
@@ -44,7 +46,7 @@ STATISTICS_IMAGES = 4096
 FREE_TO_CHANGE = (
     *("data_dir", "output", "resume", "epochs", "stop_after", "stop_patience"),
     *("checkpoint_minutes", "checkpoint_steps", "keep_checkpoints"),
-    *("devices", "coordinator", "processes", "process", "cluster", "join_seconds"),
+    *("devices", "coordinator", "processes", "process", "cluster", "join_seconds", "readers"),
 )
 """Settings that may differ when a run is resumed; a lower learning rate may be given too."""
 
@@ -85,7 +87,7 @@ def train(config: TrainConfig) -> Path:
         if config.arch in models.DETECTORS and devices.count > 1:
             problem = "is more than the one that a detector is trained on"
             raise FaceflaxError("devices", devices.count, problem, "give 1")
-        run: Run = Detection(config) if config.arch in models.DETECTORS else _Classification(config, devices)
+        run: Run = Detection(config) if config.arch in models.DETECTORS else _Classification(config, devices, stack)
         if newest is not None:
             _check_same_data(folder, config, run, newest)
         stack.enter_context(_writing(folder))
@@ -210,28 +212,31 @@ def _writing(folder: Path) -> Iterator[None]:
 
 
 class _Classification:
-    """A network that labels cut-out faces: its compiled pieces, and its data on the device."""
+    """A network that labels cut-out faces: its compiled pieces, and its data on the device or on their way to it."""
 
-    def __init__(self, config: TrainConfig, devices: Devices) -> None:
+    def __init__(self, config: TrainConfig, devices: Devices, stack: ExitStack) -> None:
         if config.dropout is not None and not hasattr(models.create(config.arch, 1), "dropout_rate"):
             problem = f"{{}} is of no use: {config.arch} has no dropout"
             raise FaceflaxError("dropout", config.dropout, problem, "leave it out")
         if config.detector is not None:
             make_detector(config.detector)  # complains before the data is read
-        read = partial(data.load, config.dataset, image_size=config.size, data_dir=config.data_dir)
+        in_memory = _fits(config)
+        read: Any = data.load if in_memory else data.load_index
+        read = partial(read, config.dataset, image_size=config.size, data_dir=config.data_dir)
         validation = read("validation")  # the short one first: it names the classes
         self.names = validation.names
         teach = teacher(config.teachers, self.names, config.precision) if config.teachers else None
         train = read("train")
-        if len(train.images) < config.batch_size:
-            problem = f"is more than the {len(train.images)} training images of {config.dataset}"
+        self.count = len(train.labels)
+        if self.count < config.batch_size:
+            problem = f"is more than the {self.count} training images of {config.dataset}"
             raise FaceflaxError("batch_size", config.batch_size, problem, "give a smaller one")
         classes = len(self.names)
-        soft = read_soft_labels(config.soft_labels, (len(train.labels), classes)) if config.soft_labels else None
+        soft = read_soft_labels(config.soft_labels, (self.count, classes)) if config.soft_labels else None
         targets = make_targets(
             train.labels, classes, smoothing=config.label_smoothing, soft=soft, soft_weight=config.soft_weight
         )
-        self.fingerprint = {"dataset": _digest(train, validation)}
+        self.fingerprint = {"dataset": _digest(train, validation) if in_memory else train.digest + validation.digest}
         if config.soft_labels is not None:
             self.fingerprint["soft_labels"] = hashlib.sha256(targets.tobytes()).hexdigest()
         if config.teachers:
@@ -241,11 +246,12 @@ class _Classification:
         dropout = {} if config.dropout is None else {"dropout_rate": config.dropout}
         self.model = models.create(config.arch, classes, **dropout)
         self.key = jax.random.key(config.seed)
-        images = train.images
-        self.count = len(train.images)
+        self.steps = self.count // config.batch_size
+        self.shares = _shares(train, config) if config.balance else None
         self.found = np.full(self.count, -1)  # where each image's face is as the detector finds it
-        self.validation = [validation.images]
+        images = train.images
         self.labels = validation.labels
+        self.validation = [validation.images] if in_memory else []
         if config.detector is not None:
             where = config.detector, config.dataset, config.size, config.data_dir
             clean, hurt = validation_crops(*where)
@@ -262,11 +268,23 @@ class _Classification:
         if config.corrupt:
             changed = jax.jit(corrupt, static_argnums=2)(self.key, normalize(sample), config.corrupt)
             sample = np.asarray(jnp.rint((changed + 1) * 127.5).astype(jnp.uint8))
-        self.train: tuple[Array, Array] = devices.everywhere((images, targets))
         self.sample: Array = devices.everywhere(sample)
-        self.validation, self.labels = devices.everywhere((self.validation, self.labels))
-        self.shares = _shares(train, config) if config.balance else None
-        self.steps = self.count // config.batch_size
+        self.feed: Feed | None = None
+        if in_memory:
+            self.train: tuple[Array, Array] = devices.everywhere((images, targets))
+            self.validation, self.labels = devices.everywhere((self.validation, self.labels))
+        else:
+            plan = Plan(
+                seed=config.seed,
+                epochs=config.epochs,
+                count=self.count,
+                validated=len(self.labels),
+                batch_size=config.batch_size,
+                columns=devices.columns(config.batch_size),
+                shares=self.shares,
+            )
+            readers = default_readers() if config.readers is None else config.readers
+            self.feed = stack.enter_context(Feed(plan, train, validation, targets, devices, readers))
         mix = partial(mixup, alpha=config.mixup) if config.mixup else unmixed
         self.trainer = Trainer(
             self.model,
@@ -283,7 +301,7 @@ class _Classification:
 
     def initial_state(self, given: pretrained.Variables | None) -> TrainState:
         """Fresh variables, or those of ``given`` where the shapes agree."""
-        variables = models.init(self.model, self.key, self.config.size, self.train[0].shape[-1])
+        variables = models.init(self.model, self.key, self.config.size, self.sample.shape[-1])
         if given is not None:
             variables = take_matching(variables, given)
         return self.trainer.start(variables)
@@ -302,14 +320,6 @@ class _Classification:
         """The epoch of this number, from 1: all training images in an order of its own, then validation."""
         config = self.config
         size = config.batch_size
-        random = np.random.default_rng([config.seed, number])
-        order = random.permutation(self.count)
-        if self.shares is not None:
-            order = random.choice(self.count, self.count, p=self.shares)
-        if config.detector is not None:
-            found = self.found[order]
-            order = np.where((found >= 0) & (random.random(self.count) < config.found), found, order)
-        batches = order[: self.steps * size].reshape(self.steps, size)
         rates = cosine(
             config.epochs * self.steps,
             config.learning_rate,
@@ -319,7 +329,7 @@ class _Classification:
         )
         start = time.perf_counter()
         bar = tqdm(
-            total=batches.size,
+            total=self.steps * size,
             initial=begun.steps * size,
             unit=" images",
             desc=f"epoch {number}/{config.epochs}",
@@ -333,11 +343,17 @@ class _Classification:
                 bar.update(steps * size - bar.n)
                 bar.set_postfix(loss=f"{loss:.3f}", accuracy=f"{correct:.1%}")
 
-            state, loss, correct = self.trainer.steps(
-                state, *self.train, batches[begun.steps :], rates[begun.steps :], show, begun=begun, tick=tick
-            )
+            rest = rates[begun.steps :]
+            if self.feed is None:
+                batches = self._batches(number)[begun.steps :]
+                state, loss, correct = self.trainer.steps(
+                    state, *self.train, batches, rest, show, begun=begun, tick=tick
+                )
+            else:
+                inputs = self.feed.steps(number, begun.steps)
+                state, loss, correct = self.trainer.steps_over(state, inputs, rest, show, begun=begun, tick=tick)
         seconds = time.perf_counter() - start
-        validation_loss, validation_accuracy = self._validate(self.variables(state))
+        validation_loss, validation_accuracy = self._validate(self.variables(state), number)
         check_finite(validation_loss, number, config)
         return state, {
             "epoch": number,
@@ -349,17 +365,47 @@ class _Classification:
             "images_per_second": (self.steps - begun.steps) * size / seconds,
         }
 
-    def _validate(self, variables: dict[str, Any]) -> tuple[float, float]:
+    def _batches(self, number: int) -> Int[np.ndarray, "steps batch"]:
+        """The images of each step of an epoch."""
+        size = self.config.batch_size
+        random = np.random.default_rng([self.config.seed, number])
+        order = epoch_order(random, self.count, self.shares)
+        if self.config.detector is not None:
+            found = self.found[order]
+            order = np.where((found >= 0) & (random.random(self.count) < self.config.found), found, order)
+        return order[: self.steps * size].reshape(self.steps, size)
+
+    def _validate(self, variables: dict[str, Any], number: int) -> tuple[float, float]:
         """Cross-entropy and accuracy; of found faces, the mean of clean ones' and the mean over the corruptions."""
         with self.trainer.devices.forms():
-            clean, *hurt = (self.evaluate(variables, images, self.labels) for images in self.validation)
+            if self.feed is not None:
+                return self.evaluate(variables, self.feed.validation(number))
+            batches = (in_batches(images, self.labels) for images in self.validation)
+            clean, *hurt = (self.evaluate(variables, each) for each in batches)
         if not hurt:
             return clean
         loss, accuracy = (float(np.mean([clean[i], np.mean([each[i] for each in hurt])])) for i in (0, 1))
         return loss, accuracy
 
 
-def _shares(examples: data.Examples, config: TrainConfig) -> Float64[np.ndarray, " n"]:
+def _fits(config: TrainConfig) -> bool:
+    """Whether the images stay in memory.
+
+    Raises:
+        FaceflaxError: they cannot, and faces that a detector finds in them are to.
+    """
+    splits = ("train", "validation")
+    needed = data.memory_needed(config.dataset, splits, image_size=config.size, data_dir=config.data_dir) / 2**30
+    fits = needed <= config.in_memory_gib
+    if config.detector is not None and not fits:
+        problem = f"needs the images of {config.dataset} in memory, and they are more than in_memory_gib, "
+        problem += f"{config.in_memory_gib:g}"
+        remedy = f"give in_memory_gib {needed:.2g} or more, or leave the detector out"
+        raise FaceflaxError("detector", config.detector, problem, remedy)
+    return fits
+
+
+def _shares(examples: data.Examples | data.Index, config: TrainConfig) -> Float64[np.ndarray, " n"]:
     """How often each training image is drawn, so that the groups of the attributes are seen more evenly."""
     shares = np.ones(len(examples.labels))
     for name in config.balance:

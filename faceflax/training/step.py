@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import AbstractContextManager, nullcontext
 from functools import partial
 from typing import Any
@@ -85,7 +85,8 @@ def make_train_step(
 
     The split stays on the device, images as uint8, and so does the epoch's order: step ``i`` gathers the batch that
     row ``i`` of ``batches`` names (modulo its length), normalises, augments, mixes, and applies one Adam update of the
-    ``i``-th learning rate. Nothing passes between host and device, and the state's buffers are donated. Randomness
+    ``i``-th learning rate. Nothing passes between host and device, and the state's buffers are donated. Where the split
+    does not fit there, ``batches`` is None and ``images`` and ``targets`` are those of the step alone. Randomness
     depends on ``key`` and ``state.step`` alone, so a resumed run repeats what an uninterrupted one does.
 
     Args:
@@ -115,15 +116,18 @@ def make_train_step(
         state: TrainState,
         images: UInt8[Array, "n size size channels"],
         targets: Float[Array, "n classes"],
-        batches: Int[Array, "steps batch"],
+        batches: Int[Array, "steps batch"] | None,
         learning_rates: Float[Array, " steps"],
     ) -> tuple[TrainState, Metrics]:
         augment_key, dropout_key, mix_key = jax.random.split(jax.random.fold_in(key, state.step), 3)
-        number = state.step % len(batches)
-        indices, learning_rate = batches[number], learning_rates[number]
-        if consistency:
-            indices = jnp.repeat(indices, 2)
-        batch, wanted = images[indices], targets[indices]
+        number = state.step % len(learning_rates)
+        learning_rate = learning_rates[number]
+        views = 2 if consistency else 1
+        if batches is None:
+            batch, wanted = (jnp.repeat(each, views, axis=0) for each in (images, targets))
+        else:
+            indices = jnp.repeat(batches[number], views)
+            batch, wanted = images[indices], targets[indices]
         if divided is not None:
             batch, wanted = jax.lax.with_sharding_constraint((batch, wanted), divided)
         batch, wanted = mix(mix_key, augment(augment_key, normalize(batch)), wanted)
@@ -154,8 +158,14 @@ def make_train_step(
     return train_step
 
 
+def in_batches(images: Array, labels: Array, size: int = 256) -> Iterator[tuple[Array, Array]]:
+    """Divides images and their labels into batches, the last of which may be smaller."""
+    for start in range(0, len(images), size):
+        yield images[start : start + size], labels[start : start + size]
+
+
 def make_eval_step(model: nn.Module) -> Callable[..., tuple[float, float]]:
-    """Builds ``evaluate(variables, images, labels) -> (cross-entropy, accuracy)`` over a split of uint8 images."""
+    """Builds ``evaluate(variables, batches) -> (cross-entropy, accuracy)`` over batches of uint8 images and labels."""
 
     @jax.jit
     def totals(variables: dict[str, Any], images: UInt8[Array, "batch size size channels"], labels: Array) -> Array:
@@ -163,10 +173,12 @@ def make_eval_step(model: nn.Module) -> Callable[..., tuple[float, float]]:
         losses = optax.softmax_cross_entropy_with_integer_labels(logits, labels)
         return jnp.stack([losses.sum(), (logits.argmax(-1) == labels).sum()])
 
-    def evaluate(variables: dict[str, Any], images: Array, labels: Array, batch_size: int = 256) -> tuple[float, float]:
-        starts = range(0, len(images), batch_size)
-        parts = [totals(variables, images[i : i + batch_size], labels[i : i + batch_size]) for i in starts]
-        means = np.asarray(jax.device_get(parts), np.float64).sum(0) / len(images)
+    def evaluate(variables: dict[str, Any], batches: Iterable[tuple[Array, Array]]) -> tuple[float, float]:
+        parts, count = [], 0
+        for images, labels in batches:
+            parts.append(totals(variables, images, labels))
+            count += len(labels)
+        means = np.asarray(jax.device_get(parts), np.float64).sum(0) / count
         return float(means[0]), float(means[1])
 
     return evaluate

@@ -18,9 +18,9 @@ def test_collectives_are_counted_by_kind_in_a_programs_text():
     assert collectives(program) == Exchange({"all-reduce": 28 + 16, "all-gather": 16}, 2)
 
 
-def test_what_is_exchanged_is_a_number_a_parameter_five_a_channel_and_two():
+def test_what_is_exchanged_is_a_number_a_parameter_three_a_channel_and_two():
     statistics = {"bn": {"mean": np.zeros(4), "var": np.ones(4)}}
-    assert exchanged({"params": {"kernel": np.zeros((3, 4))}, "batch_stats": statistics}) == 4 * (12 + 5 * 4 + 2)
+    assert exchanged({"params": {"kernel": np.zeros((3, 4))}, "batch_stats": statistics}) == 4 * (12 + 3 * 4 + 2)
 
 
 def test_the_estimate_is_the_roofline_and_a_ring_over_the_slowest_connection():

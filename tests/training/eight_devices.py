@@ -13,8 +13,21 @@ import numpy as np
 
 from experiments import scaling
 from faceflax import models
+from faceflax.training import cosine
 
 STEPS, BATCH = 50, 64
+
+
+def fed(model, start, images, targets, batches) -> list[float]:
+    """The losses where each step is given its images, and each device its part of them."""
+    trainer = scaling.trainer_of(model, 8)
+    devices, state, losses = trainer.devices, trainer.start(start), []
+    part = devices.columns(BATCH)
+    for row, rate in zip(batches, cosine(STEPS, 3e-6, warmup=5), strict=True):
+        given = devices.divide(images[row][part], BATCH), devices.divide(targets[row][part], BATCH), None
+        state, loss, _ = trainer.steps_over(state, [given], np.array([rate]))
+        losses.append(loss)
+    return losses
 
 
 def main() -> None:
@@ -35,6 +48,7 @@ def main() -> None:
             "places": len(jax.tree.leaves(curve.state.params)[0].sharding.device_set),
         }
     program = curve.trainer.lowered(curve.state, *curve.data, BATCH).compile().as_text()
+    told["fed"] = fed(model, start, images, targets, batches)
     told["kernels"] = len(re.findall("faceflax_", program))
     told["collectives"] = scaling.collectives(program).bytes
     told["formula"] = scaling.exchanged(start)

@@ -18,7 +18,7 @@ import pytest
 from faceflax import FaceflaxError
 from faceflax.models import blocks
 from faceflax.training.config import TrainConfig
-from faceflax.training.devices import start
+from faceflax.training.devices import _gather, start
 
 HERE = Path(__file__).parent
 ROOT = HERE.parents[1]
@@ -38,6 +38,7 @@ def test_eight_devices_give_the_losses_of_one(told):
     assert told["1"]["moved"] > 3e-5
     # Adam divides by the gradient's size: rounding comes back as a share of the learning rate, so this one is low.
     np.testing.assert_allclose(told["8"]["losses"], told["1"]["losses"], rtol=1e-5)
+    np.testing.assert_allclose(told["fed"], told["8"]["losses"], rtol=1e-6)
     assert told["8"]["mean"] == pytest.approx(told["1"]["mean"], rel=1e-3)
 
 
@@ -159,6 +160,30 @@ def test_processes_that_were_told_other_numbers_are_refused():
             start(first)
         with pytest.raises(FaceflaxError, match=r"coordinator: .* cannot be reached in 3 s"):
             refused.result()
+
+
+def connected(port):
+    """A connection, as soon as somebody listens."""
+    while True:
+        try:
+            return socket.create_connection(("localhost", port))
+        except ConnectionRefusedError:
+            time.sleep(0.01)
+
+
+def test_a_stranger_who_connects_and_says_nothing_holds_up_nobody():
+    port = free_port()
+    first, other = (
+        TrainConfig(coordinator=f"localhost:{port}", processes=2, process=number, join_seconds=60) for number in (0, 1)
+    )
+    with ThreadPoolExecutor(1) as pool:
+        waiting = pool.submit(_gather, first)
+        with connected(port) as silent, connected(port) as other_tongue:
+            other_tongue.sendall(b"GET / HTTP/1.1")
+            _gather(other)
+            waiting.result(timeout=30)
+            silent.settimeout(5)
+            assert silent.recv(1) == b""  # it was sent away
 
 
 @pytest.mark.parametrize(

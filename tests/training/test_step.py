@@ -15,7 +15,7 @@ from faceflax.data.transforms import mixup
 from faceflax.preprocessing import normalize
 from faceflax.training.checkpoints import Checkpoints, Record
 from faceflax.training.run import Begun
-from faceflax.training.step import adam, create_state, make_eval_step, make_statistics, make_train_step
+from faceflax.training.step import adam, create_state, in_batches, make_eval_step, make_statistics, make_train_step
 from faceflax.training.targets import cross_entropy, make_targets
 
 
@@ -277,6 +277,6 @@ def test_evaluation_is_the_same_in_any_batches(split):
     log_sum = np.log(np.exp(logits).sum(-1))
     expected_loss = (log_sum - logits[np.arange(24), labels]).mean()
     for batch_size in (24, 7):
-        loss, accuracy = evaluate(variables, images, labels, batch_size)
+        loss, accuracy = evaluate(variables, in_batches(images, labels, batch_size))
         assert loss == pytest.approx(expected_loss, rel=1e-5)
         assert accuracy == pytest.approx((logits.argmax(-1) == np.asarray(labels)).mean())

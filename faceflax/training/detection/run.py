@@ -191,7 +191,7 @@ def _check(config: TrainConfig) -> None:
     usual = TrainConfig()
     for name in (
         *("dropout", "label_smoothing", "soft_labels", "soft_weight", "teachers", "teacher_weight"),
-        *("augmentation", "mixup", "corrupt", "consistency", "detector", "found"),
+        *("augmentation", "mixup", "corrupt", "consistency", "detector", "found", "in_memory_gib", "readers"),
     ):
         if getattr(config, name) != getattr(usual, name):
             problem = f"{{}} is of no use: {config.arch} finds faces and labels none"
