@@ -260,4 +260,4 @@ def test_info_says_what_fails(monkeypatch, capsys):
 
     monkeypatch.setattr(info, "SECTIONS", {"bus": broken, "extras": info.extras})
     info.main(info.Options())
-    assert "bus\n  problem  OSError: no such bus\n" in capsys.readouterr().out
+    assert "bus\n  problem  OSError: no such bus at all\n" in capsys.readouterr().out
