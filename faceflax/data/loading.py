@@ -162,7 +162,7 @@ def load(dataset: str, split: str, *, image_size: int, data_dir: Path | None = N
         FaceflaxError: an unknown dataset or split, or a dataset that is not prepared or whose prepared files are
             damaged (the message says how to prepare it).
     """
-    builder, name = _prepared_faces(dataset, split, data_dir)
+    builder, name = _prepared(dataset, split, data_dir)
     image_key, label_key = builder.info.supervised_keys
     features = builder.info.features
     classes = _classes(features)
@@ -199,7 +199,7 @@ def load_index(dataset: str, split: str, *, image_size: int, data_dir: Path | No
 
     The arguments and the errors are those of :func:`load`.
     """
-    builder, name = _prepared_faces(dataset, split, data_dir)
+    builder, name = _prepared(dataset, split, data_dir)
     image_key, label_key = builder.info.supervised_keys
     features = builder.info.features
     pictures = [key for key, feature in features.items() if isinstance(feature, tfds.features.Image)]
@@ -265,9 +265,7 @@ def load_scenes(dataset: str, split: str, *, data_dir: Path | None = None) -> di
     Raises:
         FaceflaxError: as for :func:`load`, or a dataset without boxes.
     """
-    builder, name = _prepared(dataset, split, data_dir)
-    if not isinstance(builder, SceneBuilder):
-        raise FaceflaxError("dataset", dataset, "has no boxes of faces", "give faces or wider")
+    builder, name = _prepared(dataset, split, data_dir, scenes=True)
     source = builder.as_data_source(name)
     scenes: dict[str, list[Scene]] = {}
     count = 0
@@ -294,26 +292,22 @@ def _damaged_row(dataset: str, split: str, place: str, preparation: str, row: in
     return FaceflaxError("dataset", dataset, problem, f"prepare it again: {preparation} --overwrite")
 
 
-def _prepared(dataset: str, split: str, data_dir: Path | None) -> tuple[FaceBuilder, str]:
+def _prepared(dataset: str, split: str, data_dir: Path | None, *, scenes: bool = False) -> tuple[FaceBuilder, str]:
     """The builder of a dataset, which is prepared if it can be, and its name of the split, whose files are verified."""
-    builder = _made(dataset, data_dir)
+    builder = _made(dataset, data_dir, scenes=scenes)
     name = _named(builder, split)
     builder.verify(lambda file: f"-{name}.array_record" in file)
     return builder, name
 
 
-def _prepared_faces(dataset: str, split: str, data_dir: Path | None) -> tuple[FaceBuilder, str]:
-    """What :func:`_prepared` returns of a dataset of labelled faces."""
-    builder, name = _prepared(dataset, split, data_dir)
-    if isinstance(builder, SceneBuilder):
+def _made(dataset: str, data_dir: Path | None, *, scenes: bool = False) -> FaceBuilder:
+    """The builder of a dataset of faces with labels, or of scenes, which is prepared if it can be."""
+    builder = make_builder(dataset, data_dir=data_dir)
+    if scenes and not isinstance(builder, SceneBuilder):
+        raise FaceflaxError("dataset", dataset, "has no boxes of faces", "give faces or wider")
+    if isinstance(builder, SceneBuilder) and not scenes:
         remedy = "train face_detector on it, or name a dataset of cut-out faces"
         raise FaceflaxError("dataset", dataset, "has photographs with boxes, not faces with labels", remedy)
-    return builder, name
-
-
-def _made(dataset: str, data_dir: Path | None) -> FaceBuilder:
-    """The builder of a dataset, which is prepared if it can be."""
-    builder = make_builder(dataset, data_dir=data_dir)
     if not builder.is_prepared:
         if builder.MANUAL_DOWNLOAD_INSTRUCTIONS:
             raise _not_prepared(builder)
