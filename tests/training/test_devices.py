@@ -56,7 +56,8 @@ def test_plain_layers_call_no_kernels_forward_or_back():
         return blocks.normalise(y, jnp.ones(8), jnp.zeros(8), True)[0].sum()
 
     def program():
-        return str(jax.make_jaxpr(jax.grad(apply, (0, 1, 2)))(x, kernel, depthwise))
+        text = str(jax.make_jaxpr(jax.grad(apply, (0, 1, 2)))(x, kernel, depthwise))
+        return re.sub("0x[0-9a-f]+", "", text)  # where Python has a function
 
     usual = program()
     with blocks.plainly():
