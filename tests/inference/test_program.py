@@ -55,8 +55,8 @@ def test_a_folded_network_is_the_network(arch, size):
     folded, *kernels = (logits for (logits,) in both_engines([(model, variables)], [images]))
     for logits in (folded, *kernels):
         assert np.linalg.norm(logits - expected) <= 2e-6 * np.linalg.norm(expected)
-    # The worst logit too; XLA's, of vgg on AVX2, is 2.0e-6 off in the plain network and 2.3e-6 in the folded one.
-    for logits in kernels:
+    # The worst logit too, but where XLA's own of the plain network can be 2.0e-6 off already, on AVX2.
+    for logits in kernels if (arch, size) == ("vgg", (32, 32)) else (folded, *kernels):
         np.testing.assert_allclose(logits, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
 
 
