@@ -215,7 +215,7 @@ def _networks(options: Options, test: SyntheticFaces) -> tuple[nn.Module, list[d
     from faceflax import models, pretrained
     from faceflax.data.synthetic import render_faces
     from faceflax.labels import EMOTIONS
-    from faceflax.training.step import make_eval_step
+    from faceflax.training.step import in_batches, make_eval_step
 
     model = models.create(options.arch, len(EMOTIONS))
     size, seed = options.image_size, options.seed
@@ -236,8 +236,8 @@ def _networks(options: Options, test: SyntheticFaces) -> tuple[nn.Module, list[d
                 labels = np.random.default_rng(seed).permutation(labels)
             variables = fit(labels, seed + i)
             shares = {
-                "train": score(variables, jnp.asarray(train.images), jnp.asarray(labels))[1],
-                "test": score(variables, jnp.asarray(test.images), jnp.asarray(test.emotions))[1],
+                "train": score(variables, in_batches(jnp.asarray(train.images), jnp.asarray(labels)))[1],
+                "test": score(variables, in_batches(jnp.asarray(test.images), jnp.asarray(test.emotions)))[1],
             }
             pretrained.save(
                 file,

@@ -23,7 +23,7 @@ from faceflax.live.overlay import SaliencyOverlay
 from faceflax.media.drawing import Overlay, draw_faces
 from faceflax.pipeline import pipeline
 from faceflax.training.config import Precision
-from faceflax.training.step import adam, create_state, make_eval_step, make_train_step
+from faceflax.training.step import adam, create_state, in_batches, make_eval_step, make_train_step
 from faceflax.training.targets import cross_entropy, make_targets
 
 Run = Callable[[], np.ndarray]
@@ -76,7 +76,7 @@ def train_and_evaluate(arch: str) -> None:
         next(steps)
     model, variables = _network(arch)
     validation = slice(shared.VALIDATION_IMAGES)
-    make_eval_step(model)(variables, images[validation], labels[validation])
+    make_eval_step(model)(variables, in_batches(images[validation], labels[validation]))
 
 
 def guided(targets: list[int]) -> Run:

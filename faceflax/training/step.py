@@ -80,7 +80,7 @@ def make_train_step(
     precision: Precision = "float32",
     whole: Sharding | None = None,
     divided: Sharding | None = None,
-) -> Callable[..., tuple[TrainState, Metrics]]:
+) -> Callable[[TrainState, Array, Array, Array | None, Array], tuple[TrainState, Metrics]]:
     """Builds ``step(state, images, targets, batches, learning_rates) -> (state, metrics)``.
 
     The split stays on the device, images as uint8, and so does the epoch's order: step ``i`` gathers the batch that
@@ -164,7 +164,9 @@ def in_batches(images: Array, labels: Array, size: int = 256) -> Iterator[tuple[
         yield images[start : start + size], labels[start : start + size]
 
 
-def make_eval_step(model: nn.Module) -> Callable[..., tuple[float, float]]:
+def make_eval_step(
+    model: nn.Module,
+) -> Callable[[dict[str, Any], Iterable[tuple[Array, Array]]], tuple[float, float]]:
     """Builds ``evaluate(variables, batches) -> (cross-entropy, accuracy)`` over batches of uint8 images and labels."""
 
     @jax.jit

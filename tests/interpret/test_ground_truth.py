@@ -15,7 +15,7 @@ from faceflax import models
 from faceflax.data.synthetic import render_faces
 from faceflax.errors import FaceflaxError
 from faceflax.preprocessing import normalize
-from faceflax.training.step import make_eval_step
+from faceflax.training.step import in_batches, make_eval_step
 from interpret import benchmark, ground_truth, metrics, sanity
 from interpret.ground_truth import Options
 from interpret.methods import ATTENTION
@@ -56,7 +56,7 @@ def faces():
 def test_the_networks_learned_what_they_were_taught(trained, faces):
     score = make_eval_step(Small())
     true, again, shuffled = (
-        score(variables, jnp.asarray(faces.images), jnp.asarray(faces.emotions))[1] for variables in trained
+        score(variables, in_batches(jnp.asarray(faces.images), jnp.asarray(faces.emotions)))[1] for variables in trained
     )
     assert min(true, again) > 0.4
     assert shuffled < 0.25  # chance is 0.14

@@ -145,7 +145,7 @@ class Detection:
 
 def _make_step(
     model: nn.Module, optimizer: optax.GradientTransformation, config: TrainConfig
-) -> Callable[..., tuple[TrainState, dict[str, Array]]]:
+) -> Callable[[TrainState, dict[str, np.ndarray], Array], tuple[TrainState, dict[str, Array]]]:
     """Builds ``step(state, batch, learning_rate) -> (state, metrics)``; the state's buffers are donated."""
     centres, strides = (jnp.asarray(a) for a in places(config.size, config.size))
     clip = optax.clip_by_global_norm(GRADIENT)
