@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import logging
 import posixpath
 import shutil
 from collections.abc import Callable, Generator, Iterable, Iterator, Sequence
@@ -29,9 +28,10 @@ with needing_extras():
     from apache_beam.io import fileio, filesystem
     from apache_beam.io.filesystems import FileSystems
     from apache_beam.io.parquetio import WriteToParquet
-    from apache_beam.options.pipeline_options import PipelineOptions
-    from apache_beam.runners.runner import PipelineState, create_runner
+    from apache_beam.runners.runner import PipelineState
     from apache_beam.utils.shared import Shared
+
+    from faceflax import runners
 
 Element: TypeAlias = str | Input | tuple[str, np.ndarray] | filesystem.FileMetadata | fileio.ReadableFile
 """What :class:`Analyze` takes: a path or an address; an input found before; an image in memory with its name, uint8
@@ -116,20 +116,14 @@ def run(
         FaceflaxError: a pattern that matches nothing, a runner that is unknown, a folder with files in it, or a
             pipeline that failed.
     """
-    logging.getLogger("apache_beam").setLevel(logging.WARNING)  # it tells every step of its own
-    flags = [f"--{option.removeprefix('--')}" for option in ("default_sdk_harness_log_level=WARNING", *options)]
-    try:
-        chosen = create_runner(runner)
-    except (ValueError, ImportError, AttributeError):
-        remedy = "choose one of: DirectRunner, FlinkRunner, SparkRunner, DataflowRunner"
-        raise FaceflaxError("runner", runner, "unknown {}", remedy) from None
+    chosen, flags = runners.choose(runner, options)
     for pattern in paths:
         if not _matches(pattern):
             raise FaceflaxError("paths", pattern, "there is no {}", "give a pattern such as gs://bucket/photos/**")
     for place in (folder, inputs_folder(folder)):
         _check_folder(place)
-    try:
-        pipeline = beam.Pipeline(runner=chosen, options=PipelineOptions(flags))
+    with runners.running(runner):
+        pipeline = beam.Pipeline(runner=chosen, options=flags)
         found = pipeline | "Inputs" >> beam.Create(list(inputs), reshuffle=False)
         if paths:
             matched = pipeline | "Patterns" >> beam.Create(list(paths)) | "Match" >> fileio.MatchAll()
@@ -140,9 +134,6 @@ def run(
         tables.rows | "Write rows" >> _writer(folder, COLUMNS)
         told | "Write inputs" >> _writer(inputs_folder(folder), INPUT_COLUMNS)
         state = pipeline.run().wait_until_finish()
-    except Exception as error:  # runners raise anything
-        lines = str(error).strip().splitlines() or [type(error).__name__]
-        raise FaceflaxError("runner", runner, f"{{}} failed ({lines[-1]})", "see what it has logged") from error
     if state != PipelineState.DONE:
         raise FaceflaxError("runner", runner, f"{{}} ended as {state}", "see what it has logged")
     return list(_records(inputs_folder(folder)))

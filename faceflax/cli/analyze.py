@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from faceflax.cli.detection import DetectionOptions, PresetName, make_analyzer, networks
-from faceflax.cli.metavars import Weights
+from faceflax.cli.metavars import Pairs, Weights
 from faceflax.cli.reporting import ReportOptions, complain, printable
 from faceflax.errors import FaceflaxError
 
@@ -25,7 +25,6 @@ if TYPE_CHECKING:
 _MOST_LINES = 20  # of inputs that are listed at the end, and in which the reasons are counted
 
 Patterns = Annotated[tuple[str, ...], tyro.conf.arg(metavar="PATTERN ...", help_behavior_hint="")]
-Pairs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...", help_behavior_hint="")]
 
 
 @dataclass(frozen=True)

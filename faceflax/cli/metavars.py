@@ -16,6 +16,8 @@ METAVARS = {str: "NAME", Path: "PATH", int: "N", float: "NUMBER"}
 
 Weights = Annotated[str, tyro.conf.arg(metavar="NAME|FILE")]
 """The type of an option for weights: a shipped name or a .safetensors file."""
+Pairs = Annotated[tuple[str, ...], tyro.conf.arg(metavar="NAME=VALUE ...", help_behavior_hint="")]
+"""The type of an option for another program's own options."""
 
 
 def of(kind: Any) -> str:

@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import tyro
 
+from faceflax.cli.metavars import Pairs
 from faceflax.cli.reporting import ReportOptions
 
 if TYPE_CHECKING:
@@ -27,8 +28,8 @@ class Options:
     """
 
     dataset: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="DATASET")]
-    """fer2013, ferplus, fairface, imdb, wiki, folder (your own, one folder a class), synthetic (no source); for a
-    detector faces or wider."""
+    """fer2013, ferplus, fairface, imdb, imdb_reference (imdb in the splits of the reference's code), wiki, folder (your
+    own, one folder a class), synthetic (no source); for a detector faces or wider."""
 
     source: Path | None = None
     """The publisher's files: a file or a folder."""
@@ -45,6 +46,16 @@ class Options:
     overwrite: bool = False
     """Prepare it again; the older one is replaced when the new one is complete."""
 
+    workers: int = 0
+    """Threads that read and shrink images; as many as there are processors, 16 at the most, if 0."""
+
+    runner: Annotated[str | None, tyro.conf.arg(metavar="RUNNER")] = None
+    """Let the workers of an Apache Beam pipeline read the images: DirectRunner, FlinkRunner, SparkRunner,
+    DataflowRunner; needs the extra "beam". They must see --source and --data-dir under the same paths."""
+
+    runner_options: Pairs = ()
+    """What the runner needs, each as NAME=VALUE, such as flink_master=host:8081 or direct_num_workers=4."""
+
     said: Annotated[ReportOptions, tyro.conf.arg(name="")] = field(default_factory=ReportOptions)
 
 
@@ -52,6 +63,7 @@ def main(options: Options) -> None:
     """Prepares the dataset, unless it is there already, and says what is in it."""
     from faceflax.data import loading
     from faceflax.data.face_boxes import SceneBuilder
+    from faceflax.data.preparation import Preparation
     from faceflax.errors import FaceflaxError
 
     began = time.monotonic()
@@ -60,8 +72,11 @@ def main(options: Options) -> None:
         if dataset != "folder":
             raise FaceflaxError("name", options.name, "is for your own images only", f"leave it out for {dataset!r}")
         dataset = f"folder/{options.name}"
+    how = Preparation(options.workers, options.runner, options.runner_options)
     make = loading.prepare if options.overwrite else loading.make_builder
-    builder = make(dataset, source=options.source, data_dir=options.data_dir, skip_corrupt=options.skip_corrupt)
+    builder = make(
+        dataset, source=options.source, data_dir=options.data_dir, skip_corrupt=options.skip_corrupt, how=how
+    )
     before = builder.is_prepared and not options.overwrite
     if not builder.is_prepared:
         builder.prepare()

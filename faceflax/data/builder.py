@@ -10,7 +10,7 @@ import logging
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sized
 from pathlib import Path
 from typing import Any, ClassVar, Self
 
@@ -20,6 +20,7 @@ from jaxtyping import UInt8
 
 from faceflax import files, preprocessing
 from faceflax.data import digests
+from faceflax.data.preparation import Counted, Kept, Outcome, Preparation, Row, outcomes
 from faceflax.errors import FaceflaxError, said
 from faceflax.opencv import cv2
 
@@ -31,9 +32,6 @@ MOST_BYTES = 2**28
 MAX_STORED_SIZE = 128
 """Longest side, in pixels, at which a photo is stored: twice what the networks take by default, which leaves room for
 larger inputs and crops, at about 12 kB a photo as lossless grey PNG (FairFace: 1 GB, IMDB: 2 GB)."""
-
-Row = tuple[str, Callable[[], dict[str, Any]]]
-"""An example's id and what reads the example; it raises FaceflaxError where the publisher's row is damaged."""
 
 
 class Info(tfds.core.DatasetInfo):
@@ -54,6 +52,7 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         source: the publisher's files; needed to prepare, not to read.
         skip_corrupt: leave damaged rows out and keep their ids, per split, in ``info.metadata["skipped"]``; otherwise
             the first one is an error.
+        how: how it is prepared.
         **builder_options: as TFDS has them: ``data_dir``, ``config``, ``version``.
     """
 
@@ -63,9 +62,17 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
     CROP_MARGIN: ClassVar[float] = 0.0
     """How far the images reach beyond a Haar box on each side, as a share of its side (experiments.crop_margin)."""
 
-    def __init__(self, *, source: Path | None = None, skip_corrupt: bool = False, **builder_options: Any) -> None:
+    def __init__(
+        self,
+        *,
+        source: Path | None = None,
+        skip_corrupt: bool = False,
+        how: Preparation = Preparation(),  # noqa: B008  # frozen
+        **builder_options: Any,
+    ) -> None:
         self.source = source
         self.skip_corrupt = skip_corrupt
+        self.how = how
         self.notes: list[str] = []  # what the user should know of how the files were read
         try:
             super().__init__(file_format="array_record", **builder_options)
@@ -141,7 +148,12 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         Raises:
             FaceflaxError: the source or ``data_dir`` cannot be used.
         """
-        options = {"source": self.source, "skip_corrupt": self.skip_corrupt, "config": self.builder_config}
+        options = {
+            "source": self.source,
+            "skip_corrupt": self.skip_corrupt,
+            "how": self.how,
+            "config": self.builder_config,
+        }
         self._reader = self.prepared(Path(self.data_dir_root), **options)
         self.notes = self._reader.notes
 
@@ -165,6 +177,11 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
             FaceflaxError: the source or ``root`` cannot be used.
         """
         files.writable_folder("data_dir", root)
+        how = options.get("how", Preparation())
+        if how.runner is not None:  # what is wrong with it is said before anything is read
+            from faceflax import runners
+
+            runners.choose(how.runner, how.runner_options)
         try:
             return cls._prepared(root, options)
         except OSError as error:
@@ -179,7 +196,13 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
         # TFDS prints, apart from its progress bars, speaks of a download and of that passing folder.
         with contextlib.redirect_stdout(io.StringIO()), _staging(root) as staging:
             staged = cls(**options, data_dir=staging)
-            staged.download_and_prepare(download_config=tfds.download.DownloadConfig(try_download_gcs=False))
+            try:
+                staged._write()
+            except BaseException:
+                if staged._kept_in.is_dir():
+                    place = str(staged._kept_in)
+                    _log.warning("faceflax: what has been read is kept in %r; the same command goes on with it", place)
+                raise
             digests.seal(Path(staged.data_dir))
             target = root / Path(staged.data_dir).relative_to(staging)
             target.parent.mkdir(parents=True, exist_ok=True)
@@ -188,33 +211,85 @@ class FaceBuilder(tfds.core.GeneratorBasedBuilder):
                 os.replace(target, older)
             os.replace(staged.data_dir, target)
             shutil.rmtree(older, ignore_errors=True)
+        shutil.rmtree(staged._kept_in, ignore_errors=True)
         fresh = cls(**options, data_dir=root)
         fresh.notes = staged.notes
         return fresh
 
-    def _generate_examples(self, split: str, rows: Iterable[Row]) -> Iterator[tuple[str, dict[str, Any]]]:
-        """Reads the rows for TFDS; a split without examples is the source's fault and is said so."""
+    @property
+    def _kept_in(self) -> Path:
+        """Where what has been read is kept while the dataset is being written, in a folder beside it."""
+        config = "" if self.builder_config is None else f".{self.builder_config.name}"
+        return Path(self.data_dir_root).parent / f"{_UNFINISHED}{self.name}{config}"
+
+    def _write(self) -> None:
+        """Lets TFDS write the dataset, from what this process or the workers of a pipeline read."""
+        download = {"try_download_gcs": False}
+        if self.how.runner is None:
+            self.download_and_prepare(download_config=tfds.download.DownloadConfig(**download))
+            return
+        from faceflax import runners
+        from faceflax.data import beam
+
+        runner, options = runners.choose(self.how.runner, self.how.runner_options)
+        with runners.running(self.how.runner):
+            config = tfds.download.DownloadConfig(beam_runner=runner, beam_options=options, **download)
+            self.download_and_prepare(download_config=config)
+        for split in self.info.splits:
+            if skipped := beam.skipped(self._skipped_in(split)):
+                self.info.metadata.setdefault("skipped", {})[split] = skipped
+        self.info.write_to_directory(self.data_dir)
+
+    def _skipped_in(self, split: str) -> Path:
+        return Path(self.data_dir_root) / f"skipped-{split}"
+
+    def _generate_examples(self, split: str, rows: Iterable[Row], count: int | None = None) -> Any:
+        """Reads rows for TFDS.
+
+        Args:
+            split: its name.
+            rows: those of it.
+            count: how many, if ``rows`` does not know.
+        """
+        if self.how.runner is not None:
+            from faceflax.data import beam
+
+            rows = list(rows)
+            if not rows:
+                raise self._without_examples(split, 0)
+            return beam.Examples(rows, self._skipped_in(split) if self.skip_corrupt else None)
+        if count is None and isinstance(rows, Sized):
+            count = len(rows)
+        found = outcomes(rows, self.how.threads, Kept(self._kept_in, f"{self.name} {self.version}").read)
+        examples = self._examples(split, found)
+        return examples if count is None else Counted(examples, count)
+
+    def _examples(self, split: str, found: Iterable[Outcome]) -> Iterator[tuple[str, dict[str, Any]]]:
+        """The examples among what was found; a split without any is the source's fault and is said so."""
         empty, skipped = True, []
-        for identity, read in rows:
-            try:
-                example = read()
-            except FaceflaxError as error:
-                if not self.skip_corrupt:
-                    remedy = ", or ".join(filter(None, (error.remedy, "leave damaged rows out with skip_corrupt")))
-                    raise FaceflaxError(error.field, error.value, error.problem, remedy) from None
+        for identity, example in found:
+            if not isinstance(example, FaceflaxError):
+                empty = False
+                yield identity, example
+            elif self.skip_corrupt:
                 skipped.append(identity)
             else:
-                empty = False
-                yield identity, example | {"id": identity}
+                remedy = ", or ".join(filter(None, (example.remedy, "leave damaged rows out with skip_corrupt")))
+                raise FaceflaxError(example.field, example.value, example.problem, remedy) from None
         if empty:
-            damaged = f" but {len(skipped)} damaged ones" if skipped else ""
-            problem = f"has no examples{damaged} for the {split} split of {self.name}"
-            raise FaceflaxError("source", self.source, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+            raise self._without_examples(split, len(skipped))
         if skipped:
             self.info.metadata.setdefault("skipped", {})[split] = skipped
 
+    def _without_examples(self, split: str, skipped: int) -> FaceflaxError:
+        damaged = f" but {skipped} damaged ones" if skipped else ""
+        problem = f"has no examples{damaged} for the {split} split of {self.name}"
+        return FaceflaxError("source", self.source, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS)
+
 
 _STAGING = "incomplete."
+_UNFINISHED = "unfinished."
+"""Begins the name of the folder of what has been read for a dataset that is not complete yet."""
 _OLDER = ".older"
 """Ends the name of a dataset while the one that replaces it takes its place."""
 

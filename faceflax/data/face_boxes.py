@@ -19,6 +19,7 @@ from jaxtyping import Float32, UInt8
 
 from faceflax import files, preprocessing
 from faceflax.data import builder, fer2013
+from faceflax.data.preparation import Row
 from faceflax.data.scenes import Scene
 from faceflax.errors import FaceflaxError, said
 from faceflax.opencv import cv2
@@ -90,58 +91,23 @@ class Faces(SceneBuilder):
             if name.startswith("mask/") and split == "train":
                 split = builder.random_split(name, test=0)
             rows[split].setdefault(name, []).append(row)
-        return {split: self._generate_examples(split, self._read(rows[split])) for split in rows}
+        source = self.source_path
+        return {
+            split: self._generate_examples(
+                split, [Row(name, functools.partial(_boxed, source, name, of)) for name, of in rows[split].items()]
+            )
+            for split in rows
+        }
 
     def _rows(self) -> Iterator[dict[str, str]]:
         try:
-            lines = self._bytes("boxes.csv").decode("utf-8-sig").splitlines()
+            lines = _bytes(self.source_path, "boxes.csv").decode("utf-8-sig").splitlines()
         except UnicodeDecodeError as error:
             problem = f"boxes.csv in {{}} is not UTF-8 ({said(error)})"
             raise FaceflaxError("source", self.source, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS) from None
         reader = csv.DictReader(lines)
         for row in reader:
             yield row | {"line": str(reader.line_num)}
-
-    def _bytes(self, name: str) -> bytes:
-        try:
-            if self.source_path.is_dir():
-                place = builder.inside(self.source_path, name, "boxes.csv")
-                return files.read("source", place, builder.MOST_BYTES, remedy="unpack it again")
-            if self._archive.getinfo(name).file_size > builder.MOST_BYTES:
-                raise ValueError("it is too large when unpacked")
-            return self._archive.read(name)
-        except FaceflaxError:
-            raise
-        except (KeyError, *fer2013.READ_ERRORS) as error:
-            problem = f"cannot read {name} in {{}} ({said(error)})"
-            raise FaceflaxError("source", self.source, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS) from None
-
-    @functools.cached_property
-    def _archive(self) -> zipfile.ZipFile:
-        files.check_file("source", self.source_path, remedy=self.MANUAL_DOWNLOAD_INSTRUCTIONS)
-        return zipfile.ZipFile(self.source_path)
-
-    def _read(self, boxes: Mapping[str, list[dict[str, str]]]) -> Iterator[builder.Row]:
-        for name, rows in boxes.items():
-            yield name, functools.partial(self._example, name, rows)
-
-    def _example(self, name: str, rows: list[dict[str, str]]) -> dict[str, Any]:
-        group = name.partition("/")[0]
-        image = cv2.imdecode(np.frombuffer(self._bytes(name), np.uint8), cv2.IMREAD_COLOR)
-        if image is None:
-            raise FaceflaxError("source", self.source, f"{name} in {{}} is not an image", "unpack it again")
-        faces = []
-        for row in rows:
-            if not row["x"]:
-                continue
-            try:
-                box = [float(row[column]) for column in ("x", "y", "width", "height")]
-                points = [float(row[f"l{axis}{i}"] or "nan") for i in range(1, 6) for axis in "xy"]
-            except (KeyError, TypeError, ValueError):
-                problem = f"line {row['line']} of boxes.csv in {{}} is not a box"
-                raise FaceflaxError("source", self.source, problem, "unpack it again") from None
-            faces.append((reframed(box, group), points, row["ignore"] == "1"))
-        return _example(np.asarray(image), faces, group)
 
 
 class Wider(SceneBuilder):
@@ -174,7 +140,13 @@ class Wider(SceneBuilder):
         for entry in self._entries("train"):
             rows[builder.random_split(entry[1], test=0)].append(entry)
         rows["test"] = list(self._entries("val"))
-        return {split: self._generate_examples(split, self._read(rows[split])) for split in rows}
+        return {
+            split: self._generate_examples(
+                split,
+                [Row(name, functools.partial(_photograph, file, name, of), file) for file, name, of in rows[split]],
+            )
+            for split in rows
+        }
 
     def _entries(self, part: str) -> Iterator[tuple[Path, str, list[str]]]:
         """The images of one published part: the file, its name and the lines of its boxes."""
@@ -193,21 +165,64 @@ class Wider(SceneBuilder):
             problem = f"cannot read {{}} ({'it ends too early' if isinstance(error, StopIteration) else said(error)})"
             raise FaceflaxError("source", file, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS) from None
 
-    def _read(self, entries: list[tuple[Path, str, list[str]]]) -> Iterator[builder.Row]:
-        for file, name, lines in entries:
-            yield name, functools.partial(self._example, file, name, lines)
 
-    def _example(self, file: Path, name: str, lines: list[str]) -> dict[str, Any]:
-        faces = []
-        for line in lines:
-            try:
-                x, y, width, height, _, _, _, invalid, *_ = (float(value) for value in line.split())
-            except ValueError:
-                problem = f"the box {line!r} of {{}} is not ten numbers"
-                raise FaceflaxError("source", file, problem, "download the annotations again") from None
-            if width > 0 and height > 0:
-                faces.append(([x, y, width, height], [np.nan] * 10, invalid == 1))
-        return _example(preprocessing.read_image("source", file), faces, "wider" if faces else "noface")
+@functools.lru_cache(maxsize=1)
+def _archive(source: Path, state: tuple[int, int]) -> zipfile.ZipFile:
+    """Opens an archive once, while it stays as it is: its size and time are ``state``."""
+    return zipfile.ZipFile(source)
+
+
+def _bytes(source: Path, name: str) -> bytes:
+    """Reads what is called ``name`` in the archive or the folder."""
+    remedy = Faces.MANUAL_DOWNLOAD_INSTRUCTIONS
+    try:
+        if source.is_dir():
+            return files.read("source", builder.inside(source, name, "boxes.csv"), builder.MOST_BYTES, remedy=remedy)
+        files.check_file("source", source, remedy=remedy)
+        state = source.stat()
+        archive = _archive(source, (state.st_size, state.st_mtime_ns))
+        if archive.getinfo(name).file_size > builder.MOST_BYTES:
+            raise ValueError("it is too large when unpacked")
+        return archive.read(name)
+    except FaceflaxError:
+        raise
+    except (KeyError, *fer2013.READ_ERRORS) as error:
+        problem = f"cannot read {name} in {{}} ({said(error)})"
+        raise FaceflaxError("source", source, problem, remedy) from None
+
+
+def _boxed(source: Path, name: str, rows: list[dict[str, str]]) -> dict[str, Any]:
+    """An example of :class:`Faces`."""
+    group = name.partition("/")[0]
+    image = cv2.imdecode(np.frombuffer(_bytes(source, name), np.uint8), cv2.IMREAD_COLOR)
+    if image is None:
+        raise FaceflaxError("source", source, f"{name} in {{}} is not an image", "unpack it again")
+    faces = []
+    for row in rows:
+        if not row["x"]:
+            continue
+        try:
+            box = [float(row[column]) for column in ("x", "y", "width", "height")]
+            points = [float(row[f"l{axis}{i}"] or "nan") for i in range(1, 6) for axis in "xy"]
+        except (KeyError, TypeError, ValueError):
+            problem = f"line {row['line']} of boxes.csv in {{}} is not a box"
+            raise FaceflaxError("source", source, problem, "unpack it again") from None
+        faces.append((reframed(box, group), points, row["ignore"] == "1"))
+    return _example(np.asarray(image), faces, group)
+
+
+def _photograph(file: Path, name: str, lines: list[str]) -> dict[str, Any]:
+    """An example of :class:`Wider`."""
+    faces = []
+    for line in lines:
+        try:
+            x, y, width, height, _, _, _, invalid, *_ = (float(value) for value in line.split())
+        except ValueError:
+            problem = f"the box {line!r} of {{}} is not ten numbers"
+            raise FaceflaxError("source", file, problem, "download the annotations again") from None
+        if width > 0 and height > 0:
+            faces.append(([x, y, width, height], [np.nan] * 10, invalid == 1))
+    return _example(preprocessing.read_image("source", file), faces, "wider" if faces else "noface")
 
 
 def reframed(box: list[float], group: str) -> list[float]:

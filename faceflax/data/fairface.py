@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from faceflax import labels
 from faceflax.data import builder
+from faceflax.data.preparation import Row
 from faceflax.errors import FaceflaxError, said
 from faceflax.files import check_file
 
@@ -63,7 +64,7 @@ class Fairface(builder.FaceBuilder):
         for row in training:
             rows[builder.random_split(row["id"], test=0)].append(row)
         rows["test"] = self._rows("fairface_label_val.csv")
-        return {split: self._generate_examples(split, self._read(rows[split])) for split in rows}
+        return {split: self._generate_examples(split, [self._row(row) for row in rows[split]]) for split in rows}
 
     def _rows(self, name: str) -> list[dict[str, str]]:
         file = self.source_path / name
@@ -82,14 +83,16 @@ class Fairface(builder.FaceBuilder):
             problem = f"cannot read {{}} ({said(error)})"
             raise FaceflaxError("source", file, problem, self.MANUAL_DOWNLOAD_INSTRUCTIONS) from None
 
-    def _read(self, rows: list[dict[str, str]]) -> Iterator[builder.Row]:
-        for row in rows:
-            yield row["id"], functools.partial(self._example, row)
+    def _row(self, row: dict[str, str]) -> Row:
+        return Row(
+            row["id"], functools.partial(_example, self.source_path, row), self.source_path / (row.get("file") or "")
+        )
 
-    def _example(self, row: dict[str, str]) -> dict[str, Any]:
-        valid = row.get("gender") in GENDERS and row.get("age") in AGE_GROUPS and row.get("race") in RACES
-        if not (valid and row.get("file")):
-            problem = f"{row['line']} of {{}} lacks FairFace's file, age, gender or race"
-            raise FaceflaxError("source", row["csv"], problem, "download the file again")
-        file = builder.inside(self.source_path, row["file"], row["line"])
-        return builder.read_example(file, gender=GENDERS[row["gender"]], age=row["age"], race=row["race"])
+
+def _example(source: Path, row: dict[str, str]) -> dict[str, Any]:
+    valid = row.get("gender") in GENDERS and row.get("age") in AGE_GROUPS and row.get("race") in RACES
+    if not (valid and row.get("file")):
+        problem = f"{row['line']} of {{}} lacks FairFace's file, age, gender or race"
+        raise FaceflaxError("source", row["csv"], problem, "download the file again")
+    file = builder.inside(source, row["file"], row["line"])
+    return builder.read_example(file, gender=GENDERS[row["gender"]], age=row["age"], race=row["race"])

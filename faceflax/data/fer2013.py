@@ -10,6 +10,7 @@ import lzma
 import tarfile
 import zipfile
 import zlib
+from collections import Counter
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import IO, Any, NamedTuple
@@ -19,6 +20,7 @@ import tensorflow_datasets as tfds
 
 from faceflax import labels
 from faceflax.data import builder, folder
+from faceflax.data.preparation import Row
 from faceflax.errors import FaceflaxError, said
 from faceflax.files import check_file
 
@@ -91,19 +93,19 @@ class Fer2013(builder.FaceBuilder):
                 "out as the validation split, and test is the whole published test folder."
             )
             images = folder.find_images(source, self.notes)
-            return {split: self._generate_examples(split, self._read(images.get(split, ()))) for split in splits}
-        return {split: self._generate_examples(split, read_rows(source, split)) for split in splits}
+            return {split: self._generate_examples(split, self._rows(images.get(split, ()))) for split in splits}
+        counts = Counter(split_of(row) for _, row, _ in csv_rows(source))
+        return {split: self._generate_examples(split, read_rows(source, split), counts[split]) for split in splits}
 
-    def _read(self, images: Iterable[tuple[str, Path]]) -> Iterator[builder.Row]:
+    def _rows(self, images: Iterable[tuple[str, Path]]) -> list[Row]:
+        rows = []
         for name, file in images:
             emotion = FOLDER_NAMES.get(name.lower())
             if emotion is None:
                 problem = f"the folder {{}} is not named after one of the emotions {', '.join(labels.EMOTIONS)}"
                 raise FaceflaxError("source", file.parent, problem, "rename it")
-            yield (
-                builder.shown(file.relative_to(self.source_path)),
-                functools.partial(builder.read_example, file, emotion=emotion),
-            )
+            rows.append(folder.image_row(self.source_path, file, emotion=emotion))
+        return rows
 
 
 def features() -> tfds.features.FeaturesDict:
@@ -136,17 +138,20 @@ def find_source(source: Path) -> Path:
     raise FaceflaxError("source", source, problem, "name the one you have")
 
 
-def read_rows(source: Path, split: str) -> Iterator[builder.Row]:
-    """Yields the rows of a split; the id is the row's number, from 0, in the file.
+def split_of(row: dict[str, str | None]) -> str:
+    """Returns the split of a row: a damaged one is in ``train`` where it does not even say its split."""
+    return SPLIT_OF_USAGE.get(row["Usage"] or "", "train")
 
-    A damaged row, which its reading names by number and line, is in ``train`` where it does not even say its split.
+
+def read_rows(source: Path, split: str) -> Iterator[Row]:
+    """Yields the rows of a split; the id is the row's number, from 0, in the file, as is said where it is damaged.
 
     Raises:
         FaceflaxError: the file is none of FER-2013's forms, or cannot be read on.
     """
     for number, row, place in csv_rows(source):
-        if SPLIT_OF_USAGE.get(row["Usage"] or "", "train") == split:
-            yield str(number), functools.partial(parse, row, place)
+        if split_of(row) == split:
+            yield Row(str(number), functools.partial(parse, row, place))
 
 
 def csv_rows(source: Path) -> Iterator[tuple[int, dict[str, str | None], Place]]:

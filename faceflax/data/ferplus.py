@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import csv
 import functools
-from collections.abc import Iterator, Mapping, Sequence
+import itertools
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from jaxtyping import Int
 
 from faceflax import labels
 from faceflax.data import builder, fer2013
+from faceflax.data.preparation import Counted, Row
 from faceflax.errors import FaceflaxError, said
 from faceflax.files import check_file
 
@@ -193,18 +195,23 @@ class Ferplus(builder.FaceBuilder):
         return {split: self._generate_examples(split, _rows(images, votes, matched, split)) for split in splits}
 
 
-def _rows(images: Path, votes: Sequence[Votes], matched: Mapping[int, Votes], split: str) -> Iterator[builder.Row]:
-    for line in votes:
-        if line.damaged and fer2013.SPLIT_OF_USAGE.get(line.usage, "train") == split:
-            yield f"{line.line} of {line.file.name}", functools.partial(_refuse, line)
+def _rows(images: Path, votes: Sequence[Votes], matched: Mapping[int, Votes], split: str) -> Counted:
+    damaged = [
+        Row(f"{line.line} of {line.file.name}", functools.partial(_refuse, line))
+        for line in votes
+        if line.damaged and fer2013.SPLIT_OF_USAGE.get(line.usage, "train") == split
+    ]
     chosen = {
         number: COLUMNS.index(line.majority)
         for number, line in matched.items()
         if line.majority in COLUMNS[: len(labels.EMOTIONS)] and fer2013.SPLIT_OF_USAGE[line.usage] == split
     }
-    for number, row, place in fer2013.csv_rows(images):
-        if number in chosen:
-            yield str(number), functools.partial(_example, row, place, chosen[number])
+    rows = (
+        Row(str(number), functools.partial(_example, row, place, chosen[number]))
+        for number, row, place in fer2013.csv_rows(images)
+        if number in chosen
+    )
+    return Counted(itertools.chain(damaged, rows), len(damaged) + len(chosen))
 
 
 def _refuse(line: Votes) -> dict[str, Any]:

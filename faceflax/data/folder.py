@@ -6,13 +6,14 @@ import functools
 import os
 import types
 import unicodedata
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import tensorflow_datasets as tfds
 
 from faceflax.data import builder
+from faceflax.data.preparation import Row
 from faceflax.errors import FaceflaxError, said
 
 SUFFIXES = frozenset(
@@ -192,14 +193,16 @@ class Folder(builder.FaceBuilder):
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         files = find_images(self.source_path, self.notes)
         self.info.features["label"].names = sorted({name for images in files.values() for name, _ in images})
-        return {split: self._generate_examples(split, self._read(files[split])) for split in files}
+        return {split: self._generate_examples(split, self._rows(files[split])) for split in files}
 
-    def _read(self, images: Iterable[tuple[str, Path]]) -> Iterator[builder.Row]:
-        for name, file in images:
-            yield (
-                builder.shown(file.relative_to(self.source_path)),
-                functools.partial(builder.read_example, file, label=name),
-            )
+    def _rows(self, images: Iterable[tuple[str, Path]]) -> list[Row]:
+        return [image_row(self.source_path, file, label=name) for name, file in images]
+
+
+def image_row(source: Path, file: Path, **labels: str) -> Row:
+    """Returns the row of an image, whose id is its path in the source."""
+    name = builder.shown(file.relative_to(source))
+    return Row(name, functools.partial(builder.read_example, file, **labels), file)
 
 
 def named(name: str) -> type[Folder]:

@@ -6,7 +6,7 @@ import functools
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -15,6 +15,7 @@ import tensorflow_datasets as tfds
 
 from faceflax import labels
 from faceflax.data import builder
+from faceflax.data.preparation import Row
 from faceflax.errors import FaceflaxError
 
 MIN_FACE_SCORE = 3.0
@@ -32,6 +33,9 @@ class ImdbWiki(builder.FaceBuilder, skip_registration=True):  # type: ignore[cal
     Colour becomes grey and photos are stored at most 128 pixels a side, without loss.
     """
 
+    PUBLISHED: ClassVar[str]
+    """What the publisher calls it."""
+    SPLITS: ClassVar[tuple[str, ...]] = ("train", "validation", "test")
     PEOPLE: ClassVar[str]
     """The column of the ``.mat`` file that distinguishes the people."""
 
@@ -59,7 +63,7 @@ class ImdbWiki(builder.FaceBuilder, skip_registration=True):  # type: ignore[cal
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         mat = self._mat_file()
-        table = read_mat(mat, self.name, self.PEOPLE)
+        table = read_mat(mat, self.PUBLISHED, self.PEOPLE)
         kept = np.flatnonzero(
             (table["face_score"] > MIN_FACE_SCORE)
             & np.isnan(table["second_face_score"])
@@ -69,24 +73,25 @@ class ImdbWiki(builder.FaceBuilder, skip_registration=True):  # type: ignore[cal
             f"{len(kept)} of {len(table['gender'])} photos have a face score above {MIN_FACE_SCORE:g}, no second face "
             "and a known gender."
         )
-        files: dict[str, list[tuple[str, str]]] = {"train": [], "validation": [], "test": []}
-        for i in kept:
-            file = str(table["full_path"][i])
-            split = builder.random_split(str(table[self.PEOPLE][i]) or file)
-            files[split].append((file, labels.GENDERS[int(table["gender"][i])]))
-        return {split: self._generate_examples(split, self._read(mat.parent, files[split])) for split in files}
+        files = [str(file) for file in table["full_path"][kept]]
+        splits = self._split(files, [str(person) for person in table[self.PEOPLE][kept]])
+        rows: dict[str, list[Row]] = {split: [] for split in self.SPLITS}
+        for file, split, gender in zip(files, splits, table["gender"][kept], strict=True):
+            read = functools.partial(_example, mat.parent, file, labels.GENDERS[int(gender)])
+            rows[split].append(Row(file, read, mat.parent / file))
+        return {split: self._generate_examples(split, rows[split]) for split in rows}
+
+    def _split(self, files: Sequence[str], people: Sequence[str]) -> list[str]:
+        """Says which split each photo is in."""
+        return [builder.random_split(person or file) for file, person in zip(files, people, strict=True)]
 
     def _mat_file(self) -> Path:
         source = self.source_path
-        name = f"{self.name}.mat"
-        for file in (source, source / name, source / f"{self.name}_crop" / name):
+        name = f"{self.PUBLISHED}.mat"
+        for file in (source, source / name, source / f"{self.PUBLISHED}_crop" / name):
             if file.name == name and file.is_file():
                 return file
         raise FaceflaxError("source", source, f"no {name} in {{}}", self.MANUAL_DOWNLOAD_INSTRUCTIONS)
-
-    def _read(self, root: Path, files: list[tuple[str, str]]) -> Iterator[builder.Row]:
-        for file, gender in files:
-            yield file, functools.partial(_example, root, file, gender)
 
 
 def _example(root: Path, file: str, gender: str) -> dict[str, Any]:
@@ -96,6 +101,7 @@ def _example(root: Path, file: str, gender: str) -> dict[str, Any]:
 class Imdb(ImdbWiki):
     """The IMDb half of :class:`ImdbWiki`: 460,723 photos of 20,284 people before filtering."""
 
+    PUBLISHED = "imdb"
     PEOPLE = "celeb_id"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki/ gives imdb_crop.tar (7 GB, 'faces only'); unpack it, "
@@ -103,9 +109,29 @@ class Imdb(ImdbWiki):
     )
 
 
+class ImdbReference(Imdb):
+    """:class:`Imdb` in the splits of Arriaga et al.'s code, to compare with their figures.
+
+    Splits: train = the first 80% of the photos in the order of their names, validation = the others. There is no test
+    split, so what is chosen on validation has no unbiased figure. A name begins with the last two digits of the
+    person's number, so that hardly anybody is in both.
+
+    The splits are those of https://github.com/oarriaga/face_classification.
+    """
+
+    SPLITS = ("train", "validation")
+    TRAINED: ClassVar[float] = 0.8
+    """Share of the photos in train."""
+
+    def _split(self, files: Sequence[str], people: Sequence[str]) -> list[str]:
+        first = set(sorted(files)[: round(self.TRAINED * len(files))])
+        return ["train" if file in first else "validation" for file in files]
+
+
 class Wiki(ImdbWiki):
     """The Wikipedia half of :class:`ImdbWiki`: 62,328 photos before filtering."""
 
+    PUBLISHED = "wiki"
     PEOPLE = "name"
     MANUAL_DOWNLOAD_INSTRUCTIONS = (
         "https://data.vision.ee.ethz.ch/cvl/rrothe/imdb-wiki/ gives wiki_crop.tar (1 GB, 'faces only'); unpack it, "

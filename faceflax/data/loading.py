@@ -25,7 +25,8 @@ from faceflax.data.fairface import Fairface
 from faceflax.data.fer2013 import Fer2013
 from faceflax.data.ferplus import Ferplus
 from faceflax.data.folder import Folder
-from faceflax.data.imdb import Imdb, Wiki
+from faceflax.data.imdb import Imdb, ImdbReference, Wiki
+from faceflax.data.preparation import Preparation
 from faceflax.data.scenes import Scene
 from faceflax.data.synthetic_builder import Synthetic
 from faceflax.errors import FaceflaxError, said
@@ -35,6 +36,7 @@ BUILDERS: dict[str, type[FaceBuilder]] = {
     "ferplus": Ferplus,
     "fairface": Fairface,
     "imdb": Imdb,
+    "imdb_reference": ImdbReference,
     "wiki": Wiki,
     "faces": Faces,
     "wider": Wider,
@@ -324,7 +326,12 @@ def _named(builder: FaceBuilder, split: str) -> str:
 
 
 def make_builder(
-    dataset: str, *, source: Path | None = None, data_dir: Path | None = None, skip_corrupt: bool = False
+    dataset: str,
+    *,
+    source: Path | None = None,
+    data_dir: Path | None = None,
+    skip_corrupt: bool = False,
+    how: Preparation = Preparation(),  # noqa: B008  # frozen
 ) -> FaceBuilder:
     """Returns the TFDS builder of ``dataset``: to read it or, with a ``source``, to prepare it.
 
@@ -332,6 +339,7 @@ def make_builder(
         dataset: as for :func:`load`.
         source: as for :class:`FaceBuilder`.
         skip_corrupt: as for :class:`FaceBuilder`.
+        how: as for :class:`FaceBuilder`.
         data_dir: as for :func:`load`.
 
     Raises:
@@ -340,11 +348,16 @@ def make_builder(
     cls, config = _builder_class(dataset)
     root = data_dir or default_data_dir()
     recover(root)
-    return cls(source=source, skip_corrupt=skip_corrupt, data_dir=root, config=config)
+    return cls(source=source, skip_corrupt=skip_corrupt, how=how, data_dir=root, config=config)
 
 
 def prepare(
-    dataset: str, *, source: Path | None = None, data_dir: Path | None = None, skip_corrupt: bool = False
+    dataset: str,
+    *,
+    source: Path | None = None,
+    data_dir: Path | None = None,
+    skip_corrupt: bool = False,
+    how: Preparation = Preparation(),  # noqa: B008  # frozen
 ) -> FaceBuilder:
     """Prepares ``dataset`` in place of an older one, which may be damaged, and returns its builder.
 
@@ -352,13 +365,15 @@ def prepare(
         dataset: as for :func:`load`.
         source: as for :class:`FaceBuilder`.
         skip_corrupt: as for :class:`FaceBuilder`.
+        how: as for :class:`FaceBuilder`.
         data_dir: as for :func:`load`.
 
     Raises:
         FaceflaxError: an unknown dataset, or the source or ``data_dir`` cannot be used.
     """
     cls, config = _builder_class(dataset)
-    return cls.prepared(data_dir or default_data_dir(), source=source, skip_corrupt=skip_corrupt, config=config)
+    root = data_dir or default_data_dir()
+    return cls.prepared(root, source=source, skip_corrupt=skip_corrupt, how=how, config=config)
 
 
 def _builder_class(dataset: str) -> tuple[type[FaceBuilder], str | None]:

@@ -11,6 +11,7 @@ import tensorflow_datasets as tfds
 
 from faceflax import labels
 from faceflax.data import builder
+from faceflax.data.preparation import Row
 from faceflax.data.synthetic import SyntheticFaces, render_faces
 
 COUNTS = {"train": 2800, "validation": 700, "test": 700}
@@ -48,14 +49,14 @@ class Synthetic(builder.FaceBuilder):
 
     def _split_generators(self, dl_manager: tfds.download.DownloadManager) -> dict[str, Any]:
         return {
-            split: self._generate_examples(split, self._render(count, seed))
+            split: self._generate_examples(split, self._render(count, seed), count)
             for seed, (split, count) in enumerate(COUNTS.items())
         }
 
-    def _render(self, count: int, seed: int) -> Iterator[builder.Row]:
+    def _render(self, count: int, seed: int) -> Iterator[Row]:
         faces = render_faces(count, seed)
         for i in range(count):
-            yield str(i), functools.partial(_example, faces, i)
+            yield Row(str(i), functools.partial(_example, faces, i))
 
 
 def _example(faces: SyntheticFaces, i: int) -> dict[str, Any]:

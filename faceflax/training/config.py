@@ -46,7 +46,8 @@ class TrainConfig:
     arch: str = "mini_xception"
     """Network: mini_xception, mini_xception_antialiased, sequential_cnn or vgg; or face_detector, which finds faces."""
     dataset: str = "fer2013"
-    """Dataset: fer2013, ferplus, fairface, imdb, wiki, folder/NAME or synthetic; faces or wider for a detector."""
+    """Dataset: fer2013, ferplus, fairface, imdb, imdb_reference, wiki, folder/NAME or synthetic; for a
+    detector faces or wider."""
     data_dir: Path | None = None
     """Where prepared datasets are; $TFDS_DATA_DIR or ~/tensorflow_datasets if not given."""
     output: Path | None = None

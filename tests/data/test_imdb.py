@@ -181,3 +181,15 @@ def test_a_wrong_mat_file(content, message, tmp_path):
         (source / "imdb.mat").write_bytes(content)
     with pytest.raises(FaceflaxError, match="source: .*" + message):
         make_builder("imdb", source=source, data_dir=tmp_path / "tfds").prepare()
+
+
+def test_the_reference_splits_by_the_photos_names(tmp_path):
+    source = write_dataset(tmp_path / "imdb_crop", "imdb")
+    builder = make_builder("imdb_reference", source=source.parent, data_dir=tmp_path / "tfds")
+    builder.prepare()
+    names = {split: {each["id"].decode() for each in builder.as_data_source(split)} for split in builder.info.splits}
+    everything = sorted(names["train"] | names["validation"])
+    assert len(everything) == PEOPLE * (PHOTOS - 1)
+    assert names == {"train": set(everything[:144]), "validation": set(everything[144:])}
+    with pytest.raises(FaceflaxError, match="split: unknown 'test'; choose one of: train, validation"):
+        load("imdb_reference", "test", image_size=48, data_dir=tmp_path / "tfds")

@@ -88,10 +88,10 @@ class Runs:
         self.started.append(process)
         return process
 
-    def start_two(self, name):
+    def start_two(self, name, *more):
         port = free_port()
         return [
-            self.start(name, "--coordinator", f"localhost:{port}", "--processes", 2, "--process", number)
+            self.start(name, "--coordinator", f"localhost:{port}", "--processes", 2, "--process", number, *more)
             for number in range(2)
         ]
 
@@ -116,12 +116,13 @@ def test_two_processes_give_the_losses_of_one_and_end_with_each_other(runs):
     whole = runs.start("one")
     _, said = whole.communicate()
     assert whole.returncode == 0, said
-    both = runs.start_two("two")
-    for process in both:
-        _, said = process.communicate()
-        assert process.returncode == 0, said[-3000:]
+    for name, more in (("two", ()), ("fed", ("--in-memory-gib", 0, "--readers", 1))):
+        for process in runs.start_two(name, *more):
+            _, said = process.communicate()
+            assert process.returncode == 0, said[-3000:]
     np.testing.assert_allclose(runs.losses("two")[:, 0], runs.losses("one")[:, 0], rtol=1e-5)
     np.testing.assert_allclose(runs.losses("two")[:, 1], runs.losses("one")[:, 1], rtol=1e-4)
+    np.testing.assert_allclose(runs.losses("fed"), runs.losses("two"), rtol=1e-6)  # each reads its part from files
 
     first, second = runs.start_two("lost")
     while first.poll() is None and not list((runs.folder / "lost").glob("checkpoints/[0-9]*")):
