@@ -177,7 +177,8 @@ def _bytes(source: Path, name: str) -> bytes:
     remedy = Faces.MANUAL_DOWNLOAD_INSTRUCTIONS
     try:
         if source.is_dir():
-            return files.read("source", builder.inside(source, name, "boxes.csv"), builder.MOST_BYTES, remedy=remedy)
+            place = builder.inside(source, name, "boxes.csv")
+            return files.read("source", place, builder.MOST_BYTES, remedy="unpack it again")
         files.check_file("source", source, remedy=remedy)
         state = source.stat()
         archive = _archive(source, (state.st_size, state.st_mtime_ns))

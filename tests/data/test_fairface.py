@@ -107,11 +107,16 @@ def test_select_keeps_everything_of_the_examples_kept(builder):
     np.testing.assert_array_equal(members, examples.attributes["race"][1][keep])
 
 
-def test_a_missing_photo_is_named_and_nothing_is_left(source, tmp_path):
-    (source / "val" / "7.jpg").unlink()
+def test_a_missing_photo_is_named_and_no_dataset_is_left(source, tmp_path):
+    photo = source / "val" / "7.jpg"
+    given = photo.read_bytes()
+    photo.unlink()
     with pytest.raises(FaceflaxError, match=r"source: cannot read the image .*val/7\.jpg"):
         make_builder("fairface", source=source, data_dir=tmp_path / "tfds").prepare()
-    assert list((tmp_path / "tfds").iterdir()) == []
+    assert [left.name for left in (tmp_path / "tfds").iterdir()] == ["unfinished.fairface"]  # what was read before it
+    photo.write_bytes(given)
+    make_builder("fairface", source=source, data_dir=tmp_path / "tfds").prepare()
+    assert [left.name for left in (tmp_path / "tfds").iterdir()] == ["fairface"]
 
 
 def test_skip_corrupt_counts_the_photos_and_rows_it_leaves_out(source, tmp_path):

@@ -147,10 +147,10 @@ GOOD = " ".join(["7"] * 2304)
 def test_a_damaged_row_is_named(line, rows, tmp_path):
     source = tmp_path / "fer2013.csv"
     source.write_text(damage(rows, line))
-    rows_of_train = dict(read_rows(source, "train"))
+    rows_of_train = {row.id: row.read for row in read_rows(source, "train")}
     with pytest.raises(FaceflaxError, match=r"source: row 3 \(line 5\) of .*fer2013\.csv"):
         rows_of_train["3"]()
-    assert not {"3"} & (dict(read_rows(source, "validation")).keys() | dict(read_rows(source, "test")))
+    assert not {"3"} & {row.id for split in ("validation", "test") for row in read_rows(source, split)}
 
 
 def test_a_damaged_file_leaves_nothing(rows, tmp_path):

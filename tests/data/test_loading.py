@@ -1,4 +1,5 @@
 import tempfile
+from functools import partial
 from pathlib import Path
 
 import cv2
@@ -9,6 +10,7 @@ from faceflax import data
 from faceflax.data import builder as builders
 from faceflax.data import synthetic_builder
 from faceflax.data.loading import count_classes, make_builder, prepare
+from faceflax.data.preparation import Row
 from faceflax.data.synthetic import render_faces
 from faceflax.errors import FaceflaxError
 
@@ -21,7 +23,7 @@ def few_faces(monkeypatch):
 def test_unknown_names_list_the_valid_ones(tmp_path, few_faces):
     with pytest.raises(
         FaceflaxError,
-        match=r"^dataset: unknown 'fer'; choose one of: fer2013, ferplus, fairface, imdb, wiki, faces, wider, fol",
+        match=r"^dataset: unknown 'fer'; choose one of: fer2013, ferplus, fairface, imdb, imdb_reference, wiki, faces",
     ):
         data.load("fer", "train", image_size=64, data_dir=tmp_path)
     with pytest.raises(
@@ -221,7 +223,7 @@ def test_a_damaged_row_says_what_to_do_with_it_and_what_with_all(remedy, shown, 
 
     builder = make_builder("synthetic", data_dir=tmp_path)
     with pytest.raises(FaceflaxError) as caught:
-        list(builder._generate_examples("train", [("a", row)]))
+        list(builder._generate_examples("train", [Row("a", partial(row))]))
     assert str(caught.value) == f"source: 'a.png' is upside down; {shown}leave damaged rows out with skip_corrupt"
 
 
