@@ -3,7 +3,10 @@
 import ctypes
 import gc
 import os
+import runpy
 import signal
+import sys
+import warnings
 from pathlib import Path
 
 import jax
@@ -55,6 +58,23 @@ def room_for_programs():
 
 
 room = {"bytes": 5 * 2**29}
+
+
+@pytest.fixture
+def refused(capfd, monkeypatch):
+    """Runs ``python -m module arguments`` in this process: it must end with 2; returns its standard error."""
+
+    def run(module, *arguments):
+        monkeypatch.setattr(sys, "argv", [module, *map(str, arguments)])
+        capfd.readouterr()
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", RuntimeWarning)  # of a module that the tests have imported
+            with pytest.raises(SystemExit) as ended:
+                runpy.run_module(module, run_name="__main__", alter_sys=True)
+        assert ended.value.code == 2
+        return capfd.readouterr().err
+
+    return run
 
 
 def random_variables(num_classes):

@@ -72,6 +72,7 @@ def test_image(tmp_path, options, cache):
     assert changed.max(axis=0).tolist() >= [y + height - 2, x + width - 2]
 
 
+@pytest.mark.slow
 def test_all_outputs_of_a_video_with_its_saliency(tmp_path, options, cache):
     output, table, lines = tmp_path / "o.mp4", tmp_path / "o.csv", tmp_path / "o.jsonl"
     files = ["--output", output, "--csv", table, "--jsonl", lines]
@@ -132,6 +133,7 @@ def interruptible(*arguments):
     return [python, "-c", heed + run, *rest]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("moment", ["at the start", "late"])
 def test_interrupt_leaves_a_playable_video_and_complete_rows(tmp_path, options, cache, moment):
     folder = tmp_path / "results"
@@ -177,7 +179,6 @@ def test_interrupt_leaves_a_playable_video_and_complete_rows(tmp_path, options, 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["--source", "77"], "--source: there is no camera 77"),
         (["--source", "no/such.mp4"], "--source: there is no 'no/such.mp4'"),
         (["--source", "{folder}/empty.mp4"], "empty.mp4' is empty"),
         (["--source", "{folder}/bad.png"], "bad.png' cannot be read as an image"),
@@ -195,12 +196,20 @@ def test_interrupt_leaves_a_playable_video_and_complete_rows(tmp_path, options, 
         (["--source", "demo", "--detector", "{folder}/no.onnx"], "--detector: there is no model file"),
     ],
 )
-def test_bad_input(tmp_path, arguments, message):
+def test_bad_input(tmp_path, arguments, message, refused):
     (tmp_path / "empty.mp4").touch()
     (tmp_path / "bad.png").write_text("no image")
-    done = live("--headless", *(argument.format(folder=tmp_path) for argument in arguments))
+    given = (argument.format(folder=tmp_path) for argument in arguments)
+    said = refused("faceflax", "live", "--headless", *given)
+    assert message in said
+    assert said.count("\n") == 1
+
+
+def test_a_camera_that_is_not_there():
+    """In a process of its own, in which nothing else has loaded OpenCV."""
+    done = live("--headless", "--source", "77")
     assert done.returncode == 2
-    assert message in done.stderr
+    assert "--source: there is no camera 77" in done.stderr
     assert done.stderr.count("\n") == 1
 
 

@@ -41,6 +41,7 @@ def test_found_and_false_are_told_apart():
     assert len(run.seconds) == 3
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(not CLIPS.is_dir(), reason="needs ../shared/data/video")
 def test_command_writes_its_table(tmp_path):
     done = command("--clips", CLIPS, "--every", 5, 10, "--max-frames", 12, "--output", tmp_path / "table.md")

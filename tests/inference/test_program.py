@@ -45,7 +45,9 @@ def both_engines(networks, images):
 
 
 @pytest.mark.parametrize("arch", ["mini_xception", "mini_xception_antialiased", "sequential_cnn", "vgg"])
-@pytest.mark.parametrize("size", [(32, 32), (47, 51), (64, 64)])
+@pytest.mark.parametrize(
+    "size", [pytest.param((32, 32), marks=pytest.mark.slow), (47, 51), pytest.param((64, 64), marks=pytest.mark.slow)]
+)
 def test_a_folded_network_is_the_network(arch, size):
     model, variables = random_network(arch)
     images = np.random.default_rng(0).uniform(-1, 1, (3, *size, 1)).astype(np.float32)

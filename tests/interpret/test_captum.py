@@ -43,6 +43,7 @@ def ours(captum, network):
     return parity.explain(*network, captum)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", parity.KEYS)
 def test_float32(captum, ours, name):
     """Below 1e-3 each; nearly all of it comes from one image, where two values that the network compares differ by

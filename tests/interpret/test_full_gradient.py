@@ -35,6 +35,7 @@ def random_variables(module, images):
     return jax.tree.map(lambda leaf: generator.uniform(0.3, 1.2, leaf.shape), shapes)
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("smooth", [False, True])
 def test_its_parts_sum_to_the_score(smooth):
     images = np.random.default_rng(1).uniform(-1, 1, (2, 4, 6, 2))

@@ -37,6 +37,7 @@ def random_network(name, biases):
     return model, jax.tree_util.tree_map_with_path(draw, shapes), images
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", ["mini_xception", "sequential_cnn"])
 def test_conservation_and_gradient_times_input(name):
     """Without biases the pixels' relevance sums to the score, in both networks, whatever they are made of. And with

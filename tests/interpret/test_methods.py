@@ -31,7 +31,19 @@ QUICK = {
 }
 
 
-@pytest.mark.parametrize("name", [name for name in methods.METHODS if name not in methods.ATTENTION])
+# Some of every kind, those that compile fast.
+FAST = {"gradient", "guided_integrated_gradients", "guided_backprop", "full_grad", "deep_lift", "grad_cam", "score_cam"}
+FAST |= {"lrp_epsilon", "attn_lrp", "occlusion", "lime"}
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(name, marks=() if name in FAST else pytest.mark.slow)
+        for name in methods.METHODS
+        if name not in methods.ATTENTION
+    ],
+)
 def test_one_contract(network, name):
     """Of the images' shape, finite, the same alone as in a batch, and mapped over all classes in one call."""
     model, variables, images = network

@@ -73,6 +73,7 @@ def play(folder, name):
     return server.results[0]
 
 
+@pytest.mark.slow
 @pytest.mark.skipif(CHROMIUM is None, reason="needs Chromium")
 @pytest.mark.parametrize(
     ("suffix", "cut"), [(".mp4", False), (".webm", False), (".mp4", True)], ids=["mp4", "webm", "mp4 cut off"]

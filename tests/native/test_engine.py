@@ -141,7 +141,9 @@ def test_convolutions_of_many_channels(size):
 
 
 @pytest.mark.parametrize("arch", ["mini_xception", "mini_xception_antialiased", "sequential_cnn", "vgg"])
-@pytest.mark.parametrize(("batch", "size"), [(0, (32, 32)), (2, (47, 51)), (40, (33, 40))])
+@pytest.mark.parametrize(
+    ("batch", "size"), [(0, (32, 32)), (2, (47, 51)), pytest.param(40, (33, 40), marks=pytest.mark.slow)]
+)
 def test_this_project_s_networks(arch, batch, size):
     model, rng = models.create(arch, 7), np.random.default_rng(3)
 

@@ -55,6 +55,7 @@ def test_crops_are_of_the_images_in_which_a_face_is_found(data_dir):
     assert {images.shape for images in hurt} == {clean.images.shape}
 
 
+@pytest.mark.slow
 def test_the_epoch_is_chosen_by_the_score_of_found_faces(data_dir, tmp_path):
     config = TrainConfig(
         dataset="folder/portraits",

@@ -126,6 +126,7 @@ def test_two_epochs_of_the_synthetic_faces_do_not_end_at_chance_on_validation(tm
     assert float(last["validation_accuracy"]) > float(last["train_accuracy"]) - 0.1
 
 
+@pytest.mark.slow
 def test_soft_labels_take_the_place_of_hard_ones_by_their_weight(data_dir, tmp_path):
     labels = data.load("folder/faces", "train", image_size=32, data_dir=data_dir).labels
     smooth = np.float32([[0.95, 0.05], [0.05, 0.95]])[labels]
@@ -152,6 +153,7 @@ def test_resumed_run_ends_where_an_uninterrupted_one_does(run, data_dir, tmp_pat
     jax.tree.map(np.testing.assert_array_equal, pretrained.load(weights)[1], pretrained.load(resumed)[1])
 
 
+@pytest.mark.slow
 def test_stops_early_when_validation_stands_still(data_dir, tmp_path):
     settings = config(data_dir, tmp_path, epochs=9, learning_rate=0.0, stop_patience=2)
     weights = train(settings)  # at rate 0 nothing is learnt
@@ -256,6 +258,7 @@ def test_groups_are_drawn_by_the_root_of_their_size():
     np.testing.assert_allclose(shares[examples.labels == 0].sum(), 0.5)
 
 
+@pytest.mark.slow
 def test_a_loss_that_is_not_finite_stops_the_run_which_goes_on_with_a_lower_rate(data_dir, tmp_path):
     settings = config(data_dir, tmp_path, epochs=1)
     train(settings)
