@@ -172,11 +172,12 @@ def fit(network: nn.Module, scenes: Scenes, labels: Int[np.ndarray, " n"], *, se
     """
     count = len(labels) // BATCH * BATCH
     steps = epochs * count // BATCH
-    rates = optax.warmup_cosine_decay_schedule(0.0, LEARNING_RATE, max(1, steps // 10), steps)(np.arange(steps))
+    warmup = np.minimum(1, (1 + np.arange(steps)) / max(1, steps // 10))
+    rates = LEARNING_RATE * warmup * 0.5 * (1 + np.cos(np.pi * np.arange(steps) / steps))
     variables, state = _start(network, jax.random.key(seed))
     generator = np.random.default_rng(seed)
     orders = [generator.permutation(len(labels))[:count] for _ in range(epochs)]
-    for batch, rate in zip(np.concatenate(orders).reshape(-1, BATCH), np.asarray(rates), strict=True):
+    for batch, rate in zip(np.concatenate(orders).reshape(-1, BATCH), rates, strict=True):
         images = scenes.images[batch]
         mirrored = np.where(generator.random(BATCH)[:, None, None, None] < 0.5, images[:, :, ::-1], images)
         variables, state = _step(network, variables, state, mirrored, labels[batch], rate)

@@ -96,7 +96,7 @@ def test_a_network_that_learned_tags_is_explained_by_them():
     """It answers by the tag alone, and its gradient times input is denser there than on the shape."""
     train, test = scenes.render_scenes(1024, seed=0), scenes.render_scenes(256, seed=1)
     network = scenes.NETWORKS["CNN"]
-    variables = scenes.fit(network, train, train.tags, seed=0, epochs=4)
+    variables = scenes.fit(network, train, train.tags, seed=0, epochs=8)
     assert (scenes.answers(network, variables, test.images) == test.tags).mean() > 0.95
     few = scenes.Scenes(*(values[:32] for values in test))
     maps = interpret.gradient_x_input(network, variables, scenes.scaled(few.images), few.tags)
