@@ -11,6 +11,7 @@ import csv
 import io
 import json
 import math
+import re
 import shlex
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -324,8 +325,12 @@ def command(module: str, options: Any) -> str:
     return shlex.join(words)
 
 
-def choose_methods(names: tuple[str, ...]) -> dict[str, Method]:
+def choose_methods(names: tuple[str, ...], *, attention: bool = False) -> dict[str, Method]:
     """Returns the named methods (if none is named, all that convolutional networks have) and after them the floors.
+
+    Args:
+        names: of methods.
+        attention: if none is named, those that need attention too.
 
     Raises:
         FaceflaxError: an unknown name.
@@ -335,8 +340,29 @@ def choose_methods(names: tuple[str, ...]) -> dict[str, Method]:
     for name in names:
         if name not in METHODS:
             raise unknown("methods", name, METHODS)
-    chosen = names or [name for name in METHODS if name not in ATTENTION]
+    chosen = names or [name for name in METHODS if attention or name not in ATTENTION]
     return {name: METHODS[name] for name in chosen} | {"edges": edges, "random": random}
+
+
+_REASONS = {
+    "applies no ReLU": "no ReLU",
+    "has no rule of relevance": "no rule",
+    "computes no self-attention": "no attention",
+}
+
+
+def refusal(error: FaceflaxError) -> str:
+    """In few words, why a network cannot be explained by a method; raises an error that says anything else.
+
+    Example:
+        >>> refusal(FaceflaxError("model", None, "Net computes no self-attention"))
+        'no attention'
+    """
+    short = next((words for part, words in _REASONS.items() if part in str(error)), None)
+    if short is None:
+        raise error
+    operation = re.search(r"'(\w+)'", str(error)) if short == "no rule" else None
+    return f"{short} for {operation[1]}" if operation else short
 
 
 def random(model: Model, variables: Any, images: Images, target: Any) -> Images:

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -12,7 +11,7 @@ from faceflax import files
 from faceflax.cli import run
 from faceflax.errors import FaceflaxError, unknown
 from faceflax.files import writable_file
-from interpret.benchmark import command
+from interpret.benchmark import command, refusal
 
 if TYPE_CHECKING:
     import numpy as np
@@ -23,13 +22,6 @@ ROOT = Path(__file__).resolve().parents[2]
 BEGIN = "<!-- Made by `python -m experiments.interpretation`; what is written here by hand is lost. -->"
 AGREES = 1e-5
 """Relative error up to which ours in float32 and a peer's in float64 are the same."""
-
-REASONS = {
-    "applies no ReLU": "no ReLU",
-    "has no rule of relevance": "no rule",
-    "computes no self-attention": "no attention",
-}
-"""What stands in a cell for an error that says so."""
 
 
 @dataclass(frozen=True)
@@ -127,11 +119,7 @@ def _cell(method: str, name: str, made: Made) -> Cell:
         model, variables = interpret.wrap(*made.arguments, **made.options)
         ours = METHODS[method](model, variables, IMAGES, 0, layer=made.layer, **QUICK.get(method, {}))
     except FaceflaxError as error:
-        short = next((words for part, words in REASONS.items() if part in str(error)), None)
-        if short is None:
-            raise
-        operation = re.search(r"'(\w+)'", str(error)) if short == "no rule" else None
-        return Cell(False, f"{short} for {operation[1]}" if operation else short)
+        return Cell(False, refusal(error))
     return _compared(method, name, np.asarray(ours))
 
 

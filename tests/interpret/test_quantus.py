@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from functools import cache, partial
 
 import flax.linen as nn
@@ -9,12 +10,14 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 import pytest
-import quantus
 
 import interpret
-from interpret import metrics
+from interpret import metrics, sanity
+from interpret.combinators import smooth_grad
 
-SIDE, CLASSES, COUNT = 8, 3, 6
+quantus = pytest.importorskip("quantus")
+
+SIDE, CLASSES, COUNT = 12, 3, 6
 PATCH = 4
 RADIUS, SAMPLES = 0.04, 5
 
@@ -147,10 +150,10 @@ def test_monotonicity_as_they_state_it():
 
     answers = []
     for tried in (maps(), -maps()):
-        metric = theirs("Monotonicity", features_in_step=32, perturb_baseline=0.0)
+        metric = theirs("Monotonicity", features_in_step=72, perturb_baseline=0.0)
         metric.perturb_func = partial(restored, perturb_baseline=0.0)
         answer = metric.evaluate_batch(model=Theirs(), x_batch=first(IMAGES), y_batch=labels(), a_batch=first(tried))
-        steps = SIDE * SIDE // 32
+        steps = SIDE * SIDE // 72
         rising = metrics.monotonicity(MODEL, VARIABLES, IMAGES, labels(), tried[..., 0], steps=steps)
         curve = metrics.insertion_curve(MODEL, VARIABLES, IMAGES, labels(), -tried[..., 0], steps=steps, baseline=0.0)
         differences = np.diff(np.asarray(curve))
@@ -231,3 +234,238 @@ def test_completeness_is_of_the_difference_that_they_compare_with():
     expected = np.abs(np.asarray(maps()).sum((1, 2, 3)) - difference[0]) / np.abs(difference[0])
     assert expected.min() > 1e-3
     np.testing.assert_allclose(metrics.completeness(MODEL, VARIABLES, IMAGES, labels(), maps()), expected, rtol=1e-2)
+
+
+def shifted(*, arr, input_shift, **_):
+    """Of all pixels; the shift of theirs leaves one out."""
+    return arr + input_shift
+
+
+def test_input_invariance():
+    """They say whether the maps are the same, ours how far apart they are; gradients pass, products with pixels not."""
+
+    class Shifted(Theirs):
+        shift = 0.0
+
+        def add_mean_shift_to_first_layer(self, shift, _):
+            network = Shifted()
+            network.shift = shift
+            return network
+
+    class OfShifted(nn.Module):
+        shift: float
+
+        @nn.compact
+        def __call__(self, images, train=False):
+            return Net(name="net")(images - self.shift)
+
+    for of, passes in ((interpret.gradient, True), (interpret.gradient_x_input, False)):
+        metric = theirs("InputInvariance")
+        metric.perturb_func = partial(shifted, input_shift=0.5)
+
+        def explain(model, images, labels, of=of):
+            variables = {"params": {"net": VARIABLES["params"]}}
+            images = jnp.asarray(np.moveaxis(images, 1, -1), jnp.float32)
+            return first(of(OfShifted(model.shift), variables, images, labels, layer="conv"))
+
+        metric.explain_batch = explain
+        made = of(MODEL, VARIABLES, jnp.asarray(IMAGES), labels(), layer="conv")
+        answer = metric.evaluate_batch(model=Shifted(), x_batch=first(IMAGES), y_batch=labels(), a_batch=first(made))
+        ours = metrics.input_invariance(partial(of, layer="conv"), MODEL, VARIABLES, IMAGES, labels(), shift=0.5)
+        assert list(answer) == list(np.asarray(ours) < 1e-3) == [passes] * COUNT
+
+
+def test_continuity(monkeypatch):
+    """With their sum of differences over the distance, and the changes of ours where they move the image sideways."""
+    metric = watched("Continuity", nr_steps=SAMPLES)
+    moved = metric.perturb_func
+    monkeypatch.setattr(
+        "quantus.metrics.robustness.continuity.batched_translation", lambda images, *_, **__: moved(arr=images)
+    )
+    answer = metric.evaluate_batch(model=Theirs(), x_batch=first(IMAGES), y_batch=labels())
+    options = {"key": jax.random.key(7), "radius": RADIUS, "samples": SAMPLES}
+    np.testing.assert_allclose(
+        metrics.continuity(method, MODEL, VARIABLES, IMAGES, labels(), **options), answer, rtol=1e-3
+    )
+
+
+def test_infidelity():
+    """Of the same squares taken out: theirs hides all of an image at once, and here what ours hides."""
+    key, square = jax.random.key(11), metrics.SquareRemoval(3)
+    hidden = (square(jax.random.fold_in(key, i), jnp.asarray(IMAGES)) for i in range(SAMPLES))
+    metric = theirs("Infidelity", perturb_patch_sizes=[SIDE], n_perturb_samples=SAMPLES)
+    metric.perturb_func = lambda arr, indices: first(next(hidden)).reshape(arr.shape)
+    answer = metric.evaluate_batch(
+        model=Theirs(softmax=False), x_batch=first(IMAGES), y_batch=labels(), a_batch=first(maps())
+    )
+    options = {"key": key, "perturb": square, "samples": SAMPLES}
+    np.testing.assert_allclose(
+        metrics.infidelity(MODEL, VARIABLES, IMAGES, labels(), maps(), **options), answer, rtol=1e-3
+    )
+
+
+class Watched(Theirs):
+    """Keeps what it answered."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.answers = []
+
+    def predict(self, images, **_):
+        self.answers.append(super().predict(images))
+        return self.answers[-1]
+
+
+def test_irof_is_the_mean_of_what_they_integrate(monkeypatch):
+    """Theirs is the area over the curve from the first region taken out to the last, ours the mean over all. By default
+    theirs takes the mean colour anew of what is left; given as a number, it is the image's."""
+    monkeypatch.setattr(np, "trapz", np.trapezoid, raising=False)  # the name before NumPy 2
+    few, expected, regions = slice(3), [], []
+    for image, made, label in zip(first(IMAGES[few]), first(maps()[few]), labels()[few], strict=True):
+        network = Watched()
+        answer = theirs("IROF", perturb_baseline=float(image.mean())).evaluate_batch(
+            model=network, x_batch=image[None], y_batch=np.array([label]), a_batch=made[None]
+        )
+        curve = np.array(network.answers)[:, 0, label]
+        curve = curve / curve[0]
+        count = len(curve) - 1
+        assert count > 4
+        expected.append((answer[0] - (curve[1] + curve[-1]) / 2) / count)
+        regions.append(quantus.helpers.utils.get_superpixel_segments(np.moveaxis(image, 0, -1), "slic"))
+    ours = metrics.irof(MODEL, VARIABLES, IMAGES[few], labels()[few], maps()[few, ..., 0], regions=np.stack(regions))
+    np.testing.assert_allclose(ours, expected, rtol=1e-3, atol=1e-5)
+
+
+def test_sufficiency_where_each_map_has_as_many_like_it():
+    """Theirs counts the maps that are near enough, ours a number of the nearest: four groups of five maps each."""
+    centres = np.random.default_rng(1).normal(size=(4, SIDE, SIDE))
+    drawn = np.repeat(centres, 5, axis=0) + 0.05 * np.random.default_rng(2).normal(size=(20, SIDE, SIDE))
+    images = np.random.default_rng(3).uniform(-1, 1, (20, 1, SIDE, SIDE))
+    metric = theirs("Sufficiency", threshold=0.2, distance_func=quantus.functions.similarity_func.cosine)
+    metric.distance_func = lambda a, b, V: quantus.functions.similarity_func.cosine(a, b)
+    metric.normalise_func = lambda distances: distances
+    held = metric.custom_batch_preprocess(model=Theirs(), x_batch=images, a_batch=drawn)
+    answer = metric.evaluate_batch(**held)
+    assert 0 < answer.mean() < 1
+    classes = Theirs().predict(images).argmax(1)
+    np.testing.assert_allclose(metrics.sufficiency(jnp.asarray(drawn), classes, neighbours=4), answer, rtol=1e-6)
+
+
+class Pair(nn.Module):
+    """Two classes, so that only one is the other."""
+
+    @nn.compact
+    def __call__(self, images, train=False):
+        logits, features = Net(name="net")(images)
+        return logits[:, :2], features
+
+
+def test_random_logit():
+    variables, classes = {"params": {"net": VARIABLES["params"]}}, np.arange(COUNT) % 2
+
+    def explained(images, target):
+        return interpret.gradient_x_input(Pair(), variables, jnp.asarray(images), target, layer="conv")
+
+    metric = theirs("RandomLogit", num_classes=2, similarity_func=quantus.similarity_func.correlation_spearman)
+    metric.explain_batch = lambda _, images, target: np.abs(first(explained(np.moveaxis(images, 1, -1), target)))
+    answer = metric.evaluate_batch(
+        model=None,
+        x_batch=np.moveaxis(IMAGES, -1, 1),
+        y_batch=classes,
+        a_batch=np.abs(first(explained(IMAGES, classes))),
+    )
+    ours = sanity.random_logit(method, Pair(), variables, IMAGES, classes, key=jax.random.key(0))
+    np.testing.assert_allclose(ours.rank_correlation, answer, rtol=1e-5)
+    assert np.ptp(answer) > 0.01
+
+
+RANDOM_VARIABLES = sanity.shuffled(VARIABLES, key=jax.random.key(5))
+
+
+class Layers(Theirs):
+    """The network as their tests of randomised layers ask for it, from the output to the input."""
+
+    random_layer_generator_length = 2
+
+    def __init__(self, variables=VARIABLES):
+        super().__init__()
+        self.variables = variables
+
+    def predict(self, images, **_):
+        return np.asarray(jax.nn.softmax(MODEL.apply(self.variables, np.moveaxis(images, 1, -1))[0]))
+
+    def get_model(self):
+        return self
+
+    def get_random_layer_generator(self, **_):
+        for name, variables in sanity.cascade(VARIABLES, RANDOM_VARIABLES, sanity.layers(MODEL, VARIABLES, IMAGES)):
+            yield name, Layers(variables)
+
+
+def explained(model, images, labels, **_):
+    images = jnp.asarray(np.moveaxis(images, 1, -1), jnp.float32)
+    return np.abs(first(method(MODEL, model.variables, images, labels)))
+
+
+def randomised(name, **options):
+    """One of their tests of randomised layers, of our network and maps; they take magnitudes, as ours do."""
+    metric = theirs(name, layer_order="top_down", **options)
+    metric.general_preprocess = lambda **given: given
+    metric.explain_func_kwargs = {}
+    metric.explain_batch = explained
+    arguments = {"x_batch": first(IMAGES), "y_batch": labels(), "explain_func": explained, "channel_first": True}
+    return metric, partial(metric, model=Layers(), **arguments)
+
+
+def test_cascading_randomization():
+    _, call = randomised("MPRT", similarity_func=quantus.similarity_func.correlation_spearman)
+    answer = call(a_batch=np.abs(first(maps())))
+    ours = sanity.cascading_randomization(method, MODEL, VARIABLES, RANDOM_VARIABLES, IMAGES, labels())
+    assert list(answer) == ["original", *ours] == ["original", "head", "conv"]
+    for name, similarity in ours.items():
+        np.testing.assert_allclose(similarity.rank_correlation, answer[name], rtol=1e-3, atol=1e-3)
+    assert np.mean(answer["conv"]) < 0.9
+
+
+def test_smooth_cascading_randomization(monkeypatch):
+    """Of the same noise. Their last copy of an image has none, which ours lacks: its map is left out as zeros."""
+    samples, noise = 3, 0.1
+    _, call = randomised(
+        "SmoothMPRT",
+        nr_samples=samples + 1,
+        noise_magnitude=noise,
+        similarity_func=quantus.similarity_func.correlation_spearman,
+    )
+    drawn = itertools.cycle(
+        jax.random.normal(jax.random.fold_in(jax.random.key(0), i), (1, SIDE, SIDE, 1)) for i in range(samples)
+    )
+    monkeypatch.setattr(np.random, "randn", lambda *shape: np.broadcast_to(first(next(drawn)), shape))
+
+    def of_copies(model, images, labels, **_):
+        return explained(model, images, labels) if (images != first(IMAGES)).any() else np.zeros_like(images)
+
+    monkeypatch.setattr(quantus, "explain", of_copies)
+    smooth = smooth_grad(magnitudes, samples=samples, noise=noise)
+    answer = call(a_batch=first(smooth(MODEL, VARIABLES, jnp.asarray(IMAGES), labels())))
+    ours = sanity.smooth_cascading_randomization(
+        magnitudes, MODEL, VARIABLES, RANDOM_VARIABLES, IMAGES, labels(), samples=samples, noise=noise
+    )
+    np.testing.assert_allclose(answer["original"], 1, rtol=1e-3)
+    for name, similarity in ours.items():
+        np.testing.assert_allclose(similarity.rank_correlation, answer[name], rtol=1e-3, atol=1e-3)
+
+
+def magnitudes(model, variables, images, target, *, layer="conv"):
+    return jnp.abs(interpret.gradient_x_input(model, variables, images, target, layer="conv"))
+
+
+def test_efficient_randomization(monkeypatch):
+    """With the entropy of ours, where theirs counts bins of a histogram by default."""
+    monkeypatch.setattr(quantus.helpers.utils, "get_wrapped_model", lambda model, **_: model)
+    entropy = quantus.functions.complexity_func.entropy
+    metric, call = randomised("EfficientMPRT")
+    metric.complexity_func = lambda a, x, **_: entropy(a, a)
+    answer = call(a_batch=np.abs(first(maps())))
+    ours = sanity.efficient_randomization(method, MODEL, VARIABLES, RANDOM_VARIABLES, IMAGES, labels())
+    np.testing.assert_allclose(ours, answer, rtol=1e-3, atol=1e-5)
+    assert np.ptp(answer) > 1e-3
