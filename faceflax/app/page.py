@@ -95,6 +95,7 @@ _CSS = """
 .faces-said .track span { display: block; height: .8rem; border-radius: 3px; min-width: 1px; }
 .faces-said td:last-child { text-align: right; }
 .measures th, .measures td { padding: .2rem .6rem; text-align: right; border: 0 !important; }
+.measures, .measures tbody { border: 0 !important; }
 .measures tr { border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important; }
 .measures th:first-child, .measures td:first-child { text-align: left; }
 .wide { overflow-x: auto; contain: inline-size; }
