@@ -134,10 +134,18 @@ function show(source, found) {
   to.drawImage(source, 0, 0);
   to.lineWidth = Math.max(2, source.width / 250);
   to.font = `${Math.max(14, source.width / 32)}px system-ui, sans-serif`;
+  const line = 1.3 * Math.max(14, source.width / 32);
+  to.textBaseline = "middle";
   found.forEach((face, i) => {
-    to.strokeStyle = to.fillStyle = "#ffd34d";
+    const said = `${i + 1} ${face.said_emotion}, ${face.said_gender}`;
+    const wide = to.measureText(said).width + line / 2;
+    const left = Math.max(0, Math.min(face.box[0], source.width - wide)), top = Math.max(0, face.box[1] - line);
+    to.strokeStyle = "#ffd34d";
     to.strokeRect(...face.box);
-    to.fillText(`${i + 1} ${face.said_emotion}, ${face.said_gender}`, face.box[0], Math.max(20, face.box[1] - 6));
+    to.fillStyle = "#000c"; // the text is read over any picture
+    to.fillRect(left, top, wide, line);
+    to.fillStyle = "#ffd34d";
+    to.fillText(said, left + line / 4, top + line / 2);
   });
   list.replaceChildren(...found.map((face, i) => {
     const section = document.createElement("section");

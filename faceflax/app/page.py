@@ -60,6 +60,31 @@ _TIMELINE = """{% if plot %}<h3>Perceived emotions over time</h3><div class="wid
 
 _WRONG = """<p class="wrong" role="alert">{{ said }}</p>"""
 
+# Gradio is silent when a browser gives no camera, and when there is none.
+_CAMERA = """() => {
+  const say = (text) => document.querySelectorAll("#camera-said").forEach((each) => (each.textContent = text));
+  const devices = navigator.mediaDevices;
+  if (!devices) {
+    const said = "This browser gives no camera to this page: open it at localhost, or over HTTPS.";
+    document.addEventListener("click", ({ target }) => target.closest("#camera") && say(said));
+    return;
+  }
+  const ask = devices.getUserMedia.bind(devices);
+  devices.getUserMedia = async (wanted) => {
+    say("");
+    try {
+      return await ask(wanted);
+    } catch (error) {
+      say(
+        error.name === "NotAllowedError"
+          ? "The browser refused the camera: allow it beside the address, then click again."
+          : `There is no camera that can be used (${error.name}): connect one, or close what uses it.`
+      );
+      throw error;
+    }
+  };
+}"""
+
 _CSS = """
 .faces-said { display: grid; grid-template-columns: repeat(auto-fill, minmax(15rem, 1fr)); gap: 1rem; }
 .faces-said h3 { margin: 0 0 .3rem; font-size: 1rem; }
@@ -69,8 +94,9 @@ _CSS = """
 .faces-said .track { width: 60%; background: var(--background-fill-secondary); border-radius: 3px; }
 .faces-said .track span { display: block; height: .8rem; border-radius: 3px; min-width: 1px; }
 .faces-said td:last-child { text-align: right; }
-.measures th, .measures td { padding: .2rem .6rem; text-align: right; }
-.measures th, .measures td { border-bottom: 1px solid var(--border-color-primary); }
+.measures th, .measures td { padding: .2rem .6rem; text-align: right; border: 0 !important; }
+.measures, .measures tbody { border: 0 !important; }
+.measures tr { border: 0 !important; border-bottom: 1px solid var(--border-color-primary) !important; }
 .measures th:first-child, .measures td:first-child { text-align: left; }
 .wide { overflow-x: auto; contain: inline-size; }
 body:not(.dark) [role="tab"][aria-selected="true"] { color: var(--primary-600) !important; }
@@ -82,6 +108,7 @@ body:not(.dark) [role="tab"][aria-selected="true"] { color: var(--primary-600) !
 .timeline img { min-width: 40rem; max-width: 100%; background: white; }
 .or { color: inherit !important; }
 .wrong { border-left: 4px solid #c8312b; padding: .4rem .8rem; }
+.wrong:empty { display: none; }
 @media (max-width: 30rem) { .tab-container button { padding-inline: .55rem !important; } }
 dt { font-weight: 600; margin-top: .4rem; } dd { margin-left: 0; }
 .gradio-container { max-width: 72rem !important; margin: 0 auto; }
@@ -120,6 +147,7 @@ def mount(
         show_error=True,
         theme=_theme(),
         css=_CSS,
+        js=_CAMERA,
     )
 
 
@@ -196,7 +224,7 @@ def _picture(analyzer: Analyzer, limits: Limits, workbench: Workbench | None, ta
 
     outputs: list[Any] = [drawn, bars, known, chosen, maps]
     private: dict[str, Any] = {"api_visibility": "private"}
-    work = {"concurrency_limit": 2, "concurrency_id": "analyze"} | private
+    work: dict[str, Any] = {"concurrency_limit": 2, "concurrency_id": "analyze"} | private
     # Not its event "change", which comes twice for an upload.
     gr.on([given.input, given.clear], show, given, outputs, **work)
     # But that one alone comes when a file was too large: Gradio says so, and the picture before is gone.
@@ -222,9 +250,10 @@ def _picture(analyzer: Analyzer, limits: Limits, workbench: Workbench | None, ta
 
 
 def _camera(camera: Analyzer, workbench: Workbench | None, task_labels: Sequence[str]) -> None:
-    gr.Markdown("The browser asks before it gives the camera; if it was refused, allow it beside the address.")
+    gr.Markdown("The browser asks before it gives the camera.")
+    gr.HTML('<p id="camera-said" class="wrong" role="alert"></p>')
     with gr.Row():
-        seen = gr.Image(label="Camera", sources=["webcam"], streaming=True, type="numpy", height=360)
+        seen = gr.Image(label="Camera", sources=["webcam"], streaming=True, type="numpy", height=360, elem_id="camera")
         drawn = gr.Image(label="Faces", interactive=False, height=360, format="jpeg", buttons=["fullscreen"])
     explain = gr.Checkbox(label="Guided backprop beside each face", visible=workbench is not None)
     bars = gr.HTML()
@@ -284,7 +313,10 @@ def _explain(page: gr.Blocks, tabs: gr.Tabs, analyzer: Analyzer, limits: Limits,
             sample = gr.Button("Try a portrait")
         with gr.Column(scale=2):
             weights = gr.Dropdown(list(workbench.weights), value=first, label="Network")
-            methods = gr.Dropdown(list(workbench.methods), value=list(_METHODS), multiselect=True, label="Methods")
+            once = "each is compiled when it is first used, which takes seconds"
+            methods = gr.Dropdown(
+                list(workbench.methods), value=list(_METHODS), multiselect=True, label="Methods", info=once
+            )
             with gr.Row():
                 layer = gr.Dropdown(layers, value=_usual(layers), label="Layer")
                 target = gr.Dropdown(list(workbench.targets(first)), value=_USUAL_TARGET, label="Target")
@@ -516,7 +548,8 @@ def analyze_video(file: Path, camera: Analyzer, limits: Limits, progress: Callab
                 write_rows(frame, faces)
                 progress((frame.index, source.count))
     except FaceflaxError as error:
-        raise error.renamed("video") from None
+        shown = file.name if str(error.value) == str(file) else error.value  # not where the upload is kept
+        raise FaceflaxError("video", shown, error.problem, error.remedy) from None
     rows = list(read_rows(table))
     plot = html.figure(timeline.plot_emotions(rows), "bands of the perceived emotions over time") if rows else None
     return str(video), str(html.render(_TIMELINE, plot=plot)), str(table)

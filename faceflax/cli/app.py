@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import threading
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Annotated
@@ -80,12 +81,11 @@ def main(options: Options) -> None:
             token=options.token,
         )
         address = address_of(options.host, taken)
-        shown = address if options.token is None else f"{address}?token={options.token}"
         print(
             address if options.quiet else f"faceflax is at {address} (REST: {address}docs); Ctrl-C ends it", flush=True
         )
         if options.browser:
-            _open(shown)
+            _open(address, options.token)
         app.serve(application, taken)
 
 
@@ -95,8 +95,15 @@ def address_of(host: str, taken: socket.socket) -> str:
     return f"http://{f'[{host}]' if ':' in host else host}:{port}/"
 
 
-def _open(address: str) -> None:
-    """Opens the browser as soon as the server answers; without one, the printed address has to do."""
+def _open(address: str, token: str | None) -> threading.Timer:
+    """Opens the browser as soon as the server answers; without one, says that the address has to do."""
     import webbrowser
 
-    threading.Timer(1.0, webbrowser.open, [address]).start()
+    def open_it() -> None:
+        if not webbrowser.open(address if token is None else f"{address}?token={token}"):
+            said = f"no browser could be opened here: open {address} in one, or start with --no-browser"
+            print(said, file=sys.stderr, flush=True)
+
+    timer = threading.Timer(1.0, open_it)
+    timer.start()
+    return timer

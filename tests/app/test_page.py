@@ -239,6 +239,39 @@ def test_the_camera_shows_faces(page):
     looks_right(page)
 
 
+@pytest.mark.parametrize(
+    ("browsers", "said"),
+    [
+        (
+            ["--use-fake-device-for-media-stream", "--deny-permission-prompts"],
+            "The browser refused the camera: allow it",
+        ),
+        (["--use-fake-ui-for-media-stream"], "There is no camera that can be used (NotFoundError)"),
+    ],
+)
+def test_no_camera_gets_a_sentence(browser, address, browsers, said):
+    other = browser.browser_type.launch(executable_path=CHROMIUM, args=["--no-sandbox", *browsers])
+    page = other.new_page()
+    page.set_default_timeout(PATIENCE)
+    page.goto(address)
+    page.get_by_role("tab", name="Camera").click()
+    page.get_by_text("Click to Access Webcam").wait_for()
+    assert not page.locator("#camera-said").is_visible()
+    page.get_by_text("Click to Access Webcam").click()
+    page.get_by_role("alert").get_by_text(said).wait_for()
+    other.close()
+
+
+def test_a_video_that_is_none_is_called_by_its_own_name(page):
+    page.get_by_role("tab", name="Video").click()
+    page.locator("#video input[type=file]").set_input_files(
+        {"name": "really.mp4", "mimeType": "video/mp4", "buffer": b"%PDF-1.4\n%%EOF"}
+    )
+    page.get_by_text("really").first.wait_for()
+    page.get_by_role("button", name="Analyze").click()
+    page.get_by_role("alert").get_by_text("video: 'really.mp4' cannot be read as a video").wait_for()
+
+
 def test_a_video_comes_back_annotated_with_timeline_and_table(page, tmp_path):
     clip = tmp_path / "clip.mp4"
     with outputs.annotated(open_source("demo"), clip) as write:

@@ -74,6 +74,8 @@ def test_notebooks_were_executed_and_drew(built):
         page = (built / "notebooks" / f"{notebook.stem}.html").read_text(encoding="utf-8")
         assert "cell_output" in page
         assert 'alt="../_images/' in page
+        assert "&lt;Figure size" not in page  # a figure's name where it should be drawn
+        assert "rendering faces" not in page  # progress bars have no place there
 
 
 @pytest.mark.slow
