@@ -13,6 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 import tyro
 
 from faceflax.cli import ReportOptions, run
+from faceflax.cli.reporting import counted
 from faceflax.errors import FaceflaxError, needing_extras, said, unknown
 from faceflax.files import replacing, writable_file
 from faceflax.labels import EMOTIONS
@@ -497,7 +498,7 @@ def _faces_of(source: str, files: list[Path], labels: Int[np.ndarray, " n"] | No
     remedy = "whole_image takes each image as a face as it is"
     if not origins:
         raise FaceflaxError("images", source, f"no face was found in the {len(files)} images of {{}}", remedy)
-    notes = [f"found and cut out {len(origins)} in {len(files) - len(without)} of {len(files)} images"]
+    notes = [f"found and cut out {len(origins)} in {len(files) - len(without)} of {counted(len(files), 'image')}"]
     if without:
         shown = ", ".join(without[:5]) + (f" and {len(without) - 5} more" if len(without) > 5 else "")
         notes.append(f"none in {shown} ({remedy})")

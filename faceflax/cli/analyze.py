@@ -14,7 +14,7 @@ import tyro
 
 from faceflax.cli.detection import DetectionOptions, PresetName, make_analyzer, networks
 from faceflax.cli.metavars import Pairs, Weights
-from faceflax.cli.reporting import ReportOptions, complain, printable
+from faceflax.cli.reporting import ReportOptions, complain, counted, printable
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
@@ -245,7 +245,8 @@ def _say(
     earlier = f", {before} of these inputs by an earlier run" if before else ""
     frames, faces = sum(record.frames for record in done), sum(record.faces for record in done)
     lines = [
-        f"{images} images and {videos} videos{earlier}; {frames} frames, {faces} faces; {seconds:.1f} s",
+        f"{counted(images, 'image')} and {counted(videos, 'video')}{earlier}; "
+        f"{counted(frames, 'frame')}, {counted(faces, 'face')}; {seconds:.1f} s",
         "inputs:",
         *(f"  {line}" for line in batch.reasons(records)),
     ]

@@ -14,7 +14,7 @@ import tyro
 
 from faceflax import files
 from faceflax.cli.metavars import Weights
-from faceflax.cli.reporting import ReportOptions
+from faceflax.cli.reporting import ReportOptions, counted
 from faceflax.errors import FaceflaxError, said
 
 if TYPE_CHECKING:
@@ -148,7 +148,7 @@ def main(options: Options) -> None:
 
     what = f"{options.weights} on {options.dataset} {options.split}{' with flip averaging' if options.flip else ''}"
     remarks = list(_remarks(options, info, examples))
-    lines = [f"{what}: accuracy {result.accuracy:.2%} of {len(logits):,} images", "", *remarks, ""]
+    lines = [f"{what}: accuracy {result.accuracy:.2%} of {counted(len(logits), 'image')}", "", *remarks, ""]
     lines += [_lines("share [95% interval]", accuracy), "", str(result.table())]
     for kind, shares in groups.items():
         name, gap = evaluation.worst(shares)
@@ -178,7 +178,7 @@ def main(options: Options) -> None:
     if options.report:
         written += [report.write(options.report, found), options.report / "metrics.json"]
     seconds = time.monotonic() - began
-    lines += ["", f"{len(logits):,} images; {seconds:.1f} s"]
+    lines += ["", f"{counted(len(logits), 'image')}; {seconds:.1f} s"]
     options.said.say("\n".join(lines), report.metrics(found) | {"seconds": round(seconds, 3)}, written)
 
 

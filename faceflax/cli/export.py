@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 import tyro
 
-from faceflax.cli.reporting import ReportOptions
+from faceflax.cli.reporting import ReportOptions, counted
 from faceflax.errors import FaceflaxError, renaming
 from faceflax.files import writable_file, write
 
@@ -81,7 +81,7 @@ def main(options: Options) -> None:
         lines, numbers, written = _name(options, options.name)
     seconds = time.monotonic() - began
     size = sum(file.stat().st_size for file in written)
-    lines = [*lines, f"{len(written)} files, {size / 1000:,.0f} kB; {seconds:.1f} s"]
+    lines = [*lines, f"{counted(len(written), 'file')}, {size / 1000:,.0f} kB; {seconds:.1f} s"]
     options.said.say("\n".join(lines), numbers | {"bytes": size, "seconds": round(seconds, 3)}, written)
 
 

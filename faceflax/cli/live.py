@@ -14,7 +14,7 @@ from faceflax import files
 from faceflax.cli.detection import DetectionOptions, PresetName, make_analyzer, networks
 from faceflax.cli.metavars import Weights
 from faceflax.cli.plugins import Explainer, explainer
-from faceflax.cli.reporting import ReportOptions
+from faceflax.cli.reporting import ReportOptions, counted
 from faceflax.errors import FaceflaxError
 
 if TYPE_CHECKING:
@@ -125,7 +125,7 @@ def main(options: Options) -> None:
     )
     dropped = f", {summary.dropped} dropped" if source.kind == "camera" else ""
     text = (
-        f"{summary.frames} frames, {summary.frames_with_face} with a face{dropped}, "
+        f"{counted(summary.frames, 'frame')}, {summary.frames_with_face} with a face{dropped}, "
         f"{summary.frames / summary.seconds:.1f} frames a second, latency {1000 * summary.latency:.0f} ms "
         f"(95%: {1000 * summary.latency_95:.0f} ms), {summary.seconds:.1f} s"
     )

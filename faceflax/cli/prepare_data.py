@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import tyro
 
 from faceflax.cli.metavars import Pairs
-from faceflax.cli.reporting import ReportOptions
+from faceflax.cli.reporting import ReportOptions, counted
 
 if TYPE_CHECKING:
     from collections.abc import Iterable
@@ -98,7 +98,8 @@ def main(options: Options) -> None:
     if builder.skipped:
         lines.append(line("skipped", (len(builder.skipped.get(split, ())) for split in counts)))
     seconds = time.monotonic() - began
-    lines += ["", f"{sum(int(each.sum()) for each in counts.values()):,} images; {seconds:.1f} s"]
+    total = sum(int(each.sum()) for each in counts.values())
+    lines += ["", f"{counted(total, 'image')}; {seconds:.1f} s"]
     numbers = {
         "dataset": dataset,
         "already_prepared": before,

@@ -84,6 +84,16 @@ def options_of(options: object) -> ReportOptions:
     return found[0] if found else ReportOptions()
 
 
+def counted(number: int, word: str) -> str:
+    """Says a number of things.
+
+    Example:
+        >>> counted(1, "image"), counted(1200, "image")
+        ('1 image', '1,200 images')
+    """
+    return f"{number:,} {word}{'' if number == 1 else 's'}"
+
+
 def complain(*lines: str) -> None:
     """Prints what is wrong on the standard error, with ``--quiet`` too."""
     print(*lines, sep="\n", file=_ERR.get() or sys.stderr)

@@ -61,7 +61,7 @@ def test_image(tmp_path, options, cache):
     output, table = tmp_path / "new/o.png", tmp_path / "o.csv"
     done = live("--source", tmp_path / "i.png", "--output", output, "--csv", table, *options, **cache)
     assert done.returncode == 0, done.stderr
-    assert "1 frames, 1 with a face" in done.stdout
+    assert "1 frame, 1 with a face" in done.stdout
     (row,) = read_rows(table)
     x, y, width, height = (int(row[name]) for name in ("x", "y", "width", "height"))
     assert x < 228 < 306 < x + width

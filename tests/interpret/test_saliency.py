@@ -179,7 +179,7 @@ def test_a_labelled_photograph_is_of_one_face(files, tmp_path, capsys):
         options(files, tmp_path, images=tmp_path / "photographs", whole_image=False, method="gradient")
     )
     np.testing.assert_array_equal(explained.labels, [EMOTIONS.index("sad")])
-    assert "found and cut out 1 in 1 of 1 images; of several in a labelled image the surest" in capsys.readouterr().out
+    assert "found and cut out 1 in 1 of 1 image; of several in a labelled image the surest" in capsys.readouterr().out
 
 
 def test_samples_of_each_label_are_chosen_by_the_seed():
