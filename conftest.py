@@ -5,7 +5,7 @@ from importlib.metadata import version
 from importlib.util import find_spec
 
 NEEDS = {
-    "apache_beam": ["faceflax/batch/beam.py"],
+    "apache_beam": ["faceflax/batch/beam.py", "faceflax/data/beam.py", "faceflax/runners.py"],
     "gradio": ["faceflax/app/page.py"],
     "fastapi": ["faceflax/app/page.py", "faceflax/app/rest.py", "faceflax/app/server.py"],
     "uvicorn": ["faceflax/app/server.py"],

@@ -26,7 +26,7 @@ FACEFLAX = (
     ("models",),
     ("native",),
     ("preprocessing", "html", "pipeline"),
-    ("opencv",),
+    ("opencv", "runners"),
     ("cache",),
     ("files",),
     ("labels", "errors", "lazy"),
