@@ -42,13 +42,15 @@ def choose(runner: str, options: Sequence[str]) -> tuple[Any, Any]:
 
 @contextmanager
 def running(runner: str) -> Iterator[None]:
-    """Words whatever a runner raises.
+    """Words whatever a runner raises; what is found wrong before it runs is said as it is.
 
     Raises:
         FaceflaxError: the pipeline failed.
     """
     try:
         yield
+    except FaceflaxError:
+        raise
     except Exception as error:  # runners raise anything
         lines = str(error).strip().splitlines() or [type(error).__name__]
         raise FaceflaxError("runner", runner, f"{{}} failed ({lines[-1]})", "see what it has logged") from error

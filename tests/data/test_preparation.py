@@ -236,5 +236,7 @@ def test_on_beam_damaged_rows_end_it_or_are_left_out_and_named(tmp_path):
     assert builder.info.splits["train"].num_examples == 28
     again = make_builder("folder", data_dir=tmp_path / "tfds")
     assert again.skipped == builder.skipped
+    with pytest.raises(FaceflaxError, match=r"^source: nothing at '.*nowhere'"):
+        prepare("folder", source=tmp_path / "nowhere", data_dir=tmp_path, how=how)
     with pytest.raises(FaceflaxError, match=r"runner: unknown 'Nothing'; choose one of: DirectRunner"):
         prepare("folder", source=source, data_dir=tmp_path, how=Preparation(runner="Nothing"))
