@@ -7,7 +7,7 @@ NumPy and OpenCV, in the process that trains; a crop depends on the seed and its
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -15,6 +15,7 @@ import numpy as np
 
 from faceflax.data.scene_augmentation import SceneAugmentation
 from faceflax.errors import FaceflaxError
+from faceflax.models.architectures import DETECTOR_STRIDES
 from faceflax.opencv import cv2
 
 if TYPE_CHECKING:  # slow to import, and only annotations need it
@@ -35,6 +36,9 @@ SMALL_FIRST = 1.3
 
 LEAST_FILLED = 0.4
 """A scene is not made smaller than this share of a crop's side: the rest would teach nothing."""
+
+ASKED, UPRIGHT = ("wider",), 20.0
+"""Groups of whose crops a teacher is asked, unless they are turned by more degrees than this."""
 
 
 @dataclass(frozen=True)
@@ -66,6 +70,7 @@ class Scenes:
         size: side of a crop in pixels.
         augmentation: how crops are changed.
         seed: of all randomness.
+        teacher: says of a crop, before it is changed, the score and the landmarks (x, y) of each place.
 
     Raises:
         FaceflaxError: no scenes, or a share of a group that is not there.
@@ -78,6 +83,7 @@ class Scenes:
         size: int = 256,
         augmentation: SceneAugmentation = SceneAugmentation(),  # noqa: B008  # frozen
         seed: int = 0,
+        teacher: Callable[[np.ndarray], Float32[np.ndarray, "places 11"]] | None = None,
     ) -> None:
         for name in shares:
             if not groups.get(name):
@@ -89,19 +95,27 @@ class Scenes:
         self.size = size
         self._change = augmentation
         self._seed = seed
+        self._teacher = teacher
         with_landmarks = [s for scenes in self._groups.values() for s in scenes if _is_portrait(s)]
         without = [s for scenes in self._groups.values() for s in scenes if len(s.boxes) == 0]
         self._portraits, self._backgrounds = with_landmarks, without
 
     def crop(self, number: int) -> Scene:
         """Returns the crop of this number, always the same."""
+        return self._crop(number)[0]
+
+    def _crop(self, number: int) -> tuple[Scene, np.ndarray | None]:
+        """The crop of this number, and the image that a teacher is asked of."""
         random = np.random.default_rng((self._seed, number))
+        name = ""
         if self._portraits and self._backgrounds and random.random() < self._change.sheets:
             scene = self._sheet(random)
         else:
-            group = self._groups[self._names[random.choice(len(self._names), p=self._shares)]]
-            scene = group[random.integers(len(group))]
-        return self._changed(self._placed(scene, random), random)
+            name = self._names[random.choice(len(self._names), p=self._shares)]
+            scene = self._groups[name][random.integers(len(self._groups[name]))]
+        placed, roll = self._placed(scene, random)
+        asked = placed.image if name in ASKED and abs(roll) < UPRIGHT else None
+        return self._changed(placed, random), asked
 
     def batch(self, number: int, count: int) -> dict[str, np.ndarray]:
         """Returns ``count`` crops as arrays, padded to :data:`MAX_FACES` faces.
@@ -109,9 +123,11 @@ class Scenes:
         Returns:
             ``images`` uint8 ``[count, size, size, 3]``, ``boxes`` float32 ``[count, faces, 4]``, ``landmarks``
             ``[count, faces, 5, 2]`` (NaN: not known), ``kinds`` int8 ``[count, faces]``: 1 a face, -1 one that counts
-            neither way, 0 padding, and ``complete`` bool ``[count]``.
+            neither way, 0 padding, and ``complete`` bool ``[count]``. With a teacher also what it says, ``taught``
+            float32 ``[count, places, 11]``, NaN where it was not asked.
         """
-        crops = [self.crop(number * count + i) for i in range(count)]
+        drawn = [self._crop(number * count + i) for i in range(count)]
+        crops = [crop for crop, _ in drawn]
         boxes = np.zeros((count, MAX_FACES, 4), np.float32)
         landmarks = np.full((count, MAX_FACES, 5, 2), np.nan, np.float32)
         kinds = np.zeros((count, MAX_FACES), np.int8)
@@ -122,7 +138,13 @@ class Scenes:
             kinds[i, :n] = np.where(crop.ignored[order], -1, 1)
         images = np.stack([crop.image for crop in crops])
         complete = np.array([crop.complete for crop in crops])
-        return {"images": images, "boxes": boxes, "landmarks": landmarks, "kinds": kinds, "complete": complete}
+        batch = {"images": images, "boxes": boxes, "landmarks": landmarks, "kinds": kinds, "complete": complete}
+        if self._teacher is not None:
+            answers = [None if image is None else self._teacher(image) for _, image in drawn]
+            places = sum((self.size // stride) ** 2 for stride in DETECTOR_STRIDES)
+            unknown = np.full((places, 11), np.nan, np.float32)
+            batch["taught"] = np.stack([unknown if answer is None else answer for answer in answers])
+        return batch
 
     def _sheet(self, random: np.random.Generator) -> Scene:
         """Portraits side by side, each of a random size, on a photograph without faces."""
@@ -151,8 +173,11 @@ class Scenes:
         boxes, landmarks, ignored = (np.concatenate(each) for each in zip(*parts, strict=True))
         return Scene(canvas, boxes, landmarks, ignored, complete=False)
 
-    def _placed(self, scene: Scene, random: np.random.Generator) -> Scene:
-        """The crop around one face of a scene, or anywhere in one without a face: scaled, turned and mirrored."""
+    def _placed(self, scene: Scene, random: np.random.Generator) -> tuple[Scene, float]:
+        """The crop around one face of a scene, or anywhere in one without a face: scaled, turned and mirrored.
+
+        Also returns by how many degrees it is turned.
+        """
         change, size = self._change, self.size
         known = np.flatnonzero(~scene.ignored & (scene.boxes[:, 2:].prod(1) > 16))
         height, width = scene.image.shape[:2]
@@ -200,7 +225,7 @@ class Scenes:
         small = np.sqrt(boxes[:, 2:].prod(1)) < SMALLEST
         inside = seen > 0
         ignored = scene.ignored | small | (seen < 0.5)
-        return Scene(crop, boxes[inside], landmarks[inside], ignored[inside], scene.complete)
+        return Scene(crop, boxes[inside], landmarks[inside], ignored[inside], scene.complete), float(roll)
 
     def _ground(self, random: np.random.Generator) -> UInt8[np.ndarray, "size size 3"]:
         """What lies around a scene that is smaller than its crop: one colour, or a part of a scene without faces."""

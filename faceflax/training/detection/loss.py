@@ -19,6 +19,8 @@ RADIUS = 1.5
 """Places within this many strides of a face's centre may be given to it."""
 AROUND = 1.6
 """Where only some faces of an image are known, places in a box so many times theirs are taught all the same."""
+SEEN, FAINT = 0.3, 0.1
+"""A teacher's score of a face whose landmarks it shows, and one that is as good as none."""
 BOX_WEIGHT, LANDMARK_WEIGHT = 3.0, 2.0
 """Of the parts of the loss, beside 1 of the score."""
 
@@ -108,6 +110,7 @@ def loss(
     complete: Bool[Array, " batch"],
     centres: Float[Array, "places 2"],
     strides: Float[Array, " places"],
+    taught: Float[Array, "batch places 11"] | None = None,
 ) -> tuple[Array, dict[str, Array]]:
     """Computes the loss of a batch, and its parts.
 
@@ -123,16 +126,19 @@ def loss(
         complete: every face of the image is in ``boxes``; where not, places away from those that are count neither way.
         centres: of the places.
         strides: of the places.
+        taught: the score that a teacher gives each place, and its landmarks in pixels; NaN where it was not asked.
+            It has half a say in the score of a place that is taught a face, the say in the other places of known faces,
+            none elsewhere; and it shows the landmarks of the faces it sees where they are not known.
     """
     logits, found, points = decode(outputs, centres, strides)
     corners = jnp.concatenate([boxes[..., :2], boxes[..., :2] + boxes[..., 2:]], -1)
     owner, quality = lax.stop_gradient(
         jax.vmap(assign, (0, 0, 0, 0, None, None))(logits, found, corners, kinds, centres, strides)
     )
-    taught = owner >= 0
+    owned = owner >= 0
     face = jnp.maximum(owner, 0)
     of = lambda values: jax.vmap(lambda v, i: v[i])(values, face)  # noqa: E731
-    total = jnp.maximum(taught.sum(), 1)
+    total = jnp.maximum(owned.sum(), 1)
 
     at = centres[None, None]
     doubtful = (corners[:, :, None, :2] < at) & (corners[:, :, None, 2:] > at)
@@ -141,17 +147,24 @@ def loss(
     middle = boxes[..., :2] + boxes[..., 2:] / 2
     around = (jnp.abs(at - middle[:, :, None]) < reach[:, :, None]).all(-1) & (kinds != 0)[..., None]
     doubtful |= ~complete[:, None] & ~around.any(1)
-    target = jnp.where(taught, quality, 0)
+    target = jnp.where(owned, quality, 0)
+    wanted = of(landmarks)
+    if taught is not None:
+        asked, given = jnp.isfinite(taught[..., 0]), jnp.nan_to_num(taught[..., 0])
+        inside = (corners[:, :, None, :2] < at) & (corners[:, :, None, 2:] > at)
+        inside = (inside.all(-1) & (kinds == 1)[..., None]).any(1)
+        target = jnp.where(asked & owned, (target + given) / 2, jnp.where(asked & inside, given, target))
+        shown = (asked & owned & (given > SEEN))[..., None, None] & ~jnp.isfinite(wanted).all((-1, -2), keepdims=True)
+        wanted = jnp.where(shown, taught[..., 1:].reshape(*wanted.shape), wanted)
     score = jax.nn.sigmoid(lax.stop_gradient(logits))
-    weight = jnp.where(taught, target, 0.75 * jnp.square(score) * ~doubtful)
+    weight = jnp.where(owned | (target > FAINT), target, 0.75 * jnp.square(score) * ~doubtful)
     entropy = jnp.maximum(logits, 0) - logits * target + jnp.log1p(jnp.exp(-jnp.abs(logits)))
     score_loss = (weight * entropy).sum() / jnp.maximum(target.sum(), 1)
 
     _, distance = overlap(found, of(corners))
-    box_loss = (taught * (1 - distance)).sum() / total
+    box_loss = (owned * (1 - distance)).sum() / total
 
-    wanted = of(landmarks)
-    known = taught & jnp.isfinite(wanted).all((-1, -2))
+    known = owned & jnp.isfinite(wanted).all((-1, -2))
     size = jnp.sqrt(jnp.maximum(of(boxes)[..., 2:].prod(-1), 1))[..., None, None]
     off = jnp.where(known[..., None, None], (points - jnp.nan_to_num(wanted)) / size, 0)
     huber = jnp.where(jnp.abs(off) < 0.1, 5 * jnp.square(off), jnp.abs(off) - 0.05)

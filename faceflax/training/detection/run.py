@@ -7,6 +7,7 @@ import hashlib
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
 from typing import Any
 
 import flax.linen as nn
@@ -24,6 +25,7 @@ from faceflax.evaluation.detector import mean_recall
 from faceflax.preprocessing import normalize
 from faceflax.training.config import TrainConfig
 from faceflax.training.detection.loss import loss, places
+from faceflax.training.detection.teacher import YuNetTeacher
 from faceflax.training.fitting import cosine, take_matching
 from faceflax.training.logs import Epoch
 from faceflax.training.run import Begun, Tick, check_finite, no_tick
@@ -58,7 +60,11 @@ class Detection:
             raise FaceflaxError("batch_size", config.batch_size, problem, "give a smaller one")
         shares = {name: share for name, share in SHARES.items() if name in train}
         self.fingerprint = {"dataset": _digest(train, self.validation)}
-        self.scenes = Scenes(train, shares, config.size, config.scenes, config.seed)
+        teacher = None
+        for file in config.teachers:
+            teacher = YuNetTeacher(file)
+            self.fingerprint["teachers"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        self.scenes = Scenes(train, shares, config.size, config.scenes, config.seed, teacher)
         self._optimizer = adam(config.weight_decay)
         self._step = _make_step(self.model, self._optimizer, config)
         self._statistics = make_statistics(self.model)
@@ -159,7 +165,8 @@ def _make_step(
                 mutable=["batch_stats"],
             )
             kinds = batch["kinds"].astype(jnp.int32)
-            value, parts = loss(outputs, batch["boxes"], batch["landmarks"], kinds, batch["complete"], centres, strides)
+            labels = batch["boxes"], batch["landmarks"], kinds, batch["complete"]
+            value, parts = loss(outputs, *labels, centres, strides, batch.get("taught"))
             return value, (parts, updates["batch_stats"])
 
         with products(config.precision):
@@ -190,7 +197,7 @@ def _check(config: TrainConfig) -> None:
     """Refuses settings that a detector's training has no use for."""
     usual = TrainConfig()
     for name in (
-        *("dropout", "label_smoothing", "soft_labels", "soft_weight", "teachers", "teacher_weight"),
+        *("dropout", "label_smoothing", "soft_labels", "soft_weight", "teacher_weight"),
         *("augmentation", "mixup", "corrupt", "consistency", "detector", "found", "in_memory_gib", "readers"),
     ):
         if getattr(config, name) != getattr(usual, name):
