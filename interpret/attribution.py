@@ -23,6 +23,7 @@ from flax.errors import FlaxError, InvalidRngError, ModifyScopeVariableError, Sc
 from jaxtyping import Array
 
 from faceflax.errors import FaceflaxError, said
+from interpret.compiling import compiled
 from interpret.graph import Images, Model
 from interpret.targets import Features, Logits, Target, Unbatched, as_score, batch_axes
 
@@ -50,7 +51,7 @@ def method(
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        compiled = jax.jit(function, static_argnames=("model", "layer", *options))
+        program = compiled(function, static=("model", "layer", *options))
 
         @functools.wraps(function)
         def checked(
@@ -65,7 +66,7 @@ def method(
             images = checked_images(images)
             score = as_score(target, layer, *answer_shapes(model, variables, images))
             arguments = arguments if prepare is None else prepare(images, arguments)
-            answer = compiled(model, variables, images, score, layer=layer, **arguments)
+            answer = program(model, variables, images, score, layer=layer, **arguments)
             if arguments.get("progress") is not None and not isinstance(images, jax.core.Tracer):
                 jax.effects_barrier()  # what it reports has come before its answer
             return answer

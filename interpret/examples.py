@@ -14,6 +14,7 @@ from jaxtyping import Array, Float, Int
 
 from faceflax.errors import FaceflaxError, unknown
 from interpret.attribution import answer_shapes, apply, at_least, checked_images
+from interpret.compiling import compiled
 from interpret.graph import Images, Model
 from interpret.targets import checked_layer
 
@@ -83,7 +84,7 @@ def tracin(
     return total
 
 
-@partial(jax.jit, static_argnames="model")
+@partial(compiled, static=("model",))
 def _gradients(model: Model, variables: Any, images: Images, labels: Any) -> Float[Array, "batch parameters"]:
     """Each image's gradient of the loss by all parameters, one image at a time."""
     whole = isinstance(variables, Mapping) and "params" in variables

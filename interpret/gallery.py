@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -23,12 +24,15 @@ DPI = 120
 
 @dataclass(frozen=True)
 class Options:
-    """Draw what each attribution method makes of three faces: a photograph (matplotlib's) and two synthetic ones."""
+    """Draw what each attribution method makes of three faces: a photograph (matplotlib's) and two synthetic ones.
+
+    Methods that need attention are drawn for a small ViT that is taught tags (python -m interpret.shapes).
+    """
 
     weights: Weights = "mini_xception-fer2013"
     """Name or .safetensors file of the network's weights."""
     methods: tuple[str, ...] = ()
-    """The methods; if not given, all but those that need attention."""
+    """The methods; all if not given."""
     output: Path = Path("docs/interpret")
     """Folder for METHOD.png."""
 
@@ -37,9 +41,9 @@ def main(options: Options) -> None:
     """Writes the figures."""
     from tqdm import tqdm
 
-    from interpret.methods import ATTENTION, METHODS
+    from interpret.methods import METHODS
 
-    names = (*(name for name in METHODS if name not in ATTENTION), MAXIMISED)
+    names = (*METHODS, MAXIMISED)
     for name in options.methods:
         if name not in names:
             raise unknown("methods", name, names)
@@ -60,10 +64,12 @@ def _figures(weights: str) -> Callable[[str], Figure]:
 
     from faceflax import models, pretrained
     from faceflax.preprocessing import normalize
+    from interpret import shapes
     from interpret.attribution import apply
     from interpret.figures import Panel, attribution_grid
     from interpret.maximisation import activation_maximisation
-    from interpret.methods import CAMS, METHODS, UNSIGNED
+    from interpret.methods import ATTENTION, CAMS, METHODS, UNSIGNED
+    from interpret.scenes import scaled
 
     loaded = pretrained.load(weights)
     (model, variables), info = loaded, loaded.info
@@ -97,7 +103,29 @@ def _figures(weights: str) -> Callable[[str], Figure]:
             axes.axis("off")
         return figure
 
-    return lambda name: maximised() if name == MAXIMISED else attributed(name)
+    @functools.cache
+    def taught() -> shapes.Case:
+        return shapes.taught_networks(shapes.Options(samples=3), ["ViT"], ["tag"])["ViT", "tag"]
+
+    def attending(name: str) -> Figure:
+        case = taught()
+        maps = np.asarray(METHODS[name](case.model, case.variables, scaled(case.scenes.images), case.target))[..., 0]
+        return attribution_grid(
+            {"": np.arange(len(maps))},
+            case.scenes.images,
+            [Panel(name, maps)],
+            title="",
+            caption="a small ViT that knows tags (python -m interpret.shapes)",
+            column="picture",
+            signed=name not in UNSIGNED,
+        )
+
+    def figure(name: str) -> Figure:
+        if name == MAXIMISED:
+            return maximised()
+        return attending(name) if name in ATTENTION else attributed(name)
+
+    return figure
 
 
 def _faces(size: int, margin: float) -> UInt8[np.ndarray, "3 size size"]:

@@ -11,7 +11,7 @@ other object.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, NamedTuple
@@ -118,8 +118,10 @@ def main(options: Options) -> None:
     options.said.say(text, held, [output, picture, numbers])
 
 
-def taught_networks(options: Options) -> dict[tuple[str, str], Case]:
-    """Teaches each network each kind of labels; for each (network, labels) what it is explained on."""
+def taught_networks(
+    options: Options, networks: Sequence[str] = tuple(LAYERS), taught: Sequence[str] = TAUGHT
+) -> dict[tuple[str, str], Case]:
+    """Teaches networks kinds of labels, all of both by default; for each (network, labels) what it is explained on."""
     import numpy as np
     from tqdm import tqdm
 
@@ -139,13 +141,14 @@ def taught_networks(options: Options) -> dict[tuple[str, str], Case]:
     }
 
     cases = {}
-    with tqdm(total=len(made.NETWORKS) * len(TAUGHT), unit=" networks", leave=False) as bar:
-        for name, network in made.NETWORKS.items():
-            for taught in TAUGHT:
-                bar.set_description(f"{name} learns {taught}")
-                epochs = options.epochs if taught == "shape" else max(1, options.epochs // EASY)
-                variables = made.fit(network, *lessons[taught], seed=options.seed, epochs=epochs)
-                cases[name, taught] = _case(name, taught, network, variables, test, unlike, options.samples)
+    with tqdm(total=len(networks) * len(taught), unit=" networks", leave=False) as bar:
+        for name in networks:
+            network = made.NETWORKS[name]
+            for lesson in taught:
+                bar.set_description(f"{name} learns {lesson}")
+                epochs = options.epochs if lesson == "shape" else max(1, options.epochs // EASY)
+                variables = made.fit(network, *lessons[lesson], seed=options.seed, epochs=epochs)
+                cases[name, lesson] = _case(name, lesson, network, variables, test, unlike, options.samples)
                 bar.update()
     return cases
 

@@ -221,6 +221,7 @@ def run_process(process: Process, threads: int, cache: Path) -> tuple[float, flo
     with tempfile.TemporaryDirectory() as empty, tempfile.TemporaryFile("w+") as log:
         folder = empty if process.empty_cache else str(cache)
         caches = {"JAX_COMPILATION_CACHE_DIR": folder, "FACEFLAX_CACHE_DIR": folder}
+        threads = process.threads or threads
         with pinned(threads):
             launcher = subprocess.Popen(
                 [sys.executable, "-c", _LAUNCHER, sys.executable, *process.arguments],

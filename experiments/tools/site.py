@@ -35,6 +35,7 @@ CONTENTS: dict[str, tuple[str, ...]] = {
         "explain_your_own_model",
         "saliency",
         "interpret/matrix",
+        "interpret/shapes",
         "notebooks/explain_a_model",
     ),
     "Training": ("train_your_own", "data", "training", "scaling", "notebooks/train_your_own_classes"),
@@ -203,9 +204,8 @@ def method_pages() -> Iterator[tuple[str, str]]:
     rows = []
     for name, method in METHODS.items():
         wrapped = getattr(method, "__wrapped__", None)
-        page = [f"# {name}", ""]
-        if name not in ATTENTION:
-            page += [f"![{name} of three faces](../interpret/{name}.png)", ""]
+        shown = "three pictures" if name in ATTENTION else "three faces"
+        page = [f"# {name}", "", f"![{name} of {shown}](../interpret/{name}.png)", ""]
         page += [re.sub(r" ?(Good for|Misleads):", r"\n\n**\1:**", described(name)).strip(), ""]
         page += ["## Formula and paper", "", "```{eval-rst}", _lead(name, method), "```", ""]
         call = f"interpret.METHODS[{name!r}](model, variables, images, target)"
@@ -220,7 +220,7 @@ def method_pages() -> Iterator[tuple[str, str]]:
     head = (
         "# Choosing a method",
         "",
-        "A page each, with what it draws of three faces, formula, paper and how it misleads. Start with two that work",
+        "A page each, with what it draws, formula, paper and how it misleads. Start with two that work",
         "in different ways, such as `integrated_gradients` and `occlusion`; believe what both show, and compare with",
         "the floors that see no network ([metrics](../interpret.md#metrics)).",
         "",

@@ -20,6 +20,7 @@ from interpret.attribution import (
     checked_maps,
 )
 from interpret.blur import blurred
+from interpret.compiling import compiled
 from interpret.copies import every
 from interpret.graph import Images, Model, trace
 from interpret.metrics.common import Each, Importance, checked_target, unit
@@ -323,7 +324,7 @@ def probabilities(answers: Logits, outputs: str) -> Logits:
     return jax.nn.sigmoid(answers) if outputs == "labels" or answers.shape[1] == 1 else jax.nn.softmax(answers)
 
 
-@partial(jax.jit, static_argnames=("model", "steps", "outputs"))
+@partial(compiled, static=("model", "steps", "outputs"))
 def _replacement_curve(
     model: Model,
     variables: Any,
@@ -352,7 +353,7 @@ def ranks(importance: Importance) -> Float[Array, "batch height width 1"]:
     return jnp.argsort(order, axis=1).reshape(importance.shape)[..., None]
 
 
-@partial(jax.jit, static_argnames=("model", "perturb", "samples"))
+@partial(compiled, static=("model", "perturb", "samples"))
 def _predicting(
     model: Model,
     variables: Any,

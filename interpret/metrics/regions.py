@@ -13,6 +13,7 @@ from jaxtyping import Array, Float, Int
 from faceflax.errors import FaceflaxError
 from interpret.attribution import apply, at_least, checked_baseline, checked_maps
 from interpret.coalitions import superpixels
+from interpret.compiling import compiled
 from interpret.graph import Images, Model
 from interpret.metrics.common import Each, Importance
 from interpret.metrics.faithfulness import (
@@ -257,7 +258,7 @@ def sufficiency(
     return (classes[nearest] == classes[:, None]).mean(1)
 
 
-@partial(jax.jit, static_argnames=("model", "steps", "outputs"))
+@partial(compiled, static=("model", "steps", "outputs"))
 def _road_curve(
     model: Model,
     variables: Any,
@@ -320,7 +321,7 @@ def filled(images: Images, gone: Array, *, rounds: int = 200) -> Images:
     return jnp.where(gone, solved, images)
 
 
-@partial(jax.jit, static_argnames=("model", "count", "by", "outputs"))
+@partial(compiled, static=("model", "count", "by", "outputs"))
 def _region_curve(
     model: Model,
     variables: Any,

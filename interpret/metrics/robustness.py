@@ -12,6 +12,7 @@ from jaxtyping import Array, Float, PRNGKeyArray
 
 from faceflax.errors import FaceflaxError
 from interpret.attribution import Method, apply, at_least, checked_images
+from interpret.compiling import compiled
 from interpret.graph import Images, Model
 from interpret.metrics.common import Each
 from interpret.targets import Target
@@ -214,7 +215,7 @@ def _finite(numbers: Each) -> Each:
     return numbers
 
 
-@partial(jax.jit, static_argnames=("method", "model", "samples", "kind"))
+@partial(compiled, static=("method", "model", "samples", "kind"))
 def _stabilities(
     method: Method,
     model: Model,
@@ -256,7 +257,7 @@ def _stabilities(
     return jax.lax.map(moved, jax.random.split(key, samples)).max(0)
 
 
-@partial(jax.jit, static_argnames=("method", "model", "samples"))
+@partial(compiled, static=("method", "model", "samples"))
 def _sensitivities(
     method: Method,
     model: Model,
