@@ -24,6 +24,7 @@ from jaxtyping import Array
 
 from faceflax.errors import FaceflaxError, unknown
 from interpret.graph import Images
+from interpret.scopes import with_layers
 from interpret.targets import batch_axes
 
 
@@ -179,9 +180,13 @@ class Function:
     per_image: bool
 
     def apply(self, variables: Any, images: Images, *, train: bool = False) -> tuple[Any, dict[str, Array]]:
-        """Returns what the function returns, and no features but those."""
-        bound = partial(self.function, variables) if self.with_variables else self.function
-        return (jax.vmap(bound) if self.per_image else bound)(images), {}
+        """Returns what the function returns, and the layers of its named scopes."""
+
+        def answer(variables: Any, images: Images) -> Any:
+            bound = partial(self.function, variables) if self.with_variables else self.function
+            return (jax.vmap(bound) if self.per_image else bound)(images)
+
+        return with_layers(answer, variables, images)
 
 
 @dataclasses.dataclass(frozen=True)
@@ -199,10 +204,14 @@ class Tree:
     per_image: bool
 
     def apply(self, variables: Any, images: Images, *, train: bool = False) -> tuple[Any, dict[str, Array]]:
-        """Returns what the callable returns, and no features but those."""
-        leaves = [leaf if array is None else array for leaf, array in zip(self.fixed, variables, strict=True)]
-        function = jax.tree.unflatten(self.structure, leaves)
-        return (jax.vmap(function) if self.per_image else function)(images), {}
+        """Returns what the callable returns, and the layers of its named scopes."""
+
+        def answer(variables: Any, images: Images) -> Any:
+            leaves = [leaf if array is None else array for leaf, array in zip(self.fixed, variables, strict=True)]
+            function = jax.tree.unflatten(self.structure, leaves)
+            return (jax.vmap(function) if self.per_image else function)(images)
+
+        return with_layers(answer, variables, images)
 
 
 Output = Callable[[Any], Array] | str | int | tuple[str | int, ...] | None
@@ -306,7 +315,9 @@ def wrap(
         model: a Linen module; an NNX module, in evaluation mode; a function of images, or of variables and images (of
             Haiku, ``lambda params, x: network.apply(params, None, x)``); a callable that is a pytree, as an Equinox
             module is; or what follows the contract ``apply(variables, images, train=False)`` already. Layers are a
-            module's submodules (:func:`from_linen`, :func:`from_nnx`), and what it returns beside its logits:
+            module's submodules (:func:`from_linen`, :func:`from_nnx`), of others what is computed in a
+            ``jax.named_scope``, as Haiku's and Keras's modules and Equinox's layers are
+            (``res_net18/block_group_3``, ``out_relu``, ``eqx.nn.Conv/2``), and what is returned beside the logits:
             ``(logits, features by name)``. Methods are compiled for a function, so give the same one, not a new lambda
             each time.
         variables: of a Linen module, or a function's first argument; None where the model holds them or has none.

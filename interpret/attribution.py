@@ -51,7 +51,7 @@ def method(
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        program = compiled(function, static=("model", "layer", *options))
+        program: Callable[..., Any] = compiled(function, static=("model", "layer", *options))
 
         @functools.wraps(function)
         def checked(

@@ -22,6 +22,8 @@ from jax.errors import JaxRuntimeError
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jaxtyping import Array
 
+from interpret.graph import bind
+
 F = TypeVar("F", bound=Callable[..., Any])
 
 _LOOPS = ("scan", "while")
@@ -60,11 +62,11 @@ def compiled(function: F, *, static: Sequence[str] = ()) -> F:
 
 
 @functools.cache
-def _options() -> dict[str, str] | None:
+def _options() -> dict[str, str | bool] | None:
     """Of the compiler, where it knows them."""
     if jax.default_backend() != "cpu":
         return None
-    options = {"xla_cpu_experimental_ynn_fusion_type": ""}
+    options: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
     try:
         jax.jit(lambda: jnp.zeros(())).lower().compile(compiler_options=options)
     except JaxRuntimeError:  # an XLA without that library
@@ -87,7 +89,7 @@ class _Standard:
                 return lambda *operands: [_standard_convolution(*operands, **equation.params)]
             inside = in_loop or name in _LOOPS
             params = {key: self._of(value, inside) for key, value in equation.params.items()}
-            return lambda *operands: _bind(equation, operands, params)
+            return lambda *operands: bind(equation, operands, params)
 
         return _run(closed, operands, replaced)
 
@@ -123,16 +125,9 @@ def _run(
     for equation in jaxpr.eqns:
         function = replace(equation)
         given = read(equation.invars)
-        results = function(*given) if function is not None else _bind(equation, given, equation.params)
+        results = function(*given) if function is not None else bind(equation, given)
         values.update(zip(equation.outvars, results, strict=True))
     return read(jaxpr.outvars)
-
-
-def _bind(equation: JaxprEqn, operands: Sequence[Array], params: dict[str, Any]) -> list[Array]:
-    bound = equation.primitive.get_bind_params(params)
-    functions, params = bound if isinstance(bound, tuple) else ((), bound)  # a pair before JAX 0.10
-    results = equation.primitive.bind(*functions, *operands, **params)
-    return list(results) if equation.primitive.multiple_results else [results]
 
 
 def _is_slow(jaxpr: Jaxpr, in_loop: bool) -> bool:

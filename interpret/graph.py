@@ -75,10 +75,15 @@ class Operation:
 
     def __call__(self, *operands: Array) -> list[Array]:
         """Computes the results."""
-        bound = self.equation.primitive.get_bind_params(self.equation.params)
-        functions, parameters = bound if isinstance(bound, tuple) else ((), bound)  # a pair before JAX 0.10
-        results = self.equation.primitive.bind(*functions, *operands, **parameters)
-        return list(results) if self.equation.primitive.multiple_results else [results]
+        return bind(self.equation, operands)
+
+
+def bind(equation: JaxprEqn, operands: Sequence[Array], parameters: Mapping[str, Any] | None = None) -> list[Array]:
+    """Computes an equation's results, with other parameters if they are given."""
+    bound = equation.primitive.get_bind_params(equation.params if parameters is None else parameters)
+    functions, bound = bound if isinstance(bound, tuple) else ((), bound)  # a pair before JAX 0.10
+    results = equation.primitive.bind(*functions, *operands, **bound)
+    return list(results) if equation.primitive.multiple_results else [results]
 
 
 @dataclasses.dataclass(frozen=True)
@@ -470,12 +475,12 @@ def _inside(equation: JaxprEqn, plain: bool) -> ClosedJaxpr | None:
     """The function that an equation calls once, where it is to be opened up."""
     name, parameters = equation.primitive.name, equation.params
     if name in ("jit", "closed_call", "checkpoint", "remat2"):
-        return _closed(parameters["jaxpr"] if "jaxpr" in parameters else parameters["call_jaxpr"])
+        return closed(parameters["jaxpr"] if "jaxpr" in parameters else parameters["call_jaxpr"])
     if plain and (name == "custom_vjp_call" or (name == "custom_jvp_call" and not _is_relu(equation))):
-        return _closed(parameters["call_jaxpr"])
+        return closed(parameters["call_jaxpr"])
     if plain and name == "cond" and parameters.get("branches_platforms"):
         default = [platforms is None for platforms in parameters["branches_platforms"]]
-        return _closed(parameters["branches"][default.index(True)])
+        return closed(parameters["branches"][default.index(True)])
     if name == "scan" and _size(equation) <= UNROLLED:
         return _unrolled(equation)
     return None
@@ -490,7 +495,7 @@ def _size(equation: JaxprEqn) -> int:
 def _unrolled(equation: JaxprEqn) -> ClosedJaxpr:
     """A ``scan`` written out, round after round."""
     parameters = equation.params
-    body = jaxpr_as_fun(_closed(parameters["jaxpr"]))
+    body = jaxpr_as_fun(closed(parameters["jaxpr"]))
     fixed, carried = parameters["num_consts"], parameters["num_carry"]
     rounds = range(parameters["length"])
 
@@ -508,7 +513,8 @@ def _unrolled(equation: JaxprEqn) -> ClosedJaxpr:
     return jax.make_jaxpr(written_out)(*map(_shape, equation.invars))
 
 
-def _closed(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
+def closed(jaxpr: Jaxpr | ClosedJaxpr) -> ClosedJaxpr:
+    """The function with its constants, of which a bare one has none."""
     return jaxpr if isinstance(jaxpr, ClosedJaxpr) else ClosedJaxpr(jaxpr, ())
 
 
@@ -574,4 +580,4 @@ def _jaxprs(equation: JaxprEqn) -> Iterator[Jaxpr]:
     """The functions among an equation's parameters."""
     for inner in jax.tree.leaves(list(equation.params.values()), is_leaf=lambda x: isinstance(x, ClosedJaxpr | Jaxpr)):
         if isinstance(inner, ClosedJaxpr | Jaxpr):
-            yield _closed(inner).jaxpr
+            yield closed(inner).jaxpr

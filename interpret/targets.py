@@ -246,6 +246,9 @@ class Unbatched:
 
 def checked_layer(name: str, features: Mapping[str, Any]) -> Any:
     """Returns the layer of that name, or raises the error that lists all names, or says that it is none."""
+    if not features:
+        remedy = "return them beside the logits, (logits, {name: array}), or compute them in a jax.named_scope"
+        raise FaceflaxError("layer", name, "there is no {}: the network names no layers", remedy)
     if name not in features:
         raise unknown("layer", name, features)
     if isinstance(features[name], Unbatched):
