@@ -90,7 +90,8 @@ class TrainConfig:
     soft_weight: float = 0.5
     """Share of the soft labels in the target, where they are given; the rest is the hard label's."""
     teachers: tuple[str, ...] = ()
-    """Weights (shipped names or .safetensors) whose mean probabilities are part of each augmented image's target."""
+    """Weights (shipped names or .safetensors) whose mean probabilities are part of each augmented image's target. For a
+    detector: the file of a YuNet model, which says what it sees in each crop of a photograph before it is changed."""
     teacher_weight: float = 0.5
     """Share of the teachers in the target; the rest is what it is without them."""
     augmentation: Annotated[Augmentation, tyro.conf.arg(name="")] = field(default_factory=Augmentation)

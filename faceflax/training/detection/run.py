@@ -61,9 +61,9 @@ class Detection:
         shares = {name: share for name, share in SHARES.items() if name in train}
         self.fingerprint = {"dataset": _digest(train, self.validation)}
         teacher = None
-        for file in config.teachers:
-            teacher = YuNetTeacher(file)
-            self.fingerprint["teachers"] = hashlib.sha256(Path(file).read_bytes()).hexdigest()
+        if config.teachers:
+            teacher = _teacher(config.teachers)
+            self.fingerprint["teachers"] = hashlib.sha256(Path(config.teachers[0]).read_bytes()).hexdigest()
         self.scenes = Scenes(train, shares, config.size, config.scenes, config.seed, teacher)
         self._optimizer = adam(config.weight_decay)
         self._step = _make_step(self.model, self._optimizer, config)
@@ -179,6 +179,15 @@ def _make_step(
         return TrainState(state.step + 1, params, average, batch_stats, optimizer_state), parts | {"loss": value}
 
     return jax.jit(step, donate_argnums=0)
+
+
+def _teacher(files: tuple[str, ...]) -> YuNetTeacher:
+    if len(files) > 1:
+        raise FaceflaxError("teachers", " ".join(files), "are several files", "give one YuNet model")
+    try:
+        return YuNetTeacher(files[0])
+    except FaceflaxError as error:
+        raise error.renamed("teachers") from None
 
 
 def _digest(*splits: dict[str, list[Scene]]) -> str:

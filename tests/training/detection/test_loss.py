@@ -157,3 +157,51 @@ def test_away_from_the_faces_that_are_known_others_may_be(picture):
     known = (boxes[:1], landmarks[:1], np.array([1]))
     assert parts(outputs, *known)[1]["score"] > 1
     assert parts(outputs, *known, complete=False)[1]["score"] < 0.05 * parts(outputs, *known)[1]["score"]
+
+
+def teaching(boxes, landmarks, kinds, said):
+    """The loss and its parts of an unsure network that a teacher tells the scores ``said``, and its own landmarks."""
+    outputs = answers(boxes, landmarks, sure=0.5)
+    taught = np.concatenate([said[:, None], np.tile(landmarks[0].ravel(), (len(CENTRES), 1))], 1)
+    unknown = np.full_like(landmarks, np.nan)
+    batch = (outputs, boxes, unknown, np.array(kinds), np.array(True))
+    both = [loss(*(jnp.asarray(each)[None] for each in batch), CENTRES, STRIDES, t) for t in (None, taught[None])]
+    return outputs, both
+
+
+def test_a_teacher_that_was_not_asked_changes_nothing(picture):
+    _, ((alone, _), (asked, _)) = teaching(*picture, [1, 1], np.full(len(CENTRES), np.nan))
+    assert alone == asked
+
+
+def test_a_teacher_has_half_a_say_at_taught_places_all_in_other_places_of_faces_and_none_elsewhere(picture):
+    boxes, _ = picture
+    said = np.random.default_rng(0).uniform(0.2, 0.9, len(CENTRES))
+    outputs, (_, (_, parts)) = teaching(*picture, [1, 1], said)
+    owner, quality = owners(outputs, boxes, [1, 1])
+    expected = whole = 0.0
+    for place, centre in enumerate(CENTRES):
+        inside = any((centre > box[:2]).all() and (centre < box[:2] + box[2:]).all() for box in boxes)
+        target = (quality[place] + said[place]) / 2 if owner[place] >= 0 else said[place] if inside else 0.0
+        score = 1 / (1 + np.exp(-outputs[place, 0]))
+        entropy = -target * np.log(score) - (1 - target) * np.log(1 - score)
+        expected += (target or 0.75 * score**2) * entropy
+        whole += target
+    np.testing.assert_allclose(parts["score"], expected / max(whole, 1), rtol=1e-5)
+
+
+def test_a_teacher_shows_landmarks_that_are_not_known_where_it_sees_the_face(picture):
+    boxes, landmarks = picture
+    moved = landmarks + 3  # of the labels, which are known here: the teacher's are not looked at
+    sees, blind = np.full(len(CENTRES), 0.9), np.full(len(CENTRES), 0.1)
+    costs = [teaching(boxes[:1], landmarks[:1], [1], said)[1][1][1]["landmarks"] for said in (sees, blind)]
+    assert costs == [pytest.approx(0, abs=1e-6), 0]
+    outputs = answers(boxes[:1], landmarks[:1], sure=0.5)
+    taught = np.concatenate([sees[:, None], np.tile(moved[0].ravel(), (len(CENTRES), 1))], 1)
+    for known, cost in ((landmarks[:1], 0.0), (np.full_like(landmarks[:1], np.nan), None)):
+        batch = (outputs, boxes[:1], known, np.array([1]), np.array(True))
+        _, parts = loss(*(jnp.asarray(each)[None] for each in batch), CENTRES, STRIDES, taught[None])
+        if cost is None:
+            off = 3 / np.sqrt(boxes[0, 2:].prod())
+            cost = 10 * (5 * off**2 if off < 0.1 else off - 0.05)
+        assert parts["landmarks"] == pytest.approx(cost, rel=1e-4, abs=1e-6)
