@@ -325,8 +325,8 @@ def with_relu(model: Model, variables: Any, images: Images, rule: Rule) -> tuple
 
     A ReLU is ``jax.nn.relu``, ``relu6``, the larger of a value and zero (``jnp.maximum``, ``jnp.clip``,
     ``jax.lax.clamp``; what bounds it above stays), a value where it is positive and zero elsewhere (``jnp.where``), or
-    times whether it is. The larger of zero and a difference whose root is then taken is none: so normalisation layers
-    keep rounding from making a variance negative.
+    times whether it is. The larger of zero and a variance (a difference, or a mean of squares) whose root is then taken
+    is none: so normalisation layers keep rounding from making it negative.
 
     Raises:
         FaceflaxError: the model has no ReLU, or one where it cannot be replaced.
@@ -404,7 +404,7 @@ class _Writing:
                 return lambda rule, x: jnp.minimum(rule(x), highest)
             case "max" if (moving[0] and zero[1]) or (moving[1] and zero[0]):
                 at = moving.index(True)
-                guards = self._is_difference(inputs[at]) and self._goes_into_root(operation.outputs[0])
+                guards = self._is_spread(inputs[at]) and self._goes_into_root(operation.outputs[0])
                 return None if guards else lambda rule, *operands: rule(operands[at])
             case "clamp" if moving[1] and zero[0]:
                 return lambda rule, low, x, high: jnp.minimum(rule(x), high)
@@ -432,11 +432,29 @@ class _Writing:
             return above == positive
         return second == value and self._is_zero(first) and above != positive
 
-    def _is_difference(self, atom: Slot | Literal) -> bool:
+    def _is_spread(self, atom: Slot | Literal) -> bool:
+        """Whether a value is written as a variance is: as a difference, or as a mean of squares."""
+        maker = self._maker(atom)
+        while maker is not None and maker.name in ("div", "mul", "select_n"):  # by how many they are, if that is known
+            moving = self._moving.intersection(slot for slot in maker.inputs if not isinstance(slot, Literal))
+            if len(moving) != 1:
+                return False
+            maker = self._maker(moving.pop())
+        if maker is None or maker.name != "reduce_sum":
+            return maker is not None and maker.name == "sub" and self._moving.issuperset(maker.inputs)
+        summed = self._maker(maker.inputs[0])
+        return summed is not None and (
+            summed.name == "square"
+            or (summed.name == "integer_pow" and summed.equation.params["y"] == 2)
+            or (summed.name == "mul" and summed.inputs[0] == summed.inputs[1])
+        )
+
+    def _maker(self, atom: Slot | Literal) -> Operation | None:
+        """What computes a value, but for moves."""
         maker = self._producer(atom)
         while maker is not None and maker.name in _VIEWS and len(maker.floating) == 1:
             maker = self._producer(maker.floating[0])
-        return maker is not None and maker.name == "sub" and self._moving.issuperset(maker.inputs)
+        return maker
 
     def _goes_into_root(self, slot: Slot) -> bool:
         """Whether all that is done with a value, but for moves, sums and products, is to take its root."""

@@ -314,6 +314,30 @@ def test_relus_that_cannot_be_replaced(network, method):
         method(Looped(), {}, images)
 
 
+@pytest.mark.parametrize(
+    "variance",
+    [
+        lambda x: jnp.maximum(0.0, jnp.var(x, -1, keepdims=True)),  # as Equinox has it
+        lambda x: jnp.maximum((x * x).mean(-1, keepdims=True), 0),
+        lambda x: jnp.maximum((x**2).sum(-1, keepdims=True) / 3, 0.0),
+        lambda x: jnp.maximum((x**2).mean(-1, keepdims=True) - x.mean(-1, keepdims=True) ** 2, 0),
+    ],
+)
+def test_what_keeps_a_variance_positive_is_no_relu(variance):
+    def normalised(images):
+        return (images * jax.lax.rsqrt(variance(images) + 1e-5)).mean((1, 2))
+
+    def with_relu(images):
+        return normalised(jax.nn.relu(images))
+
+    images = jax.random.normal(jax.random.key(3), (2, 4, 4, 3))
+    with pytest.raises(FaceflaxError, match="model: Wrapped applies no ReLU that could be replaced"):
+        interpret.guided_backprop(*interpret.wrap(normalised), images, 0)
+    ours = interpret.guided_backprop(*interpret.wrap(with_relu), images, 0)
+    upper = interpret.gradient(*interpret.wrap(normalised), jax.nn.relu(images), 0)
+    np.testing.assert_allclose(ours, jnp.where(images > 0, jax.nn.relu(upper), 0), rtol=1e-5, atol=1e-7)
+
+
 class Looped(nn.Module):
     def __call__(self, images, train=False):
         _, x = jax.lax.while_loop(lambda s: s[0] < 3, lambda s: (s[0] + 1, nn.relu(s[1]) - 0.1), (0, nn.relu(images)))
