@@ -1,10 +1,10 @@
 """How the programs of this package are compiled: by ``jax.jit``, but for two weaknesses of XLA on a CPU.
 
 On a CPU, XLA computes a convolution well inside a loop only where images are laid out as ``[batch, height, width,
-channels]`` and kernels as ``[height, width, inputs, outputs]``; others take 4 to 100 times as long, above all those of
+channels]`` and kernels as ``[height, width, inputs, outputs]``; others take many times as long, above all those of
 networks that are written as PyTorch's, and every gradient by the images. So each convolution in a loop is given copies
-that are laid out so. And XLA merges what follows a convolution into programs of a library (YNN) that can take four
-times as long as the parts: programs of this package do without it.
+that are laid out so. And XLA merges what follows a convolution into programs of a library (YNN) that can take longer
+than the parts: programs of this package do without it.
 
 Both change how long a program takes, not what it computes.
 """
