@@ -21,7 +21,7 @@ def with_layers(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dic
 
     A layer is what is computed in a ``jax.named_scope``: the last floating point value in it that depends on the images
     and has a row for each of them. Of one that is entered more than once, each time has a number and the last one the
-    name as well. Functions inside loops and branches are not looked into, nor those with derivatives of their own.
+    name as well; that is told by what is computed in between. Functions inside loops and branches are not looked into, nor those with derivatives of their own.
 
     Args:
         function: takes the arguments.
@@ -32,10 +32,11 @@ def with_layers(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dic
         ...     for factor in (2, 3):
         ...         with jax.named_scope("times"):
         ...             images = images * factor
+        ...         images = images + 1
         ...     return images.sum(1)
         >>> answer, layers = with_layers(network, jnp.ones((4, 5)))
         >>> {name: float(layer.mean()) for name, layer in layers.items()}
-        {'times/0': 2.0, 'times/1': 6.0, 'times': 6.0}
+        {'times/0': 2.0, 'times/1': 9.0, 'times': 9.0}
     """
     traced, shapes = jax.make_jaxpr(function, return_shape=True)(*arguments)
     leaves = jax.tree.leaves(arguments)
