@@ -20,8 +20,9 @@ def with_layers(function: Callable[..., Any], *arguments: Any) -> tuple[Any, dic
     """Calls a function of arrays, the last of which are images, and returns its answer and its layers.
 
     A layer is what is computed in a ``jax.named_scope``: the last floating point value in it that depends on the images
-    and has a row for each of them. Of one that is entered more than once, each time has a number and the last one the
-    name as well; that is told by what is computed in between. Functions inside loops and branches are not looked into, nor those with derivatives of their own.
+    and has a row for each of them. Of one that is entered more than once, which is told by what is computed in between,
+    each time has a number and the last one the name as well. Functions inside loops and branches are not looked into,
+    nor those with derivatives of their own.
 
     Args:
         function: takes the arguments.
