@@ -204,7 +204,7 @@ def main(options: Options) -> None:
         what: count,
         "seconds": round(seconds, 3),
     }
-    lines = [f"{options.method} of {count} {what} by {', '.join(names)}; {seconds:.1f} s"]
+    lines = [f"{options.method} of {counted(count, what[:-1])} by {', '.join(names)}; {seconds:.1f} s"]
     if explained.metrics is not None:
         lines.insert(0, explained.metrics.text(".md"))
         numbers["metrics"] = json.loads(explained.metrics.text(".json"))["methods"]
@@ -400,6 +400,7 @@ def _load_model(name: str, options: Options) -> Network:
     from interpret.attribution import answer_shapes
     from interpret.methods import CAMS
     from interpret.subject import load_subject
+    from interpret.targets import checked_layer
 
     if options.weights:
         raise FaceflaxError("weights", ", ".join(options.weights), "{} are not used with model", "leave one out")
@@ -413,13 +414,14 @@ def _load_model(name: str, options: Options) -> Network:
     except Exception as error:  # the user's function
         raise FaceflaxError("model", name, f"{{}}: preprocess raised {said(error, kind=True)}", "correct it") from error
     logits, features = answer_shapes(model, variables, images)
-    if (options.target == "highest" or options.method in CAMS) and options.layer not in features:
-        raise unknown("layer", options.layer, features)
+    if options.target == "highest" or options.method in CAMS:
+        checked_layer(options.layer, features)
     labels = subject.labels or tuple(f"class {i}" for i in range(logits.shape[1]))
     if len(labels) != logits.shape[1]:
         raise FaceflaxError("model", name, f"{{}} has {len(labels)} labels for {logits.shape[1]} logits")
     count = sum(np.size(leaf) for leaf in jax.tree.leaves(variables))
-    title = f"{name.partition(':')[2]}\n{count / 1000:.0f}k numbers"
+    size = f"{count / 1000:.0f}k numbers" if count >= 1000 else counted(count, "number")
+    title = f"{name.partition(':')[2]}\n{size}"
     cut = Cut(height, width, subject.crop_margin, subject.channels == 3)
     return Network(name, title, model, variables, tuple(labels), cut, preprocess)
 

@@ -306,7 +306,7 @@ def test_a_network_of_ones_own_is_explained_in_colour_and_in_its_own_shape(mine)
         np.testing.assert_allclose(values, image[..., channel] / 255 / 600 / 3, rtol=1e-4)  # the mean over channels
     drawn = [axes for axes in saliency.draw(explained, given).axes if axes.images]
     assert [axes.get_ylabel() for axes in drawn if axes.get_ylabel()] == ["red", "blue"]
-    assert [axes.get_title() for axes in drawn][:2] == ["image", "network\n0k numbers"]
+    assert [axes.get_title() for axes in drawn][:2] == ["image", "network\n9 numbers"]
     assert {tuple(axes.images[0].get_extent()) for axes in drawn} == {(0, 1, 2 / 3, 0)}
 
 
