@@ -1,12 +1,9 @@
-"""How the programs of this package are compiled: by ``jax.jit``, but for two weaknesses of XLA on a CPU.
+"""How the programs of this package are compiled: by ``jax.jit``, but for a weakness of XLA on a CPU.
 
-On a CPU, XLA computes a convolution well inside a loop only where images are laid out as ``[batch, height, width,
+There, XLA computes a convolution well inside a loop only where images are laid out as ``[batch, height, width,
 channels]`` and kernels as ``[height, width, inputs, outputs]``; others take many times as long, above all those of
 networks that are written as PyTorch's, and every gradient by the images. So each convolution in a loop is given copies
-that are laid out so. And XLA merges what follows a convolution into programs of a library (YNN) that can take longer
-than the parts: programs of this package do without it.
-
-Both change how long a program takes, not what it computes.
+that are laid out so. That changes how long a program takes, not what it computes.
 """
 
 from __future__ import annotations
@@ -16,9 +13,7 @@ from collections.abc import Callable, Sequence
 from typing import Any, TypeVar
 
 import jax
-import jax.numpy as jnp
 from jax import lax
-from jax.errors import JaxRuntimeError
 from jax.extend.core import ClosedJaxpr, Jaxpr, JaxprEqn, Literal
 from jaxtyping import Array
 
@@ -36,7 +31,7 @@ def compiled(function: F, *, static: Sequence[str] = ()) -> F:
 
     Example:
         >>> double = compiled(lambda x, times: x * 2**times, static=("times",))
-        >>> print(double(jnp.ones(2), times=3))
+        >>> print(double(jax.numpy.ones(2), times=3))
         [8. 8.]
     """
 
@@ -47,31 +42,7 @@ def compiled(function: F, *, static: Sequence[str] = ()) -> F:
         closed, shapes = jax.make_jaxpr(lambda: function(*arguments, **named), return_shape=True)()
         return jax.tree.unflatten(jax.tree.structure(shapes), _Standard().run(closed, [], in_loop=False))
 
-    inside = jax.jit(program, static_argnames=static)
-
-    @functools.cache
-    def outermost() -> Callable[..., Any]:
-        return jax.jit(program, static_argnames=static, compiler_options=_options())
-
-    @functools.wraps(function)
-    def call(*arguments: Any, **named: Any) -> Any:
-        traced = any(isinstance(leaf, jax.core.Tracer) for leaf in jax.tree.leaves((arguments, named, jnp.zeros(()))))
-        return (inside if traced else outermost())(*arguments, **named)  # only the outermost function takes options
-
-    return call  # type: ignore[return-value]
-
-
-@functools.cache
-def _options() -> dict[str, str | bool] | None:
-    """Of the compiler, where it knows them."""
-    if jax.default_backend() != "cpu":
-        return None
-    options: dict[str, str | bool] = {"xla_cpu_experimental_ynn_fusion_type": ""}
-    try:
-        jax.jit(lambda: jnp.zeros(())).lower().compile(compiler_options=options)
-    except JaxRuntimeError:  # an XLA without that library
-        return None
-    return options
+    return jax.jit(program, static_argnames=static)  # type: ignore[return-value]
 
 
 class _Standard:
