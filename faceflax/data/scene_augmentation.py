@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
+
+from faceflax.errors import FaceflaxError
 
 
 @dataclass(frozen=True)
@@ -13,6 +15,8 @@ class SceneAugmentation:
     """Smallest face in the middle of a crop, in pixels."""
     size_to: float = 200.0
     """Largest face in the middle of a crop, in pixels."""
+    natural: float = 0.0
+    """Share of the crops of photographs that are about as large as the photograph is, 0.5 to 1.6 times."""
     roll: float = 45.0
     """Largest rotation, in degrees, of the half of the crops that is rotated evenly up to it."""
     sheets: float = 0.1
@@ -33,3 +37,12 @@ class SceneAugmentation:
     """Share of crops with noise."""
     jpeg: float = 0.15
     """Share of crops that went through JPEG at low quality."""
+
+    def __post_init__(self) -> None:
+        ranges = {"size_from": (1, 1000), "size_to": (self.size_from, 1000), "roll": (0, 180)}
+        for field in fields(self):
+            low, high = ranges.get(field.name, (0, 1))
+            value = getattr(self, field.name)
+            if not low <= value <= high:
+                name = f"scenes.{field.name}"
+                raise FaceflaxError(name, value, "is out of range", f"give a number from {low:g} to {high:g}")

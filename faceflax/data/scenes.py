@@ -34,6 +34,9 @@ SMALLEST = 11.0
 SMALL_FIRST = 1.3
 """Sizes of faces are drawn evenly in their logarithm, to this power: the more, the more small ones."""
 
+NATURAL = 0.3
+"""How far the scale of a crop that is about as large as its photograph varies: the logarithm's standard deviation."""
+
 LEAST_FILLED = 0.4
 """A scene is not made smaller than this share of a crop's side: the rest would teach nothing."""
 
@@ -188,6 +191,8 @@ class Scenes:
             wanted = change.size_from * (change.size_to / change.size_from) ** share
             least = max(0.2, LEAST_FILLED * size / max(height, width))
             scale = float(np.clip(wanted / np.sqrt(w * h), least, 2.5))
+            if change.natural and random.random() < change.natural:
+                scale = float(np.clip(np.exp(random.normal(0, NATURAL)), max(0.5, least), max(1.6, least)))
             centre = np.array([x + w / 2, y + h / 2])
         else:
             scale = float(np.exp(random.uniform(np.log(0.4), np.log(2.0))))

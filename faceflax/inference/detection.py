@@ -49,6 +49,10 @@ class Detector:
 
             self._search = InJax(program)
 
+    def outputs(self, images: Float32[np.ndarray, "batch rows columns 3"]) -> Float32[np.ndarray, "batch places 15"]:
+        """Computes what the network says of each place; see :meth:`faceflax.native.DetectorNetwork.outputs`."""
+        return self._search.outputs(images)
+
     def detect(
         self,
         image: UInt8[np.ndarray, "height width 3"],

@@ -32,6 +32,10 @@ class InJax:
         key = f"detector {digest(program)}"
         self._outputs = BatchFunction(lambda images: evaluate(program, images), _BATCH_SIZES, key)
 
+    def outputs(self, images: Float32[np.ndarray, "batch rows columns 3"]) -> Float32[np.ndarray, "batch places 15"]:
+        """Computes what the network says of each place; see :meth:`faceflax.native.DetectorNetwork.outputs`."""
+        return np.asarray(self._outputs(images))
+
     def detect(
         self,
         image: UInt8[np.ndarray, "height width 3"],

@@ -106,6 +106,9 @@ class TrainConfig:
     consistency: float = 0.0
     """Show each image of a batch twice, each time changed by itself, and add this times the disagreement of the two
     answers (their Jensen-Shannon divergence, in nats) to the loss, such as 2. 0 is off; a step takes twice the time."""
+    symmetric: bool = False
+    """Keep the weights such that a face and its mirrored image get the same answer, exactly; half of them are free
+    then. mini_xception needs 53 pixels for it."""
     detector: Annotated[str | None, tyro.conf.arg(metavar="NAME|FILE")] = None
     """Train also on the faces as this detector finds them and the analyzers cut them out (faceflax, haar or a YuNet
     file), and choose the epoch by the mean of the accuracies on such faces, clean and corrupted."""

@@ -15,6 +15,7 @@ from tqdm import tqdm
 
 from faceflax.data.augment import Augmentation
 from faceflax.errors import FaceflaxError
+from faceflax.training import symmetry
 from faceflax.training.config import Precision
 from faceflax.training.devices import Devices
 from faceflax.training.run import Begun, Tick, no_tick
@@ -49,6 +50,7 @@ class Trainer:
         weight_decay: of the kernels.
         average: decay of the moving average of the parameters, in [0, 1); 0 is off.
         consistency: weight of the disagreement between two views of each image; 0 is one view.
+        symmetric: the weights are kept such that mirrored images get the same answers (:mod:`~.symmetry`).
         precision: of the forward and backward pass.
         devices: what each batch is divided among; the first device if not given.
 
@@ -76,12 +78,14 @@ class Trainer:
         weight_decay: float = 1e-2,
         average: float = 0.0,
         consistency: float = 0.0,
+        symmetric: bool = False,
         precision: Precision = "float32",
         devices: Devices | None = None,
     ) -> None:
         self.devices = devices or Devices()
         several = self.devices.count > 1
         self._average = average
+        self._tie: Callable[[Any], Any] = symmetry.symmetric if symmetric else lambda tree: tree
         self._optimizer = adam(weight_decay)
         self._step: Any = make_train_step(
             model,
@@ -92,6 +96,7 @@ class Trainer:
             key=key,
             average=average,
             consistency=consistency,
+            tie=self._tie,
             precision=precision,
             whole=self.devices.replicated if several else None,
             divided=self.devices.divided if several else None,
@@ -101,7 +106,8 @@ class Trainer:
     def start(self, variables: dict[str, Any]) -> TrainState:
         """The state before the first step; ``variables`` stay the caller's."""
         # Copies: a step donates its state, and a network that was given is still needed.
-        state = create_state(jax.tree.map(jnp.array, {"batch_stats": {}} | variables), self._optimizer)
+        tied = {name: self._tie(tree) for name, tree in ({"batch_stats": {}} | variables).items()}
+        state = create_state(jax.tree.map(jnp.array, tied), self._optimizer)
         return state if self.devices.count == 1 else self.devices.everywhere(state)
 
     def steps(
@@ -186,7 +192,9 @@ class Trainer:
         """The averaged parameters, with BatchNorm's statistics measured anew from ``images``."""
         variables = {"params": state.average, "batch_stats": state.batch_stats}
         with self.devices.forms():
-            return variables | {"batch_stats": self._statistics(variables, images)} if state.batch_stats else variables
+            if not state.batch_stats:
+                return variables
+            return variables | {"batch_stats": self._tie(self._statistics(variables, images))}
 
     def fit(
         self,

@@ -27,7 +27,7 @@ from faceflax.errors import FaceflaxError, said, unknown
 from faceflax.faces import make_detector
 from faceflax.pipeline import Interrupt, interrupts
 from faceflax.preprocessing import normalize
-from faceflax.training import logs
+from faceflax.training import logs, symmetry
 from faceflax.training.checkpoints import Checkpoints, Record, another_version
 from faceflax.training.config import TrainConfig
 from faceflax.training.detected import training_crops, validation_crops
@@ -95,6 +95,7 @@ def train(config: TrainConfig) -> Path:
             files.write(folder / "config.json", json.dumps(settings, indent=2) + "\n")
         record = _fit(config, run, given, checkpoints, newest, settings)
         variables = jax.device_get(run.variables(checkpoints.restore(record.step, run.initial_state(None))))
+        variables, accuracy = run.finished(variables, record.history[-1]["validation_accuracy"])
         file = folder / "weights.safetensors"
         if devices.first:
             pretrained.save(
@@ -105,7 +106,7 @@ def train(config: TrainConfig) -> Path:
                 labels=run.names,
                 image_size=config.size,
                 crop_margin=data.crop_margin(config.dataset),
-                accuracy={"validation": record.history[-1]["validation_accuracy"]},
+                accuracy={"validation": accuracy},
             )
     return file
 
@@ -220,6 +221,8 @@ class _Classification:
             raise FaceflaxError("dropout", config.dropout, problem, "leave it out")
         if config.detector is not None:
             make_detector(config.detector)  # complains before the data is read
+        if config.symmetric:
+            symmetry.check(config.arch, config.size, 1)
         in_memory = _fits(config)
         read: Any = data.load if in_memory else data.load_index
         read = partial(read, config.dataset, image_size=config.size, data_dir=config.data_dir)
@@ -294,6 +297,7 @@ class _Classification:
             weight_decay=config.weight_decay,
             average=config.average,
             consistency=config.consistency,
+            symmetric=config.symmetric,
             precision=config.precision,
             devices=devices,
         )
@@ -303,6 +307,9 @@ class _Classification:
         """Fresh variables, or those of ``given`` where the shapes agree."""
         variables = models.init(self.model, self.key, self.config.size, self.sample.shape[-1])
         if given is not None:
+            if self.config.symmetric and not all(map(symmetry.is_symmetric, given.values())):
+                problem, remedy = "are not symmetric", "give weights that were trained so, or none"
+                raise FaceflaxError("init_weights", Path(self.config.init_weights or ""), f"{{}} {problem}", remedy)
             variables = take_matching(variables, given)
         return self.trainer.start(variables)
 
@@ -364,6 +371,10 @@ class _Classification:
             "validation_accuracy": validation_accuracy,
             "images_per_second": (self.steps - begun.steps) * size / seconds,
         }
+
+    def finished(self, variables: dict[str, Any], accuracy: float) -> tuple[dict[str, Any], float]:
+        """Both as they are."""
+        return variables, accuracy
 
     def _batches(self, number: int) -> Int[np.ndarray, "steps batch"]:
         """The images of each step of an epoch."""

@@ -74,7 +74,11 @@ class Run(Protocol):
         ...
 
     def variables(self, state: TrainState) -> dict[str, Any]:
-        """What is validated and saved."""
+        """What is validated."""
+        ...
+
+    def finished(self, variables: dict[str, Any], accuracy: float) -> tuple[dict[str, Any], float]:
+        """What is saved of the best epoch's variables, and its validation accuracy, once training is over."""
         ...
 
 

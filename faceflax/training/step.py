@@ -77,6 +77,7 @@ def make_train_step(
     key: Array,
     average: float = 0.0,
     consistency: float = 0.0,
+    tie: Callable[[Any], Any] = lambda gradients: gradients,
     precision: Precision = "float32",
     whole: Sharding | None = None,
     divided: Sharding | None = None,
@@ -100,6 +101,7 @@ def make_train_step(
             that the first steps are soon forgotten. At 0 the average is the parameters themselves.
         consistency: weight of the :func:`~faceflax.training.targets.disagreement` between two views of each image, each
             augmented by itself; at 0 there is one view.
+        tie: makes of gradients those of weights that depend on each other.
         precision: of the forward and backward pass; parameters, their updates and BatchNorm's statistics stay float32.
             ``bfloat16_products`` keeps the activations float32 too and rounds only what convolutions multiply.
         whole: where the state lies, if not where it is given.
@@ -148,7 +150,7 @@ def make_train_step(
 
         with products(precision):
             (value, (logits, batch_stats)), gradients = jax.value_and_grad(loss_of, has_aux=True)(state.params)
-        updates, optimizer_state = optimizer.update(gradients, state.optimizer_state, state.params)
+        updates, optimizer_state = optimizer.update(tie(gradients), state.optimizer_state, state.params)
         params = jax.tree.map(lambda p, u: p - learning_rate * u, state.params, updates)
         decay = jnp.minimum(average, (1 + state.step) / (10 + state.step))
         averaged = optax.incremental_update(params, state.average, 1 - decay)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import dataclasses
+
 import cv2
 import numpy as np
 import pytest
@@ -115,3 +117,31 @@ def test_a_batch_pads_and_marks_its_faces():
 def test_shares_of_groups_that_are_not_there_are_refused():
     with pytest.raises(FaceflaxError, match=r"shares: there are no scenes of the group 'b'"):
         Scenes({"a": [marked()], "b": []}, {"a": 1, "b": 1})
+
+
+def test_natural_crops_show_faces_about_as_large_as_the_photograph_does():
+    scene = marked((1200, 1600), (760, 550, 80, 80))
+    for natural, typical in ((1.0, 80.0), (0.0, 44.0)):
+        crops = Scenes({"a": [scene]}, {"a": 1}, 128, dataclasses.replace(PLAIN, natural=natural, roll=0))
+        sides = np.array([np.sqrt(crops.crop(n).boxes[0, 2:].prod()) for n in range(300)])
+        assert typical / 1.25 < np.exp(np.log(sides).mean()) < typical * 1.25
+        if natural:
+            assert 40 <= sides.min() < sides.max() <= 129  # 0.5 to 1.6 times, a little turned
+            assert np.log(sides).std() == pytest.approx(0.3, abs=0.05)
+
+
+@pytest.mark.parametrize(
+    ("name", "value", "remedy"),
+    [
+        ("blur", 1.5, "from 0 to 1"),
+        ("natural", -0.1, "from 0 to 1"),
+        ("roll", 200, "from 0 to 180"),
+        ("size_from", 0, "from 1 to 1000"),
+        ("size_to", 5, "from 14 to 1000"),
+        ("noise", float("nan"), "from 0 to 1"),
+    ],
+)
+def test_changes_out_of_range_are_refused(name, value, remedy):
+    with pytest.raises(FaceflaxError, match=remedy) as caught:
+        SceneAugmentation(**{name: value})
+    assert caught.value.field == f"scenes.{name}"

@@ -1,0 +1,97 @@
+"""Scores fitted to whole photographs: the regression against scikit-learn's, and what the changed layer says."""
+
+from __future__ import annotations
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+import pytest
+from flax.traverse_util import flatten_dict
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+
+from faceflax import models
+from faceflax.data.scenes import Scene
+from faceflax.data.synthetic import render_faces
+from faceflax.models.face_detector import FaceDetector
+from faceflax.training.detection import scores
+from faceflax.training.detection.loss import places
+
+
+@pytest.fixture(scope="module")
+def detector():
+    """A network that says of many places that they may be a face."""
+    variables = models.init(FaceDetector(), jax.random.key(0), image_size=64)
+    for stride in (8, 16, 32):
+        kernel = variables["params"][f"output{stride}"]["kernel"]
+        variables["params"][f"output{stride}"]["kernel"] = kernel * np.where(np.arange(15) == 0, 8.0, 1.0)[None]
+        variables["params"][f"output{stride}"]["bias"] = jnp.zeros(15).at[3:5].set(1.5)
+    return variables
+
+
+@pytest.fixture(scope="module")
+def scenes():
+    """Photographs of one face on a plain ground."""
+    rng = np.random.default_rng(0)
+    made = []
+    for face in render_faces(12, seed=1, image_size=40).images:
+        image = np.full((100, 120, 3), rng.integers(40, 200, 3), np.uint8)
+        x, y = rng.integers(0, 60, 2)
+        image[y : y + 40, x : x + 40] = np.reshape(face, (40, 40, 1))
+        box = np.array([[x + 4, y + 3, 32, 36]], np.float32)
+        made.append(Scene(image, box, np.full((1, 5, 2), np.nan, np.float32), np.zeros(1, bool)))
+    return {"wider": made}
+
+
+def test_the_regression_is_scikit_learns_drawn_to_the_score_as_it_was():
+    rng = np.random.default_rng(0)
+    outputs = rng.normal(size=(4000, 15))
+    faces = rng.random(4000) < expit(0.5 * outputs[:, 0] - outputs[:, 4] + 0.3)
+    weights, constant = scores.fit(outputs, faces)
+    other = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(outputs, faces)
+    np.testing.assert_allclose(weights, other.coef_[0], atol=2e-3)
+    np.testing.assert_allclose(constant, other.intercept_[0], atol=2e-3)
+
+    few, some = outputs[:3], faces[:3]
+    gradient = np.append(few, np.ones((3, 1)), 1).T @ (
+        expit(few @ scores.fit(few, some)[0] + scores.fit(few, some)[1]) - some
+    )
+    drawn = np.append(*scores.fit(few, some)) - np.eye(16)[0]
+    np.testing.assert_allclose(gradient, -2 * scores.RIDGE * drawn, atol=1e-3)  # no slope is left
+
+
+def test_boxes_and_landmarks_stay_and_scores_become_likelier(detector, scenes):
+    fitted = scores.fit_scores(detector, scenes)
+    images = jnp.asarray(np.stack([scene.image[:96, :96] for scene in scenes["wider"]]) / 127.5 - 1, jnp.float32)
+    before, after = (np.asarray(FaceDetector().apply(v, images)[0]) for v in (detector, fitted))
+    np.testing.assert_array_equal(before[..., 1:], after[..., 1:])
+    found = scores.search(detector, scenes)
+    assert 0 < found.faces.sum() < len(found.faces)
+    _, strides = places(96, 96)
+    now = np.empty(len(found.faces))
+    for stride in (8, 16, 32):
+        weights, constant = scores.fit(found.outputs[found.strides == stride], found.faces[found.strides == stride])
+        expected = before[:, strides == stride] @ weights + constant
+        np.testing.assert_allclose(after[:, strides == stride, 0], expected, rtol=1e-4, atol=1e-4)
+        now[found.strides == stride] = found.outputs[found.strides == stride] @ weights + constant
+
+    def surprise(logits):
+        return np.mean(np.logaddexp(0, logits) - logits * found.faces)
+
+    assert surprise(now) < surprise(found.outputs[:, 0])
+
+
+def test_boxes_that_count_neither_way_are_not_learnt_from(detector, scenes):
+    whole = scores.search(detector, scenes)
+    ignored = {"wider": [Scene(s.image, s.boxes, s.landmarks, np.ones(1, bool)) for s in scenes["wider"]]}
+    left = scores.search(detector, ignored)
+    assert not left.faces.any()
+    assert len(left.faces) < len(whole.faces)
+
+
+def test_all_that_is_not_of_the_last_layers_scores_is_as_it_was(detector, scenes):
+    before, after = (flatten_dict(dict(v), sep="/") for v in (detector, scores.fit_scores(detector, scenes)))
+    assert before.keys() == after.keys()
+    changed = {name for name in before if not np.array_equal(before[name], after[name])}
+    assert changed <= {f"params/output{stride}/{kind}" for stride in (8, 16, 32) for kind in ("kernel", "bias")}
+    assert changed
