@@ -31,6 +31,8 @@ MOST_SCENES = 600
 """Pictures of one face, of each kind, that are looked at; photographs of several and pictures without one all are."""
 MULTIPLE = 64
 """Sides of what the network is shown are multiples of so many pixels."""
+EMPTY = 20.0
+"""How many times as much a box counts in a picture without a face, which most of what cameras see is."""
 RIDGE = 0.1
 """Weight of the squared distance from the scores as they were."""
 
@@ -42,11 +44,13 @@ class Candidates(NamedTuple):
         outputs: of the network.
         strides: of their places.
         faces: which of them are faces.
+        counts: how much each counts.
     """
 
     outputs: Float64[np.ndarray, "boxes 15"]
     strides: Float64[np.ndarray, " boxes"]
     faces: Bool[np.ndarray, " boxes"]
+    counts: Float64[np.ndarray, " boxes"]
 
 
 def fit_scores(variables: Mapping[str, Any], scenes: Mapping[str, Sequence[Scene]], seed: int = 0) -> dict[str, Any]:
@@ -55,7 +59,8 @@ def fit_scores(variables: Mapping[str, Any], scenes: Mapping[str, Sequence[Scene
     In training, a score is taught the overlap of its place's box, on crops that are scaled, covered, blurred. Here the
     network searches the photographs as they are, and a logistic regression of whether a box that is kept is a face, by
     all that the network says at its place, is fitted for each stride. It is linear in what the last layer computes, so
-    that layer takes it in, and the network's time is the same. The score becomes the probability that a box is a face.
+    that layer takes it in, and the network's time is the same. The score becomes the probability that a box is a face,
+    where :data:`EMPTY` times as many pictures show none.
 
     Args:
         variables: of a ``face_detector``.
@@ -69,7 +74,7 @@ def fit_scores(variables: Mapping[str, Any], scenes: Mapping[str, Sequence[Scene
     tensors = dict(flatten_dict(dict(variables), sep="/"))
     for stride in DETECTOR_STRIDES:
         own = found.strides == stride
-        weights, bias = fit(found.outputs[own], found.faces[own])
+        weights, bias = fit(found.outputs[own], found.faces[own], found.counts[own])
         for name, offset in (("kernel", 0.0), ("bias", bias)):
             name = f"params/output{stride}/{name}"
             values = np.array(tensors[name], np.float64)
@@ -79,12 +84,12 @@ def fit_scores(variables: Mapping[str, Any], scenes: Mapping[str, Sequence[Scene
 
 
 def fit(
-    outputs: Float[np.ndarray, "boxes 15"], faces: Bool[np.ndarray, " boxes"]
+    outputs: Float[np.ndarray, "boxes 15"], faces: Bool[np.ndarray, " boxes"], counts: Float[np.ndarray, " boxes"]
 ) -> tuple[Float64[np.ndarray, " 15"], float]:
     """Returns the weights and the constant of the regression; of the logit alone, as it is, without any example.
 
     Example:
-        >>> weights, constant = fit(np.zeros((0, 15)), np.zeros(0, bool))
+        >>> weights, constant = fit(np.zeros((0, 15)), np.zeros(0, bool), np.zeros(0))
         >>> float(weights[0]), float(abs(weights[1:]).max()), constant
         (1.0, 0.0, 0.0)
     """
@@ -94,8 +99,8 @@ def fit(
     def loss(weights: Float64[np.ndarray, " 16"]) -> tuple[float, Float64[np.ndarray, " 16"]]:
         logits = design @ weights
         change = weights - start
-        value = np.logaddexp(0, logits).sum() - logits[faces].sum() + RIDGE * change @ change
-        return float(value), design.T @ (expit(logits) - faces) + 2 * RIDGE * change
+        value = counts @ (np.logaddexp(0, logits) - logits * faces) + RIDGE * change @ change
+        return float(value), design.T @ (counts * (expit(logits) - faces)) + 2 * RIDGE * change
 
     weights = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 1000}).x
     return weights[:-1], float(weights[-1])
@@ -116,7 +121,7 @@ def search(variables: Mapping[str, Any], scenes: Mapping[str, Sequence[Scene]], 
     outputs, centres, strides = (np.concatenate(each) for each in zip(*found, strict=True))
     corners = np.asarray(decode(*map(jnp.asarray, (outputs, centres, strides)))[1], np.float64)
     boxes, scores = np.column_stack([corners[:, :2], corners[:, 2:] - corners[:, :2]]), expit(outputs[:, 0])
-    rows, labels, first = [], [], 0
+    rows, labels, counts, first = [], [], [], 0
     for scene, (own, _, _) in zip(chosen, found, strict=True):
         some = slice(first, first + len(own))
         kept = first + best(boxes[some], scores[some], MAX_OVERLAP, len(own))
@@ -125,9 +130,10 @@ def search(variables: Mapping[str, Any], scenes: Mapping[str, Sequence[Scene]], 
         known = match.faces != -2
         rows.append(kept[match.order[known]])
         labels.append(match.faces[known] >= 0)
+        counts.append(np.full(known.sum(), 1.0 if len(scene.boxes) else EMPTY))
         first += len(own)
     places_of = np.concatenate(rows)
-    return Candidates(outputs[places_of].astype(np.float64), strides[places_of], np.concatenate(labels))
+    return Candidates(outputs[places_of].astype(np.float64), strides[places_of], *map(np.concatenate, (labels, counts)))
 
 
 def _some(scenes: Sequence[Scene], random: np.random.Generator) -> list[Scene]:

@@ -47,17 +47,17 @@ def test_the_regression_is_scikit_learns_drawn_to_the_score_as_it_was():
     rng = np.random.default_rng(0)
     outputs = rng.normal(size=(4000, 15))
     faces = rng.random(4000) < expit(0.5 * outputs[:, 0] - outputs[:, 4] + 0.3)
-    weights, constant = scores.fit(outputs, faces)
-    other = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(outputs, faces)
+    counts = rng.choice([1.0, 3.0], 4000)
+    weights, constant = scores.fit(outputs, faces, counts)
+    other = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(outputs, faces, counts)
     np.testing.assert_allclose(weights, other.coef_[0], atol=2e-3)
     np.testing.assert_allclose(constant, other.intercept_[0], atol=2e-3)
 
-    few, some = outputs[:3], faces[:3]
-    gradient = np.append(few, np.ones((3, 1)), 1).T @ (
-        expit(few @ scores.fit(few, some)[0] + scores.fit(few, some)[1]) - some
-    )
-    drawn = np.append(*scores.fit(few, some)) - np.eye(16)[0]
-    np.testing.assert_allclose(gradient, -2 * scores.RIDGE * drawn, atol=1e-3)  # no slope is left
+    few, some, often = outputs[:3], faces[:3], counts[:3]
+    weights, constant = scores.fit(few, some, often)
+    slope = np.append(few, np.ones((3, 1)), 1).T @ (often * (expit(few @ weights + constant) - some))
+    drawn = np.append(weights, constant) - np.eye(16)[0]
+    np.testing.assert_allclose(slope, -2 * scores.RIDGE * drawn, atol=1e-3)  # none is left
 
 
 def test_boxes_and_landmarks_stay_and_scores_become_likelier(detector, scenes):
@@ -70,7 +70,7 @@ def test_boxes_and_landmarks_stay_and_scores_become_likelier(detector, scenes):
     _, strides = places(96, 96)
     now = np.empty(len(found.faces))
     for stride in (8, 16, 32):
-        weights, constant = scores.fit(found.outputs[found.strides == stride], found.faces[found.strides == stride])
+        weights, constant = scores.fit(*(each[found.strides == stride] for each in (found.outputs, *found[2:])))
         expected = before[:, strides == stride] @ weights + constant
         np.testing.assert_allclose(after[:, strides == stride, 0], expected, rtol=1e-4, atol=1e-4)
         now[found.strides == stride] = found.outputs[found.strides == stride] @ weights + constant
@@ -79,6 +79,16 @@ def test_boxes_and_landmarks_stay_and_scores_become_likelier(detector, scenes):
         return np.mean(np.logaddexp(0, logits) - logits * found.faces)
 
     assert surprise(now) < surprise(found.outputs[:, 0])
+
+
+def test_boxes_in_pictures_without_a_face_count_more(detector, scenes):
+    nobody = np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, bool)
+    empty = [Scene(scene.image[:, ::-1], *nobody) for scene in scenes["wider"][:4]]
+    alone, both = scores.search(detector, scenes), scores.search(detector, scenes | {"noface": empty})
+    assert set(alone.counts) == {1.0}
+    added = both.counts == scores.EMPTY
+    assert added.sum() == len(both.faces) - len(alone.faces) > 0
+    assert not both.faces[added].any()
 
 
 def test_boxes_that_count_neither_way_are_not_learnt_from(detector, scenes):
