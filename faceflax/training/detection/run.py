@@ -25,7 +25,7 @@ from faceflax.evaluation.detector import mean_recall
 from faceflax.preprocessing import normalize
 from faceflax.training.config import TrainConfig
 from faceflax.training.detection.loss import loss, places
-from faceflax.training.detection.scores import fit_scores
+from faceflax.training.detection.scores import CROPS, fit_scores
 from faceflax.training.detection.teacher import YuNetTeacher
 from faceflax.training.fitting import cosine, take_matching
 from faceflax.training.logs import Epoch
@@ -151,7 +151,8 @@ class Detection:
 
     def finished(self, variables: dict[str, Any], accuracy: float) -> tuple[dict[str, Any], float]:
         """Its scores fitted to the photographs of the train split, if that gains on validation's."""
-        fitted = fit_scores(variables, self.train, self.config.seed)
+        crops = [self.scenes.crop(number) for number in range(CROPS)]
+        fitted = fit_scores(variables, self.train, crops, self.config.seed)
         recall, _ = mean_recall(fitted, self.validation)
         tqdm.write(f"scores fitted to whole photographs: accuracy {accuracy:.2%} before, {recall:.2%} after")
         return (fitted, recall) if recall > accuracy else (variables, accuracy)

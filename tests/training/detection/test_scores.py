@@ -13,6 +13,8 @@ from sklearn.linear_model import LogisticRegression
 from faceflax import models
 from faceflax.data.scenes import Scene
 from faceflax.data.synthetic import render_faces
+from faceflax.inference.detection import Detector
+from faceflax.inference.detector_folding import fold_detector
 from faceflax.models.face_detector import FaceDetector
 from faceflax.training.detection import scores
 from faceflax.training.detection.loss import places
@@ -43,20 +45,26 @@ def scenes():
     return {"wider": made}
 
 
+def searched(variables, scenes, counts=None):
+    detector = Detector(fold_detector(flatten_dict(dict(variables), sep="/")))
+    return scores.search(detector, scenes, counts or [1.0] * len(scenes))
+
+
 def test_the_regression_is_scikit_learns_drawn_to_the_score_as_it_was():
-    rng = np.random.default_rng(0)
+    rng, seen = np.random.default_rng(0), [*scores.SEEN]
     outputs = rng.normal(size=(4000, 15))
     faces = rng.random(4000) < expit(0.5 * outputs[:, 0] - outputs[:, 4] + 0.3)
     counts = rng.choice([1.0, 3.0], 4000)
     weights, constant = scores.fit(outputs, faces, counts)
-    other = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(outputs, faces, counts)
-    np.testing.assert_allclose(weights, other.coef_[0], atol=2e-3)
+    other = LogisticRegression(C=np.inf, tol=1e-8, max_iter=1000).fit(outputs[:, seen], faces, counts)
+    np.testing.assert_allclose(weights[seen], other.coef_[0], atol=2e-3)
     np.testing.assert_allclose(constant, other.intercept_[0], atol=2e-3)
+    assert (np.delete(weights, seen) == 0).all()
 
     few, some, often = outputs[:3], faces[:3], counts[:3]
     weights, constant = scores.fit(few, some, often)
-    slope = np.append(few, np.ones((3, 1)), 1).T @ (often * (expit(few @ weights + constant) - some))
-    drawn = np.append(weights, constant) - np.eye(16)[0]
+    slope = np.append(few[:, seen], np.ones((3, 1)), 1).T @ (often * (expit(few @ weights + constant) - some))
+    drawn = np.append(weights[seen], constant) - np.eye(len(seen) + 1)[0]
     np.testing.assert_allclose(slope, -2 * scores.RIDGE * drawn, atol=1e-3)  # none is left
 
 
@@ -65,7 +73,7 @@ def test_boxes_and_landmarks_stay_and_scores_become_likelier(detector, scenes):
     images = jnp.asarray(np.stack([scene.image[:96, :96] for scene in scenes["wider"]]) / 127.5 - 1, jnp.float32)
     before, after = (np.asarray(FaceDetector().apply(v, images)[0]) for v in (detector, fitted))
     np.testing.assert_array_equal(before[..., 1:], after[..., 1:])
-    found = scores.search(detector, scenes)
+    found = searched(detector, scenes["wider"])
     assert 0 < found.faces.sum() < len(found.faces)
     _, strides = places(96, 96)
     now = np.empty(len(found.faces))
@@ -81,20 +89,36 @@ def test_boxes_and_landmarks_stay_and_scores_become_likelier(detector, scenes):
     assert surprise(now) < surprise(found.outputs[:, 0])
 
 
-def test_boxes_in_pictures_without_a_face_count_more(detector, scenes):
+def test_boxes_count_as_much_as_their_pictures(detector, scenes):
+    first, second = scenes["wider"][:6], scenes["wider"][6:]
+    parts, whole = (
+        [searched(detector, each) for each in (first, second)],
+        searched(detector, [*first, *second], [2.0] * 6 + [7.0] * 6),
+    )
+    for own, both in zip(zip(*parts, strict=True), whole, strict=True):
+        if both is not whole.counts:
+            np.testing.assert_array_equal(np.concatenate(own), both)
+    np.testing.assert_array_equal(whole.counts, [2.0] * len(parts[0].faces) + [7.0] * len(parts[1].faces))
+
+
+def test_false_boxes_of_pictures_without_a_face_lower_the_scores(detector, scenes):
     nobody = np.zeros((0, 4), np.float32), np.zeros((0, 5, 2), np.float32), np.zeros(0, bool)
-    empty = [Scene(scene.image[:, ::-1], *nobody) for scene in scenes["wider"][:4]]
-    alone, both = scores.search(detector, scenes), scores.search(detector, scenes | {"noface": empty})
-    assert set(alone.counts) == {1.0}
-    added = both.counts == scores.EMPTY
-    assert added.sum() == len(both.faces) - len(alone.faces) > 0
-    assert not both.faces[added].any()
+    empty = [Scene(scene.image[:, ::-1], *nobody) for scene in scenes["wider"]]
+    images = jnp.asarray(np.stack([scene.image[:96, :96] for scene in empty]) / 127.5 - 1, jnp.float32)
+    without, among, with_crops = (
+        np.asarray(FaceDetector().apply(v, images)[0])[..., 0].max()
+        for v in (
+            scores.fit_scores(detector, scenes),
+            scores.fit_scores(detector, scenes | {"noface": empty}),
+            scores.fit_scores(detector, scenes, empty),
+        )
+    )
+    assert among < with_crops < without
 
 
 def test_boxes_that_count_neither_way_are_not_learnt_from(detector, scenes):
-    whole = scores.search(detector, scenes)
-    ignored = {"wider": [Scene(s.image, s.boxes, s.landmarks, np.ones(1, bool)) for s in scenes["wider"]]}
-    left = scores.search(detector, ignored)
+    whole = searched(detector, scenes["wider"])
+    left = searched(detector, [Scene(s.image, s.boxes, s.landmarks, np.ones(1, bool)) for s in scenes["wider"]])
     assert not left.faces.any()
     assert len(left.faces) < len(whole.faces)
 
