@@ -35,7 +35,7 @@ R = TypeVar("R")
 
 
 def method(
-    *options: str, prepare: Callable[[Images, dict[str, Any]], dict[str, Any]] | None = None
+    *options: str, prepare: Callable[[Images, dict[str, Any]], dict[str, Any]] | None = None, quick: bool = True
 ) -> Callable[[Callable[P, R]], Callable[P, R]]:
     """Makes an attribution method of a function: checks what it is called with, and compiles it.
 
@@ -45,13 +45,14 @@ def method(
         *options: those of its arguments that the compiled program depends on, such as a number of steps.
         prepare: what makes other arguments, by name, of the images and those that it was called with; before it is
             compiled, so that it sees their values.
+        quick: see :func:`~interpret.compiling.compiled`.
 
     Returns:
         A decorator of functions ``(model, variables, images, target, *, layer, ...)``.
     """
 
     def decorate(function: Callable[P, R]) -> Callable[P, R]:
-        program: Callable[..., Any] = compiled(function, static=("model", "layer", *options))
+        program: Callable[..., Any] = compiled(function, static=("model", "layer", *options), quick=quick)
 
         @functools.wraps(function)
         def checked(

@@ -30,7 +30,7 @@ _LINEAR = {
 """Operations that add no constant, whatever they are applied to; a maximum is its winner."""
 
 
-@method()
+@method(quick=False)  # it adds up what cancels: two sizes of a batch would show their rounding
 def full_grad(
     model: Model, variables: Any, images: Images, target: Target = None, *, layer: str = "last_conv"
 ) -> Images:

@@ -8,6 +8,7 @@ import numpy as np
 import pytest
 from jax import lax
 
+from interpret import compiling
 from interpret.compiling import _is_slow, compiled
 
 LAYOUTS = [
@@ -92,3 +93,19 @@ def test_it_composes_with_the_transformations_of_jax():
     np.testing.assert_allclose(
         jax.hessian(lambda x: ours(x, 3))(x), jax.hessian(lambda x: function(x, 3))(x), rtol=1e-5, atol=1e-6
     )
+
+
+def test_options_that_xla_does_not_know_are_left_out(monkeypatch):
+    monkeypatch.setattr(compiling, "_OPTIONS", {"xla_no_such_option": True})
+    compiling._known.cache_clear()
+    assert compiled(lambda x: 2 * x)(jnp.ones(2)).tolist() == [2, 2]
+    assert not compiling._known()
+    compiling._known.cache_clear()
+
+
+def test_a_compiled_function_is_taken_into_programs_of_the_user():
+    double = compiled(lambda x, times: x * times, static=("times",))
+    x = jnp.arange(3.0)
+    assert jax.jit(lambda: double(x, times=3))().tolist() == [0, 3, 6]  # no argument of it is traced
+    assert jax.jit(lambda x: double(x, times=3))(x).tolist() == jax.vmap(lambda x: double(x, times=3))(x).tolist()
+    assert jax.grad(lambda x: double(x, times=3).sum())(x).tolist() == [3, 3, 3]
