@@ -2,8 +2,7 @@
 
 Each channel has a twin that sees what it sees in the mirrored image; their weights are one another's mirror images, and
 the classes are told from sums over both: a network that is equivariant to the mirror in the sense of Cohen and Welling,
-"Group Equivariant Convolutional Networks", ICML 2016. It has the same layers and takes the same time; half of its
-weights are free.
+"Group Equivariant Convolutional Networks", ICML 2016. Its layers are the same; half of their weights are free.
 """
 
 from __future__ import annotations

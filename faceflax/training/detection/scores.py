@@ -36,8 +36,8 @@ MULTIPLE = 64
 EMPTY = 20.0
 """How many times as much a box counts in a picture without a face, which most of what cameras see is."""
 SEEN = (0, 3, 4)
-"""What the regression is by: the score and the logarithms of the box's width and height. By the rest as well the mean
-recall rises by half a point more, but of the places of a face one with worse landmarks then has the highest score."""
+"""What the regression is by: the score and the logarithms of the box's width and height. By the rest as well recall
+rises more, but of the places of a face one with worse landmarks then has the highest score."""
 RIDGE = 0.1
 """Weight of the squared distance from the scores as they were."""
 
