@@ -8,8 +8,8 @@ from typing import NamedTuple
 
 from faceflax.native import Region
 
-SIDES: tuple[int, ...] = (64, 96, 128, 160, 192, 224, 256, 320, 384, 448, 512, 576, 640)
-"""Rows or columns of the network's input: few, so that few sizes have to be prepared; the last is the largest."""
+SIDES: tuple[int, ...] = tuple(range(64, 641, 32))
+"""Rows or columns of the network's input; the last is the largest."""
 
 OVERLAP = 128
 """Pixels of the input that neighbouring tiles share: a face that is no larger is whole in one of them."""

@@ -54,70 +54,51 @@ struct Samples {
   // the image is their mean, by the part of each that it covers; else it is interpolated between two.
   Samples(double begin, double length, Index count, Index size) {
     const double step = length / count;
+    const Index most = step >= 1 ? std::min<double>(std::ceil(step) + 1, size) : 2;
     struct Span {
-      Index from = 0;
-      std::vector<double> weights;
+      Index from = 0, taps = 0;
     };
     std::vector<Span> spans(count);
+    std::vector<double> shares(count * most);
     first = size;
     for (Index i = 0; i < count; ++i) {
       Span& span = spans[i];
+      double* share = shares.data() + i * most;
       if (step >= 1) {
         const double low = begin + i * step, high = begin + (i + 1) * step;
         span.from = std::clamp<double>(std::floor(low), 0, size);
-        const Index to = std::clamp<double>(std::ceil(high), span.from, size);
+        const Index to = std::clamp<double>(std::ceil(high), span.from, std::min(span.from + most, size));
         for (Index p = span.from; p < to; ++p) {
-          span.weights.push_back((std::min<double>(high, p + 1) - std::max<double>(low, p)) / step);
+          share[span.taps++] = (std::min<double>(high, p + 1) - std::max<double>(low, p)) / step;
         }
       } else {
         const double middle = begin + (i + 0.5) * step - 0.5, at = std::floor(middle), part = middle - at;
         if (at < -1 || at >= size) continue;
         span.from = std::max<double>(at, 0);
-        if (at >= 0) span.weights.push_back(1 - part);
-        if (at + 1 < size) span.weights.push_back(part);
+        if (at >= 0) share[span.taps++] = 1 - part;
+        if (at + 1 < size) share[span.taps++] = part;
       }
-      if (span.weights.empty()) continue;
+      if (span.taps == 0) continue;
       first = std::min(first, span.from);
-      last = std::max<Index>(last, span.from + span.weights.size());
-      taps = std::max<Index>(taps, span.weights.size());
+      last = std::max(last, span.from + span.taps);
+      taps = std::max(taps, span.taps);
     }
     if (taps == 0) first = last = 0;
     starts.resize(count);
     weights.resize(count * taps);
     totals.resize(count);
     for (Index i = 0; i < count; ++i) {  // as many taps for each, where they are inside
-      const Index start = spans[i].weights.empty() ? 0 : std::min(spans[i].from, last - taps) - first;
+      const Index start = spans[i].taps == 0 ? 0 : std::min(spans[i].from, last - taps) - first;
       starts[i] = start;
       double total = 0;
-      for (size_t t = 0; t < spans[i].weights.size(); ++t) {
-        weights[i * taps + spans[i].from - first - start + t] = spans[i].weights[t] / 127.5;
-        total += spans[i].weights[t];
+      for (Index t = 0; t < spans[i].taps; ++t) {
+        weights[i * taps + spans[i].from - first - start + t] = shares[i * most + t] / 127.5;
+        total += shares[i * most + t];
       }
       totals[i] = total;
     }
   }
 };
-
-// The weights of a row's pixels for each colour of each of the input's, [taps, count, colours].
-std::vector<T> TapsFirst(const Samples& samples) {
-  const Index count = samples.starts.size();
-  std::vector<T> result;
-  result.reserve(samples.weights.size() * kColours);
-  for (Index t = 0; t < samples.taps; ++t) {
-    for (Index i = 0; i < count; ++i)
-      result.insert(result.end(), kColours, samples.weights[i * samples.taps + t] * T(127.5));
-  }
-  return result;
-}
-
-// Where each colour of each of the input's pixels starts.
-std::vector<int32_t> Starts(const Samples& samples) {
-  std::vector<int32_t> result;
-  for (const int32_t start : samples.starts) {
-    for (int32_t c = 0; c < kColours; ++c) result.push_back(start * kColours + c);
-  }
-  return result;
-}
 
 // Resizes a region of an image into the network's input, a row at a time. Outside the image it is mid-grey, 0.
 class Source {
@@ -127,28 +108,29 @@ class Source {
         stride_(stride),
         down_(region.top, region.height, region.rows, height),
         across_(region.left, region.width, region.columns, width),
-        starts_(Starts(across_)),
-        columns_(TapsFirst(across_)),
-        as_it_is_(region.left == 0 && region.width == region.columns && region.columns == width) {}
+        as_it_is_(region.left == 0 && region.width == region.columns && region.columns == width) {
+    for (int32_t& start : across_.starts) start *= kColours;
+    for (T& weight : across_.weights) weight *= T(127.5);  // the rows' sums are of values up to 1
+  }
 
   void Row(const Kernels& kernels, Index row, T* y) const {
-    const Index count = starts_.size(), met = (across_.last - across_.first) * kColours;
+    const Index count = across_.starts.size(), met = (across_.last - across_.first) * kColours;
     if (down_.taps == 0 || across_.taps == 0) {
-      std::fill_n(y, count, T(0));
+      std::fill_n(y, count * kColours, T(0));
       return;
     }
-    T* line = as_it_is_ ? y : Scratch(kNarrow, met);
+    T* line = as_it_is_ ? y : Scratch(kNarrow, met + 1);
     kernels.weigh_rows(image_ + (down_.first + down_.starts[row]) * stride_ + across_.first * kColours, stride_, met,
                        down_.weights.data() + row * down_.taps, down_.taps, -down_.totals[row], line);
-    if (!as_it_is_) kernels.weigh_columns(line, starts_.data(), columns_.data(), across_.taps, kColours, count, y);
+    if (as_it_is_) return;
+    line[met] = 0;
+    kernels.weigh_columns(line, across_.starts.data(), across_.weights.data(), across_.taps, count, y);
   }
 
  private:
   const uint8_t* image_;
   Index stride_;
   Samples down_, across_;
-  std::vector<int32_t> starts_;
-  std::vector<T> columns_;
   bool as_it_is_;  // its columns need no weights
 };
 

@@ -88,7 +88,7 @@ struct Kernels {
   void (*spread)(const T* part, Index height, Index width, Index channels, T* g);
   void (*add_doubled)(const T* fine, const T* coarse, Index width, Index channels, T* y);
   void (*weigh_rows)(const uint8_t* x, Index row, Index width, const T* weights, Index taps, T offset, T* y);
-  void (*weigh_columns)(const T* x, const int32_t* starts, const T* weights, Index taps, Index step, Index width, T* y);
+  void (*weigh_columns)(const T* x, const int32_t* starts, const T* weights, Index taps, Index count, T* y);
   const TileKernels* tiles;  // or null
 };
 

@@ -26,12 +26,18 @@ void WeighRows(const uint8_t* __restrict x, Index row, Index width, const T* wei
   }
 }
 
-// y[i] = the sum of weights[t][i] * x[starts[i] + t * step] over `taps` pixels.
-void WeighColumns(const T* x, const int32_t* starts, const T* weights, Index taps, Index step, Index width, T* y) {
-  Zero(y, width);
-  for (Index t = 0; t < taps; ++t, x += step, weights += width) {
-    for (Index i = 0; i < width; ++i) y[i] += weights[i] * x[starts[i]];
-  }
+// Pixels of three colours, each the sum of `taps` ones of x, the first at starts[i], by weights[i * taps + t]. Four
+// values are computed at once: the fourth, for which x has one value more, is where the next pixel's first belongs.
+void WeighColumns(const T* x, const int32_t* starts, const T* weights, Index taps, Index count, T* y) {
+  const auto pixel = [&](Index i) {
+    const T *from = x + starts[i], *own = weights + i * taps;
+    Vector<4> sum = own[0] * Load<4>(from);
+    for (Index t = 1; t < taps; ++t) sum += own[t] * Load<4>(from + 3 * t);
+    return sum;
+  };
+  for (Index i = 0; i < count - 1; ++i) Store<4>(y + 3 * i, pixel(i));
+  const Vector<4> last = pixel(count - 1);
+  for (Index c = 0; c < 3; ++c) y[3 * (count - 1) + c] = last[c];
 }
 
 // A row of `width` pixels of a map, and of one half as fine whose pixels count twice.
