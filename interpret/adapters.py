@@ -93,7 +93,7 @@ def from_linen(module: nn.Module, **options: Any) -> Linen:
         (2, 8, 8, 1)
     """
     if not isinstance(module, nn.Module):
-        raise FaceflaxError("module", None, f"a {type(module).__name__} is no Linen module", "give an instance of one")
+        raise FaceflaxError("module", None, f"{type(module).__name__} is no Linen module", "give an instance of one")
     return Linen(module, tuple(sorted(options.items())))
 
 
@@ -160,7 +160,7 @@ def from_nnx(module: nnx.Module, **options: Any) -> tuple[Nnx, Any]:
         (2, 8, 8, 1)
     """
     if not isinstance(module, nnx.Module):
-        raise FaceflaxError("module", None, f"a {type(module).__name__} is no NNX module", "give an instance of one")
+        raise FaceflaxError("module", None, f"{type(module).__name__} is no NNX module", "give an instance of one")
     structure, state = nnx.split(module)
     return Nnx(structure, tuple(sorted(options.items()))), state
 
@@ -359,7 +359,7 @@ def wrap(
     if options and not takes_options:
         raise FaceflaxError("options", ", ".join(options), "{} are of a module's call", "bind them: functools.partial")
     if per_image and takes_options:
-        raise FaceflaxError("per_image", None, f"a {type(model).__name__} takes a batch", "give a function of it")
+        raise FaceflaxError("per_image", None, f"{type(model).__name__} takes a batch", "give a function of it")
     if isinstance(model, nn.Module):
         if variables is None:
             raise FaceflaxError("variables", None, f"{type(model).__name__} holds none", "give those it was trained to")
@@ -380,7 +380,7 @@ def wrap(
             inner = Function(model, variables is not None, per_image)
             variables = {} if variables is None else variables
     else:
-        raise FaceflaxError("model", None, f"a {type(model).__name__} is neither a module nor a function")
+        raise FaceflaxError("model", None, f"{type(model).__name__} is neither a module nor a function")
     return Wrapped(inner, output, channels_first, tuple(sorted((grids or {}).items()))), variables
 
 

@@ -383,7 +383,7 @@ def _load_networks(options: Options) -> list[Network]:
                 "unknown {}",
                 f"choose one of: {', '.join(layers)} (of {info.arch}; arch draws one alone)",
             )
-        count = sum(leaf.size for leaf in jax.tree.leaves(variables["params"]))
+        count = sum(leaf.size for leaf in jax.tree.leaves(variables))  # BatchNorm's statistics too, as everywhere
         title = f"{info.arch}\n{count / 1000:.0f}k parameters"
         cut = Cut(info.image_size, info.image_size, info.crop_margin)
         networks.append(Network(info.name, title, model, variables, info.labels, cut, normalize))

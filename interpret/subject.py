@@ -114,8 +114,9 @@ def load_subject(field: str, name: str) -> Subject:
     except Exception as error:
         raise _failed(field, name, "calling it", error) from error
     if not isinstance(subject, Subject):
+        kind = type(subject).__name__
         raise FaceflaxError(
-            field, name, f"{{}} returned a {type(subject).__name__}", "return interpret.Subject(network, image_size)"
+            field, name, f"{{}} returned an object of type {kind}", "return interpret.Subject(network, image_size)"
         )
     return subject
 

@@ -135,11 +135,11 @@ def several(x):
 @pytest.mark.parametrize(
     ("call", "message"),
     [
-        (lambda: interpret.wrap({}), "model: a dict is neither a module nor a function"),
+        (lambda: interpret.wrap({}), "model: dict is neither a module nor a function"),
         (lambda: interpret.wrap(ViT()), "variables: ViT holds none; give those it was trained to"),
         (lambda: interpret.wrap(NnxResNet(nnx.Rngs(0)), {}), "variables: NnxResNet holds its own; leave them out"),
         (lambda: interpret.wrap(plain, train=False), "options: .train. are of a module's call; bind them"),
-        (lambda: interpret.wrap(ViT(), {}, per_image=True), "per_image: a ViT takes a batch"),
+        (lambda: interpret.wrap(ViT(), {}, per_image=True), "per_image: ViT takes a batch"),
         (
             lambda: interpret.gradient(*interpret.wrap(dense), IMAGES, 0),
             r"output: shape \(2, 8, 12, 3\) is not \[batch, classes\]; give a function",

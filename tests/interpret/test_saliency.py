@@ -340,7 +340,7 @@ def test_a_network_of_faces_gets_faces_in_colour(mine):
         ({"model": "of_mine:nets"}, "model: unknown 'of_mine:nets'; choose one of: of_mine:colours, of_mine:network"),
         ({"model": "of_mine:NUMBER"}, "model: unknown 'of_mine:NUMBER'"),
         ({"model": "of_mine:broken"}, "model: 'of_mine:broken': calling it raised OSError: no such weights"),
-        ({"model": "of_mine:pair"}, "model: 'of_mine:pair' returned a tuple; return interpret.Subject"),
+        ({"model": "of_mine:pair"}, "model: 'of_mine:pair' returned an object of type tuple; return interpret.Subject"),
         ({"model": "of_mine:two_labels"}, "model: 'of_mine:two_labels' has 2 labels for 3 logits"),
         ({"model": "of_mine:unready"}, "preprocess raised AttributeError: 'numpy.ndarray' object has no attribute"),
         ({"model": "of_mine:odd_sizes"}, "calling it raised FaceflaxError: image_size: 20 is not height and width"),
