@@ -60,9 +60,17 @@ def _lines(info: Any, own: Mapping[str, Any], results: Mapping[str, Any]) -> Ite
         "| fitted to | five sources: photographs of people (a part of WIDER FACE, Yang et al., 2016), people with "
         "masks, portraits and close faces with landmarks, and pictures without a face; 11,769 pictures; research use |"
     )
+    yield (
+        "| taught by | besides, OpenCV's YuNet (Wu, Peng and Yu, 2023; MIT License): what it sees in upright crops of "
+        "photographs of people; its weights are no part of these |"
+    )
     yield f"| chosen on | the validation split, 1,107 pictures ({counted} faces of 20 pixels and more): the epoch |"
     yield "| measured on | the same split: the dataset has no test split, so expect somewhat less elsewhere |"
     yield "| boxes | as WIDER FACE's: upright, from the forehead to the chin and from ear to ear |"
+    yield (
+        "| score | share of the boxes of such a score and size that are faces, fitted to training photographs, where "
+        "pictures without a face count more than they do there |"
+    )
     yield "| made by | `experiments/recipes/face_detector_faces.py` |"
     yield ""
     yield (
@@ -86,7 +94,8 @@ def _lines(info: Any, own: Mapping[str, Any], results: Mapping[str, Any]) -> Ite
     yield f"| noface: pictures with a box | {' | '.join(alarms)} |"
     yield ""
     yield (
-        "YuNet was trained on all of WIDER FACE, perhaps on these photographs too. It and Haar are as OpenCV has them."
+        "YuNet was trained on all of WIDER FACE, perhaps on these photographs too, and it has taught this network. It "
+        "and Haar are as OpenCV has them."
     )
     yield ""
     for kind, values in {"size": own["sizes"], **own["conditions"]}.items():

@@ -21,7 +21,7 @@ AROUND = 1.6
 """Where only some faces of an image are known, places in a box so many times theirs are taught all the same."""
 SEEN, FAINT = 0.3, 0.1
 """A teacher's score of a face whose landmarks it shows, and one that is as good as none."""
-BOX_WEIGHT, LANDMARK_WEIGHT = 3.0, 2.0
+BOX_WEIGHT, LANDMARK_WEIGHT = 3.0, 4.0
 """Of the parts of the loss, beside 1 of the score."""
 
 
