@@ -212,5 +212,5 @@ def test_wrong_layers_and_modules(linen):
     with pytest.raises(FaceflaxError, match="layer: unknown 'last_conv'; choose one of: Dense_0, block1, "):
         interpret.gradient(*linen)
     for make in (from_linen, from_nnx):
-        with pytest.raises(FaceflaxError, match=r"module: a dict is no (Linen|NNX) module"):
+        with pytest.raises(FaceflaxError, match=r"module: dict is no (Linen|NNX) module"):
             make({})
