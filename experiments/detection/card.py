@@ -61,7 +61,7 @@ def _lines(info: Any, own: Mapping[str, Any], results: Mapping[str, Any]) -> Ite
         "masks, portraits and close faces with landmarks, and pictures without a face; 11,769 pictures; research use |"
     )
     yield (
-        "| taught by | besides, OpenCV's YuNet (Wu, Peng and Yu, 2023; MIT License): what it sees in upright crops of "
+        "| distilled from | OpenCV's YuNet (Wu, Peng and Yu, 2023; MIT License): what it sees in upright crops of "
         "photographs of people; its weights are no part of these |"
     )
     yield f"| chosen on | the validation split, 1,107 pictures ({counted} faces of 20 pixels and more): the epoch |"
