@@ -28,8 +28,8 @@ in place of 9, with half the blur, darkness and noise: 79.3% to 80.2% within two
 five. With so little blur enlarged faces of few pixels were found less often, so that it came back in the second stage.
 The teacher and the crops at the photograph's scale gained above all in crowds, and lost faces enlarged from few
 pixels; the average and the fourth stage, with more blur and grey, found those again. Scores that are fitted by all 15
-outputs of a place gained half a point more than those by score and size, but the place of a face with the highest score
-then had worse landmarks. The loss on training crops still fell at the end.
+outputs of a place gained more recall than those by score and size, but the place of a face with the highest score then
+had worse landmarks. The loss on training crops still fell at the end.
 """
 
 from __future__ import annotations
