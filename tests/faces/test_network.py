@@ -106,6 +106,12 @@ def test_a_small_frame_is_one_look_and_a_large_one_costs_what_its_pixels_do():
         assert pixels < most * shape[0] * shape[1] * 0.36
 
 
+def test_a_frame_of_a_camera_is_not_padded():
+    (first, *_), *_ = tiles(480, 640, 1.0)
+    assert (first.region.left, first.region.top, first.region.width, first.region.height) == (0, 0, 640, 480)
+    assert (first.region.rows, first.region.columns) == (480, 640)
+
+
 def test_smaller_faces_are_left_out_and_the_search_is_coarser():
     frame = np.zeros((360, 640, 3), np.uint8)
     sizes = []
