@@ -1,4 +1,4 @@
-"""A detector's network measured as it is used: folded, by the kernels, over a dataset's photographs."""
+"""A detector's network measured as it is used: folded, by the kernels, in the search that analyzers make."""
 
 from __future__ import annotations
 
@@ -10,9 +10,9 @@ from flax.traverse_util import flatten_dict
 
 from faceflax.data.scenes import Scene
 from faceflax.evaluation import detection
+from faceflax.faces import NetworkDetector
 from faceflax.inference.detection import Detector
 from faceflax.inference.detector_folding import fold_detector
-from faceflax.native import Region
 
 SMALLEST, FALSE_BOXES = 20, 0.1
 """What is asked for: the faces of 20 pixels and more, at one false box in ten images."""
@@ -29,7 +29,8 @@ def mean_recall(variables: Mapping[str, Any], scenes: Mapping[str, Sequence[Scen
         variables: of a ``face_detector``.
         scenes: photographs by kind; those of ``noface`` have no faces.
     """
-    detector = Detector(fold_detector(flatten_dict(variables, sep="/")))
+    network = Detector(fold_detector(flatten_dict(variables, sep="/")))
+    detector = NetworkDetector(network, min_score=LEAST_SCORE, min_size=SMALLEST)
     found = {name: [_match(detector, scene) for scene in each] for name, each in scenes.items()}
     empty = found.pop("noface", [])
     few, many = (
@@ -39,10 +40,10 @@ def mean_recall(variables: Mapping[str, Any], scenes: Mapping[str, Sequence[Scen
     return few, many
 
 
-def _match(detector: Detector, scene: Scene) -> detection.Matches:
-    height, width = scene.image.shape[:2]
-    rows, columns = (-(-side // 64) * 64 for side in (height, width))  # few sizes
-    region = Region(0, 0, columns, rows, rows=rows, columns=columns)
-    faces = detector.detect(scene.image, [region], min_score=LEAST_SCORE)
+def _match(detector: NetworkDetector, scene: Scene) -> detection.Matches:
+    faces = detector(scene.image)
+    boxes = np.array([face.box for face in faces]).reshape(-1, 4)
     counted = ~scene.ignored & (np.sqrt(scene.boxes[:, 2:].prod(1)) >= SMALLEST)
-    return detection.match(faces[:, :4], faces[:, 4], scene.boxes, counted, complete=scene.complete)
+    return detection.match(
+        boxes, np.array([face.score for face in faces]), scene.boxes, counted, complete=scene.complete
+    )

@@ -154,12 +154,13 @@ class NetworkDetector:
 
 
 def _whole(rows: np.ndarray, group: Sequence[Tile]) -> np.ndarray:
-    """Which faces are not cut by the edge of their tile, beyond which the frame goes on, and not too large for it."""
+    """Which faces are of their tile's sizes and not cut by its edge, beyond which the frame goes on."""
     if not len(rows):
         return np.zeros(0, bool)
     edges = np.array([tile[1:] for tile in group])[rows[:, 15].astype(int)]
     low, high = rows[:, :2], rows[:, :2] + rows[:, 2:4]
-    return ((low >= edges[:, :2]) & (high <= edges[:, 2:4])).all(1) & (rows[:, 3] <= edges[:, 4])
+    inside = ((low >= edges[:, :2]) & (high <= edges[:, 2:4])).all(1)
+    return inside & (edges[:, 4] <= rows[:, 3]) & (rows[:, 3] <= edges[:, 5])
 
 
 def _once(rows: np.ndarray) -> np.ndarray:

@@ -17,8 +17,11 @@ OVERLAP = 128
 LARGEST = 192
 """Height of the largest face that the network finds well, in pixels of its input."""
 
-_COARSER = 4.0
+_COARSER = 2.5
 """Larger faces are searched at a scale so many times smaller."""
+_LEAST_COARSE = 48
+"""Height of the smallest face that a coarser search is asked for, in pixels of its input: finer ones see smaller faces
+better, and searching for them once more gives more false ones."""
 _BEYOND = 1.25
 """The largest face, in shorter sides of the frame: its box may reach beyond."""
 _MOST = 32
@@ -32,7 +35,8 @@ class Tile(NamedTuple):
         region: where it is, and the input it is resized to.
         left, top, right, bottom: what it shows whole, in pixels of the frame: all that does not cross its edges, and on
             the sides where the frame ends everything.
-        tallest: height of the largest face, in pixels of the frame, that no coarser search finds better.
+        shortest, tallest: heights of the smallest and the largest face, in pixels of the frame, that no finer and no
+            coarser search finds better.
     """
 
     region: Region
@@ -40,6 +44,7 @@ class Tile(NamedTuple):
     top: float
     right: float
     bottom: float
+    shortest: float
     tallest: float
 
 
@@ -48,7 +53,7 @@ def tiles(height: int, width: int, scale: float) -> Iterator[list[Tile]]:
 
     A frame whose reduced size fits into one input is one tile, as large as that input allows. Another is cut into tiles
     that overlap by :data:`OVERLAP`. Where a face may be larger than the network finds well, or than a tile shows whole,
-    the frame is searched once more at a coarser scale, and so on.
+    the frame is searched once more at a coarser scale, for such faces alone, and so on.
 
     Args:
         height: of the frame, in pixels.
@@ -57,10 +62,11 @@ def tiles(height: int, width: int, scale: float) -> Iterator[list[Tile]]:
 
     Example:
         >>> [(tile.region.rows, tile.region.columns) for group in tiles(360, 640, 0.6) for tile in group]
-        [(224, 384), (64, 96)]
+        [(224, 384), (96, 160)]
         >>> sum(len(group) for group in tiles(3000, 4000, 0.6))
-        22
+        26
     """
+    shortest = 0.0
     while True:
         whole = max(height, width) * scale <= SIDES[-1]
         if whole:
@@ -75,7 +81,7 @@ def tiles(height: int, width: int, scale: float) -> Iterator[list[Tile]]:
         for first_row in range(min(2, len(down))):
             for first_column in range(min(2, len(across))):
                 group = [
-                    _tile(left, top, columns, rows, scale, height, width, tallest)
+                    _tile(left, top, columns, rows, scale, height, width, shortest, tallest)
                     for top in down[first_row::2]
                     for left in across[first_column::2]
                 ]
@@ -84,6 +90,7 @@ def tiles(height: int, width: int, scale: float) -> Iterator[list[Tile]]:
         if last:
             return
         scale /= _COARSER
+        shortest = _LEAST_COARSE / scale
 
 
 def _fitting(pixels: float) -> int:
@@ -103,7 +110,15 @@ def _spread(length: int, scale: float) -> tuple[int, list[float]]:
 
 
 def _tile(
-    left: float, top: float, columns: int, rows: int, scale: float, height: int, width: int, tallest: float
+    left: float,
+    top: float,
+    columns: int,
+    rows: int,
+    scale: float,
+    height: int,
+    width: int,
+    shortest: float,
+    tallest: float,
 ) -> Tile:
     region = Region(left, top, columns / scale, rows / scale, rows, columns)
     pixel = 1 / scale  # of the input: a face that ends at the very edge may go on
@@ -114,5 +129,6 @@ def _tile(
         -math.inf if top <= 0 else top + pixel,
         math.inf if ends[0] >= width - pixel / 2 else ends[0] - pixel,
         math.inf if ends[1] >= height - pixel / 2 else ends[1] - pixel,
+        shortest,
         tallest,
     )

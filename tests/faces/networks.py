@@ -7,13 +7,15 @@ class Seer:
     """Knows all faces of an image, and tells of those that a region shows.
 
     A face is seen if it is from 10 pixels high up to the input's size there and half of it is inside. What lies beyond
-    the region is cut off and changes the score by ``cut``: where that is positive, the wrong one would win.
+    the region is cut off and changes the score by ``cut``: where that is positive, the wrong one would win. At a scale
+    above ``finest`` it sees nothing.
     """
 
-    def __init__(self, boxes, scores=None, cut=0.2):
+    def __init__(self, boxes, scores=None, cut=0.2, finest=np.inf):
         self.boxes = np.asarray(boxes, np.float64).reshape(-1, 4)
         self.scores = np.full(len(self.boxes), 0.7) if scores is None else np.asarray(scores, float)
         self.cut = cut
+        self.finest = finest
         self.calls = []
 
     def detect(self, image, regions, *, min_score):
@@ -31,7 +33,7 @@ class Seer:
             for box, score in zip(self.boxes, self.scores, strict=True):
                 corners = np.clip(box[:2], low, high), np.clip(box[:2] + box[2:], low, high)
                 part = (corners[1] - corners[0]).prod() / box[2:].prod()
-                if score >= min_score and part > 0.5 and 10 <= box[3] * scale <= region.rows:
+                if score >= min_score and part > 0.5 and scale <= self.finest and 10 <= box[3] * scale <= region.rows:
                     seen = np.concatenate([corners[0], corners[1] - corners[0]])
                     rows.append([*seen, score + self.cut * (1 - part), *landmarks_of(box).ravel(), number])
         rows = np.array(rows, np.float32).reshape(-1, 16)

@@ -8,7 +8,7 @@ from faceflax import models, pretrained
 from faceflax.errors import FaceflaxError
 from faceflax.faces.detection import Detection, boxes_of, iou
 from faceflax.faces.network import NetworkDetector
-from faceflax.faces.tiles import OVERLAP, SIDES, tiles
+from faceflax.faces.tiles import SIDES, tiles
 from faceflax.media import demo
 
 from .networks import Seer, landmarks_of
@@ -93,11 +93,11 @@ def test_any_face_is_whole_in_some_tile_and_of_a_size_for_the_network(height, wi
     for size in np.exp(rng.uniform(np.log(20), np.log(min(height, width)), 500)):
         low = rng.uniform(0, [width - 0.79 * size, height - size])
         whole = (low >= edges[:, :2]).all(1) & (low + np.array([0.79, 1]) * size <= edges[:, 2:4]).all(1)
-        whole &= size <= edges[:, 4]
+        whole &= (edges[:, 4] <= size) & (size <= edges[:, 5])
         pixels = size * scales[whole]
         assert len(pixels)
         assert ((pixels >= 11.99) & (pixels <= SIDES[-1])).any()
-        assert pixels.max() >= min(OVERLAP / 4 - 1, 0.6 * size)
+        assert pixels.max() >= min(48, 0.6 * size)
 
 
 def test_a_small_frame_is_one_look_and_a_large_one_costs_what_its_pixels_do():
@@ -126,7 +126,7 @@ def test_a_frame_is_reduced_to_the_longest_side_and_boxes_are_not():
     seer = Seer([[1000, 400, 160, 200], [3000, 400, 24, 30]])
     (face,) = NetworkDetector(seer, max_side=640)(np.zeros((2160, 3840, 3), np.uint8))
     assert face.box.tolist() == [1000, 400, 160, 200]
-    assert [max(region.rows, region.columns) for call in seer.calls for region in call] == [640, 160]
+    assert [max(region.rows, region.columns) for call in seer.calls for region in call] == [640, 256]
 
 
 def test_a_face_that_fills_the_frame_is_looked_for_at_a_coarser_scale():
@@ -134,6 +134,14 @@ def test_a_face_that_fills_the_frame_is_looked_for_at_a_coarser_scale():
     NetworkDetector(seer)(np.zeros((360, 640, 3), np.uint8))
     heights = [320 * region.rows / region.height for call in seer.calls for region in call]
     assert heights[0] > 192 >= heights[1]
+
+
+def test_a_coarser_search_is_not_asked_for_faces_that_a_finer_one_sees_well():
+    """So that it adds no false ones: 48 pixels of its input are 120 of the frame."""
+    for height, count in ((110, 0), (130, 1)):
+        seer = Seer([[150, 10, 0.79 * height, height]], finest=0.9)
+        assert len(NetworkDetector(seer)(np.zeros((360, 640, 3), np.uint8))) == count
+        assert len(seer.calls) == 2
 
 
 def test_a_part_of_a_face_is_no_face_and_a_better_small_one_stays():
