@@ -175,22 +175,27 @@ class FaceAnalyzer:
         probabilities: Sequence[Float32[np.ndarray, " classes"]],
         crops: Crops,
         track_id: int | None = None,
+        labels: Sequence[int] | None = None,
     ) -> Face:
-        """Returns a detected face with its most probable labels.
+        """Returns a detected face with its labels.
 
         Args:
             face: where it is.
             probabilities: of emotion and gender, and of the third task where there is one.
             crops: as in :class:`~faceflax.Face`.
             track_id: as there.
+            labels: which of each task's labels it gets; the most probable if not given.
         """
-        sure = [bool(values.max() >= low) for values, low in zip(probabilities, self.sure_from, strict=True)]
+        if labels is None:
+            labels = [int(np.argmax(values)) for values in probabilities]
+        chosen = [float(values[label]) for values, label in zip(probabilities, labels, strict=True)]
+        sure = [probability >= low for probability, low in zip(chosen, self.sure_from, strict=True)]
         emotions, genders, *others = probabilities
         made = Face(
             box=_whole(face),
-            emotion=EMOTIONS[int(np.argmax(emotions))],
+            emotion=EMOTIONS[labels[0]],
             emotion_probabilities=emotions,
-            gender=GENDERS[int(np.argmax(genders))],
+            gender=GENDERS[labels[1]],
             gender_probabilities=genders,
             track_id=track_id,
             score=face.score,
@@ -202,8 +207,8 @@ class FaceAnalyzer:
         if not others:
             return made
         (task,) = others
-        label = self.task_labels[int(np.argmax(task))]
-        return replace(made, task=label, task_probabilities=task, sure_task=sure[2])
+        name = self.task_labels[labels[2]]
+        return replace(made, task=name, task_probabilities=task, task_probability=chosen[2], sure_task=sure[2])
 
     def probabilities(
         self, frame: Image, boxes: Detections

@@ -43,7 +43,8 @@ class Face:
 
     Attributes:
         box: x, y, width, height in pixels of the frame.
-        emotion: the most probable of ``faceflax.EMOTIONS``.
+        emotion: the most probable of ``faceflax.EMOTIONS``; in a video the one shown before, until another leads it
+            (:class:`~faceflax.VideoAnalyzer`). So of the gender and the task.
         emotion_probabilities: float32 ``[7]`` in the order of ``EMOTIONS``; they sum to 1.
         gender: the more probable of ``faceflax.GENDERS``.
         gender_probabilities: float32 ``[2]`` in the order of ``GENDERS``; they sum to 1.
@@ -58,6 +59,7 @@ class Face:
         sure_gender: the same of the gender.
         task: the most probable label of a task of one's own, where the analyzer has weights for one.
         task_probabilities: of its labels, float32 ``[classes]``; they sum to 1.
+        task_probability: that of ``task``.
         sure_task: the same of the task.
     """
 
@@ -74,6 +76,7 @@ class Face:
     sure_gender: bool = True
     task: str | None = None
     task_probabilities: Float32[np.ndarray, " classes"] | None = None
+    task_probability: float | None = None
     sure_task: bool = True
 
     @property
@@ -136,9 +139,8 @@ class Face:
         row |= {"size": float(self.square.side) * across, "sharpness": self.sharpness}
         row |= {"emotion": self.emotion, "sure_emotion": self.sure_emotion}
         row |= {"gender": self.gender, "sure_gender": self.sure_gender}
-        if self.task_probabilities is not None:
-            probability = float(self.task_probabilities.max())
-            row |= {"task": self.task, "sure_task": self.sure_task, "task_probability": probability}
+        if self.task is not None:
+            row |= {"task": self.task, "sure_task": self.sure_task, "task_probability": self.task_probability}
         for prefix, labels, values in (
             ("emotion", EMOTIONS, self.emotion_probabilities),
             ("gender", GENDERS, self.gender_probabilities),

@@ -20,6 +20,9 @@ from faceflax.faces.tracking import Track, Tracker
 if TYPE_CHECKING:  # slow to import, and only annotations need it
     from jaxtyping import Float32
 
+LEAD = 0.05
+"""By how much the probability of another label leads that of the one shown before it takes its place."""
+
 
 @runtime_checkable
 class TwoStageAnalyzer(Protocol):
@@ -41,7 +44,8 @@ class VideoAnalyzer:
     """A :class:`~faceflax.FaceAnalyzer` for frames that come one after the other.
 
     Faces are followed (:class:`~faceflax.faces.finding.FaceFinder`), each has its ``track_id``, and its probabilities
-    are averaged over its last frames, so that its labels do not flicker.
+    are averaged over its last frames. A label that is shown stays until the average of another leads its own by
+    :data:`LEAD`, so that labels do not flicker. (With ``smoothing=0`` each frame is labelled by itself.)
 
     It is one video's: its frames belong to each other, so make one for each video; they may share a
     :class:`~faceflax.FaceAnalyzer` and a detector.
@@ -151,7 +155,9 @@ class VideoAnalyzer:
         faces = []
         for track in located:
             crops = read[track.id].crops if track.id in read else {}
-            faces.append(self.analyzer.make_face(_detection(track), averages[track.id].values, crops, track.id))
+            average = averages[track.id]
+            made = self.analyzer.make_face(_detection(track), average.values, crops, track.id, average.labels)
+            faces.append(made)
         return faces
 
     def __call__(self, frame: Image) -> list[Face]:
@@ -184,10 +190,14 @@ def _alone(lock: threading.Lock) -> Iterator[None]:
 
 
 class _Average:
-    """The mean of a face's probabilities: of all so far while they are few, exponential from then on."""
+    """The mean of a face's probabilities: of all so far while they are few, exponential from then on.
+
+    Its labels are the most probable ones, but the one shown stays until another leads it by :data:`LEAD`.
+    """
 
     def __init__(self) -> None:
         self.values: list[Float32[np.ndarray, " classes"]] = []
+        self.labels: list[int] = []
         self.count = 0
         self.last = 0
 
@@ -195,3 +205,9 @@ class _Average:
         self.count += 1
         rate = np.float32(max(1 - smoothing, 1 / self.count))
         self.values = [old + rate * (new - old) for old, new in zip(self.values or now, now, strict=True)]
+        best = [int(values.argmax()) for values in self.values]
+        lead = LEAD if smoothing else 0
+        self.labels = [
+            first if values[first] > values[shown] + lead else shown
+            for values, first, shown in zip(self.values, best, self.labels or best, strict=True)
+        ]

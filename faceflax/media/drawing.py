@@ -6,7 +6,7 @@ from collections.abc import Callable, Sequence
 
 from faceflax.faces.face import Face
 from faceflax.faces.frame import Image
-from faceflax.labels import EMOTIONS
+from faceflax.labels import EMOTIONS, GENDERS
 from faceflax.opencv import cv2
 
 Overlay = Callable[[Image, Sequence[Face]], Image]
@@ -38,12 +38,14 @@ def draw_faces(frame: Image, faces: Sequence[Face]) -> Image:
         thickness = max(1, round(min(*frame.shape[:2], 4 * width) / 180))
         color = COLORS[face.gender]
         cv2.rectangle(image, (x, y), (x + width - 1, y + height - 1), color, thickness)
+        emotion = face.emotion_probabilities[EMOTIONS.index(face.emotion)]
+        gender = face.gender_probabilities[GENDERS.index(face.gender)]
         lines = [
-            f"{face.emotion}{'' if face.sure_emotion else '?'} {face.emotion_probabilities.max():.0%}",
-            f"{face.gender}{'' if face.sure_gender else '?'} {face.gender_probabilities.max():.0%}",
+            f"{face.emotion}{'' if face.sure_emotion else '?'} {emotion:.0%}",
+            f"{face.gender}{'' if face.sure_gender else '?'} {gender:.0%}",
         ]
-        if face.task_probabilities is not None:
-            lines.append(f"{face.task}{'' if face.sure_task else '?'} {face.task_probabilities.max():.0%}")
+        if face.task_probability is not None:
+            lines.append(f"{face.task}{'' if face.sure_task else '?'} {face.task_probability:.0%}")
         draw_label(image, lines, face.box, color)
     return image
 

@@ -17,6 +17,7 @@ from faceflax.faces.detection import Detection, boxes_of, iou
 from faceflax.faces.haar import HaarDetector
 from faceflax.faces.tracking import Track
 from faceflax.faces.video import VideoAnalyzer
+from faceflax.labels import GENDERS
 from faceflax.media import demo
 from faceflax.media.sources import open_source
 
@@ -104,6 +105,42 @@ def test_probabilities_are_averaged_by_the_formula(analyzer, clip, smoothing):
         np.testing.assert_allclose(face.emotion_probabilities, expected, atol=1e-5)
         assert face.emotion_probabilities.dtype == np.float32
         assert (face.track_id, face.box) == (7, located[0].box)
+
+
+def answering(analyzer, monkeypatch, answers):
+    """A video whose faces' probabilities of a woman are ``answers``, frame by frame."""
+    emotions = np.full(7, 1 / 7, np.float32)
+    faces = iter(
+        analyzer.make_face(Detection(np.array([260.0, 80, 150, 150])), [emotions, np.float32([p, 1 - p])], {})
+        for p in answers
+    )
+    monkeypatch.setattr(analyzer, "label_batch", lambda frames, found: [[next(faces)]])
+    return analyzer
+
+
+def test_a_label_stays_until_another_leads_it(analyzer, clip, monkeypatch):
+    """Averages near one half change the label once they are past it by the lead, and not before; each time alike."""
+    answers = [0.6] + 20 * [0.44, 0.54] + 40 * [0.3] + 60 * [0.52]
+    video = following(answering(analyzer, monkeypatch, answers))
+    mean, label, seen, expected = 0.0, "woman", [], []
+    for index, p in enumerate(answers):
+        mean += max(0.1, 1 / (index + 1)) * (p - mean)
+        if abs(2 * mean - 1) > 0.05:
+            label = "woman" if mean > 0.5 else "man"
+        (face,) = video.read(clip[0], [Track(1, (260, 80, 150, 150), True)])
+        own = face.gender_probabilities[GENDERS.index(face.gender)]
+        assert face.sure_gender == (own >= analyzer.sure_from[1])
+        seen.append(face.gender)
+        expected.append(label)
+    assert seen == expected
+    assert (seen[40], seen[80], seen[-1]) == ("woman", "man", "man")
+
+
+def test_without_smoothing_each_frame_is_labelled_by_itself(analyzer, clip, monkeypatch):
+    answers = [0.6, 0.49, 0.51, 0.45]
+    video = following(answering(analyzer, monkeypatch, answers), smoothing=0)
+    seen = [video.read(clip[0], [Track(1, (260, 80, 150, 150), True)])[0].gender for _ in answers]
+    assert seen == ["woman", "man", "woman", "man"]
 
 
 def test_frames_read_together_are_those_read_one_by_one(analyzer, clip):
