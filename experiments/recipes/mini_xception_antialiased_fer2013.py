@@ -15,9 +15,9 @@ Result, rounding to float16 included: PublicTest 65.81%, PrivateTest 67.18%; of 
 PrivateTest 66.75%, under the common corruptions 61.71%. The mean by which the epoch is chosen was 63.65% at epoch 25 of
 30. (It began with the weights after the first six epochs of that third stage, not with its last.)
 
-Tried and not kept: mirrored images get the same answer exactly (``--symmetric --image-size 53``), from random weights for
-32 epochs, a third of the faces corrupted, at the rate 4e-3: that mean was 62.32% at epoch 27, flat from epoch 25 on, where
-the shipped weights have 63.6% of the same faces, and 11.9% other labels of mirrored ones.
+Tried and not kept: weights that give mirrored images the same answer exactly (``--symmetric --image-size 53``), from
+random ones for 32 epochs, a third of the faces corrupted, at the rate 4e-3: that mean was 62.32% at epoch 27, flat from
+epoch 25 on, where the shipped weights have 63.6% of the same faces (and 11.9% other labels of mirrored ones).
 """
 
 from __future__ import annotations
