@@ -36,15 +36,15 @@ Results, in shares of the box's side:
   upright, 91% at 15 degrees, 89% at 30: what is lost then is not found. ``mini_xception-fer2013``, 322 faces: Haar's
   66.1%, 49.7% and 45.0%, 9.0% and 6.5%, 1.9% and 1.2%; with landmarks 67.4%, 62.1% and 61.5%, 44.4% and 42.2%, 15.2%
   and 14.3%; of those found 68.5% upright, 66% at 15 degrees, 69% at 30.
-* The same with ``--detector faceflax`` (``face_detector-faces``): margin 0.025 on FER-2013 (-0.016 to 0.089) over
-  1,647 faces, centre in the middle within 0.01, tilt 5.8 degrees (standard deviation); 0.025 on FairFace (0.001 to
-  0.055) over 1,541 faces, 0.084 above the image's centre. Accuracy at margins 0 to 0.05 and shifts 0 to 0.1 down:
-  ``mini_xception-fer2013``, 1,667 faces, 65.0% to 67.3%, 66.4% as it is used, 66.5% on its own crops;
-  ``mini_xception-fairface``, 1,584 faces, 88.2% to 89.3%, 89.1% as it is used, 88.5% on its own crops.
-* Tilt, ``mini_xception-fer2013`` with ``--landmarks faceflax --count 300`` (239 faces): found 83.3% upright, 76% to
-  82% at 15 degrees, 82% to 84% at 30, 77% to 80% at 45, 24% to 36% at 60 (Haar: 100%, 70% to 72%, 13% to 15%, 4% to
-  5%, 2% to 3%); of the found 71.9% are right upright, 69.7% to 72.8% at 15 to 45 degrees; and 95% to 96% have the
-  label that they have upright at 15 degrees, 93% at 30, 88% to 89% at 45.
+* The same with ``--detector faceflax`` (``face_detector-faces``): margin 0.026 on FER-2013 (-0.017 to 0.092) over
+  1,663 faces, centre in the middle within 0.01, tilt 5.8 degrees (standard deviation); 0.025 on FairFace (-0.001 to
+  0.055) over 1,556 faces, 0.084 above the image's centre. Accuracy at margins 0 to 0.05 and shifts 0 to 0.1 down:
+  ``mini_xception-fer2013``, 1,687 faces, 65.4% to 67.0%, 66.8% as it is used, 66.5% on its own crops;
+  ``mini_xception-fairface``, 1,596 faces, 88.6% to 89.7%, 89.7% as it is used, 88.5% on its own crops.
+* Tilt, ``mini_xception-fer2013`` with ``--landmarks faceflax --count 300`` (239 faces): found 97.5% upright, 95% to
+  96% at 15 degrees, 96% to 98% at 30, 88% to 93% at 45, 38% to 40% at 60 (Haar: 100%, 70% to 72%, 13% to 15%, 4% to
+  5%, 2% to 3%); of the found 69.5% are right upright, 69.0% to 73.5% at 15 to 45 degrees; and 87% to 89% have the
+  label that they have upright at 15 and 30 degrees, 85% to 86% at 45.
 """
 
 from __future__ import annotations
