@@ -46,8 +46,8 @@ PRESETS: dict[str, Preset] = {
     ),
     "accurate": Preset("vgg-fer2013", "mini_xception_antialiased-fairface", mirrored=True, detail=1.4),
 }
-"""``fast`` is for video; ``accurate`` takes many times as long for a face and is right more often. Its networks have the
-highest mean of the accuracies on the validation faces that the detector finds, as they are and corrupted."""
+"""``fast`` is for video; ``accurate`` takes many times as long for a face and is right more often. Its networks have
+the highest mean of the accuracies on the validation faces that the detector finds, as they are and corrupted."""
 
 
 class FaceAnalyzer:
