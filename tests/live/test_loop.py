@@ -126,9 +126,19 @@ def test_json_lines_hold_what_the_table_holds(tmp_path):
             assert line[name] == (kind(row[name]) if row[name] else None)
 
 
+@pytest.fixture
+def usual_signals():
+    """Signals as a terminal leaves them: under ``nohup`` some are ignored."""
+    usual = {signal.SIGINT: signal.default_int_handler, signal.SIGTERM: signal.SIG_DFL, signal.SIGHUP: signal.SIG_DFL}
+    before = {number: signal.signal(number, handler) for number, handler in usual.items()}
+    yield usual
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
 @pytest.mark.parametrize("moment", ["analyzer", "overlay"])
-def test_a_signal_ends_it_with_everything_written_whole(tmp_path, number, moment):
+def test_a_signal_ends_it_with_everything_written_whole(tmp_path, usual_signals, number, moment):
     output, table, lines = tmp_path / "o.mp4", tmp_path / "o.csv", tmp_path / "o.jsonl"
     output.write_text("older")
     seen = []
@@ -158,8 +168,7 @@ def test_a_signal_ends_it_with_everything_written_whole(tmp_path, number, moment
     assert [int(row["frame"]) for row in rows] == with_face  # the rows of just the frames in the video
     assert [json.loads(line)["frame"] for line in lines.read_text().splitlines()] == with_face
     assert sorted(file.name for file in tmp_path.iterdir()) == ["o.csv", "o.jsonl", "o.mp4"]
-    assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-    assert signal.getsignal(signal.SIGTERM) is signal.getsignal(signal.SIGHUP) is signal.SIG_DFL
+    assert {number: signal.getsignal(number) for number in usual_signals} == usual_signals
 
 
 @pytest.mark.parametrize("where", ["source", "locate", "read", "overlay"])
