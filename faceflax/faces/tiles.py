@@ -21,8 +21,8 @@ _COARSER = 2.5
 """Larger faces are searched at a scale so many times smaller."""
 _LEAST_COARSE = 48
 """Height of the smallest face that a coarser search is asked for, in pixels of its input: finer ones see smaller faces
-better, and searching for them once more gives more false ones. Less than :data:`OVERLAP` / :data:`_COARSER`, up to which
-tiles of the finer one show faces whole."""
+better, and searching for them once more gives more false ones. Less than :data:`OVERLAP` / :data:`_COARSER`, up to
+which tiles of the finer one show faces whole."""
 _BEYOND = 1.25
 """The largest face, in shorter sides of the frame: its box may reach beyond."""
 _MOST = 32
