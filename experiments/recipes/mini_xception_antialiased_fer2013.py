@@ -17,7 +17,7 @@ PrivateTest 66.75%, under the common corruptions 61.71%. The mean by which the e
 
 Tried and not kept: weights that give mirrored images the same answer exactly (``--symmetric --image-size 53``), from
 random ones for 32 epochs, a third of the faces corrupted, at the rate 4e-3: that mean was 62.32% at epoch 27, flat from
-epoch 25 on, where the shipped weights have 63.6% of the same faces (and 11.9% other labels of mirrored ones).
+epoch 25 on.
 """
 
 from __future__ import annotations
