@@ -98,9 +98,10 @@ def _detectors(options: Options) -> dict[str, tuple[Detect, float, Detect]]:
     ways: dict[str, tuple[Detect, float, Detect]] = {}
     haar = HaarDetector(min_size=20)
     ways["haar"] = HaarDetector(min_score=0, min_size=20, min_confidence=-1e9), haar.min_score, haar
-    for name, detail in (("faceflax", 1.0), ("faceflax, accurate", PRESETS["accurate"].detail)):
-        used = NetworkDetector(options.weights, detail=detail)
-        all_scores = NetworkDetector(options.weights, min_score=LEAST_SCORE, detail=detail)
+    for name, preset in (("faceflax", PRESETS["fast"]), ("faceflax, accurate", PRESETS["accurate"])):
+        finely = {"detail": preset.detail, "mirrored": preset.mirrored}
+        used = NetworkDetector(options.weights, **finely)
+        all_scores = NetworkDetector(options.weights, min_score=LEAST_SCORE, **finely)
         ways[name] = all_scores, used.min_score, used
     if options.yunet is not None:
         yunet = YuNetDetector(options.yunet)

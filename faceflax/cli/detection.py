@@ -59,7 +59,8 @@ class DetectionOptions:
         """
         from faceflax.faces.analyzer import PRESETS
 
-        return self._make(video=False, detail=PRESETS[preset].detail)
+        chosen = PRESETS[preset]
+        return self._make(video=False, detail=chosen.detail, mirrored=chosen.mirrored)
 
     def for_videos(self) -> Detector:
         """Makes what finds and follows the faces of videos.
@@ -69,7 +70,7 @@ class DetectionOptions:
         """
         return self._make(video=True)
 
-    def _make(self, *, video: bool, detail: float = 1.0) -> Detector:
+    def _make(self, *, video: bool, detail: float = 1.0, mirrored: bool = False) -> Detector:
         from faceflax.faces import make_detector
 
         return make_detector(
@@ -79,6 +80,7 @@ class DetectionOptions:
             min_score=self.min_score,
             equalization=self.equalization,
             detail=detail,
+            mirrored=mirrored,
         )
 
     def record(self) -> dict[str, Any]:

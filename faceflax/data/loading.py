@@ -399,7 +399,7 @@ def crop_margin(dataset: str) -> float:
 
     Example:
         >>> crop_margin("fer2013")
-        0.013
+        0.016
     """
     return BUILDERS[dataset.partition("/")[0]].CROP_MARGIN
 

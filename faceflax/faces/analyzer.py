@@ -30,7 +30,7 @@ class Preset(NamedTuple):
     Attributes:
         emotion: weights for perceived emotion.
         gender: weights for perceived gender.
-        mirrored: each face is read as it is and mirrored, and the probabilities are averaged.
+        mirrored: an image is searched as it is and mirrored, and so is each face read; the answers are averaged.
         detail: how many times finer than usual an image is searched for faces.
     """
 
@@ -100,7 +100,8 @@ class FaceAnalyzer:
         if task is not None:
             networks.append(_load("task", task, None))
             self.task_labels = networks[-1][1].labels
-        self.detector: Detector = make_detector(DEFAULT if detector is None else detector, detail=chosen.detail)
+        finder = DEFAULT if detector is None else detector
+        self.detector: Detector = make_detector(finder, detail=chosen.detail, mirrored=chosen.mirrored)
         self._process = Process("this FaceAnalyzer")
         self._mirrored = chosen.mirrored
         infos = [info for _, info in networks]
@@ -155,8 +156,9 @@ class FaceAnalyzer:
         self._process.check()
         frames = as_frames(frames)
         detections = [as_detections(found) for found in boxes]
+        different = dict.fromkeys(self._cuts)  # networks mostly share their crops
         faces = [
-            {cut: crop_face(frame.grey, _whole(face), *cut, face.landmarks) for cut in self._cuts}
+            {cut: crop_face(frame.grey, _whole(face), *cut, face.landmarks) for cut in different}
             for frame, found in zip(frames, detections, strict=True)
             for face in found
         ]

@@ -25,6 +25,7 @@ def make_detector(
     min_score: float | None = None,
     equalization: Literal["histogram", "clahe"] = "histogram",
     detail: float = 1.0,
+    mirrored: bool = False,
 ) -> Detector:
     """Makes a detector of a name, of a file or of what is one already.
 
@@ -38,6 +39,7 @@ def make_detector(
         min_score: the least score of a face; the detector's own default if None.
         equalization: for ``haar``, as :class:`~faceflax.faces.HaarDetector` says.
         detail: how many times finer than usual this library's network searches; the others search as they always do.
+        mirrored: this library's network searches mirrored as well.
 
     Raises:
         FaceflaxError: no such detector, a file that is none, or an argument out of its range or for another detector.
@@ -73,7 +75,8 @@ weights of a face detector (.safetensors)
 
             named = {} if detector == "faceflax" else {"weights": Path(detector)}
             side = _VIDEO_SIDE if video else None
-            return NetworkDetector(max_side=side, detail=detail, **named, **sizes, **scores)  # type: ignore[arg-type]
+            options = {**named, **sizes, **scores}
+            return NetworkDetector(max_side=side, detail=detail, mirrored=mirrored, **options)  # type: ignore[arg-type]
         if suffix == ".onnx":
             from faceflax.faces.yunet import YuNetDetector
 

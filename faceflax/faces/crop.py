@@ -81,7 +81,7 @@ def crop_face(
     left, top, side = square_around(box, margin)
     if landmarks is not None:
         return crop_square(image, square_of(box, landmarks), margin, size)
-    return resize(_cut(image, left, top, side, side), size)
+    return resize(_cut(image, left, top, side, side).copy(), size)  # as it is, it may be the frame's own pixels
 
 
 def crop_square(
@@ -121,12 +121,13 @@ def crop_square(
     patch = _cut(image, left, top, pixels * reduced, pixels * reduced)
     if reduced > 1:
         patch = cv2.resize(patch, (pixels, pixels), interpolation=cv2.INTER_AREA)
-    turn = side / reduced / (size * finer) * np.array([[cos, -sin], [sin, cos]])
-    center = np.array([square.x - left, square.y - top]) / reduced
-    offset = center - turn @ np.full(2, size * finer / 2 - 0.5) - 0.5
+    step, middle = side / reduced / (size * finer), size * finer / 2 - 0.5
+    cos, sin = step * cos, step * sin
+    x = (square.x - left) / reduced - 0.5 - (cos - sin) * middle
+    y = (square.y - top) / reduced - 0.5 - (sin + cos) * middle
     upright = cv2.warpAffine(
         patch,
-        np.column_stack([turn, offset]),
+        np.array([[cos, -sin, x], [sin, cos, y]]),
         (size * finer, size * finer),
         flags=cv2.INTER_LINEAR | cv2.WARP_INVERSE_MAP,
         borderMode=cv2.BORDER_REPLICATE,
@@ -140,11 +141,13 @@ def _check(margin: float) -> None:
 
 
 def _cut(image: np.ndarray, left: int, top: int, width: int, height: int) -> np.ndarray:
-    """A rectangle of the image, whose border pixels are repeated where it reaches beyond."""
+    """A rectangle of the image, a view where it can be; the border pixels are repeated where it reaches beyond."""
     (above, rows, below), (before, columns, after) = (
         _reach(top, height, image.shape[0]),
         _reach(left, width, image.shape[1]),
     )
+    if not (above or below or before or after):
+        return image[rows, columns]
     return cv2.copyMakeBorder(image[rows, columns], above, below, before, after, cv2.BORDER_REPLICATE)
 
 

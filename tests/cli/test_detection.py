@@ -50,9 +50,10 @@ def test_sizes_and_scores_reach_the_detector():
 
 def test_single_images_are_searched_as_finely_as_the_preset_says():
     for preset, chosen in PRESETS.items():
-        assert DetectionOptions().for_images(preset).detail == chosen.detail
-        assert FaceAnalyzer(preset=preset).detector.detail == chosen.detail
-    assert DetectionOptions().for_videos().detail == 1
+        for detector in (DetectionOptions().for_images(preset), FaceAnalyzer(preset=preset).detector):
+            assert (detector.detail, detector.mirrored) == (chosen.detail, chosen.mirrored)
+    video = DetectionOptions().for_videos()
+    assert (video.detail, video.mirrored) == (1, False)
 
 
 def test_a_video_is_followed_with_clahe():

@@ -57,7 +57,7 @@ def test_every_face_is_found_once_whatever_the_frames_shape(height, width, seed)
         assert face.score == pytest.approx(0.7, abs=1e-3)
 
 
-@pytest.mark.parametrize("detail", [0.5, 1.4, 3])
+@pytest.mark.parametrize("detail", [0.5, 1.4, 2])
 def test_detail_is_the_scale_of_the_search(detail):
     boxes = faces_in(np.random.default_rng(2), 700, 900, 30, least=40)
     seer = Seer(boxes)
@@ -67,9 +67,63 @@ def test_detail_is_the_scale_of_the_search(detail):
     assert detail <= finest < 1.2 * detail  # a frame is enlarged to fill its input
 
 
+@pytest.mark.parametrize(("shape", "finest"), [((360, 640), 2.0), ((800, 1600), 1.2), ((1500, 3000), 1.0)])
+def test_a_large_frame_is_not_enlarged_for_detail(shape, finest):
+    seer = Seer([])
+    NetworkDetector(seer, detail=2)(np.zeros((*shape, 3), np.uint8))
+    scale = max(region.rows / region.height for call in seer.calls for region in call)
+    assert finest <= scale < 1.1 * finest
+
+
+class Twice:
+    """Two networks: of a frame, whose first pixel is black, and of the mirrored one."""
+
+    def __init__(self, plain, mirrored):
+        self.plain, self.mirrored = plain, mirrored
+
+    def detect(self, image, regions, *, min_score):
+        return (self.mirrored if image[0, 0, 0] else self.plain).detect(image, regions, min_score=min_score)
+
+
+def test_a_mirrored_search_is_averaged_with_the_plain_one():
+    frame = np.zeros((300, 400, 3), np.uint8)
+    frame[:, 200:] = 255
+    both, moved = np.array([40.0, 50, 79, 100]), np.array([44.0, 50, 79, 100])
+    alone, doubtful, weak = [200, 100, 40, 50], [250, 200, 40, 50], [320, 20, 40, 50]
+
+    def other_way(box):
+        return [400 - box[0] - box[2], *box[1:]]
+
+    plain = Seer([both, alone, doubtful], [0.9, 0.99, 0.5], cut=0)
+    mirrored = Seer([other_way(box) for box in (moved, doubtful, weak)], [0.3, 0.5, 0.98], cut=0)
+    first, second = NetworkDetector(Twice(plain, mirrored), min_score=0.5, mirrored=True)(frame)
+    assert first.score == pytest.approx(0.6)
+    share = 0.3 / (0.9 + 0.3)
+    assert first.box.tolist() == [41, 50, 79, 100]
+    np.testing.assert_allclose(first.landmarks, landmarks_of(both + share * (moved - both)), atol=1e-3)
+    assert (second.box.tolist(), second.score) == (doubtful, pytest.approx(0.5))
+    found = NetworkDetector(Twice(plain, mirrored), min_score=0.4, mirrored=True)(frame)
+    assert [round(face.score, 3) for face in found] == [0.6, 0.5, 0.495, 0.49]
+    assert found[3].box.tolist() == weak
+    np.testing.assert_allclose(found[3].landmarks, landmarks_of(np.array(weak)), atol=1e-3)
+    finer = [max(r.rows / r.height for call in seer.calls for r in call) for seer in (plain, mirrored)]
+    assert finer[1] > finer[0]
+
+
+@pytest.mark.parametrize("least", [0.3, 0.6, 0.9])
+def test_two_searches_leave_out_nothing_whose_mean_is_sufficient(least):
+    detector = NetworkDetector(min_score=least, mirrored=True)
+    everything = NetworkDetector(min_score=0.02, mirrored=True)(demo.photograph())
+    found = detector(demo.photograph())
+    wanted = [face for face in everything if face.score >= least]
+    assert len(wanted) >= (least < 0.9)
+    assert [face.score for face in found] == [face.score for face in wanted]
+
+
 @pytest.mark.parametrize("shape", [(1, 1), (1, 20_000), (20_000, 1), (7, 5)])
 def test_frames_without_room_for_a_face(shape):
-    assert NetworkDetector(Seer([]))(np.zeros((*shape, 3), np.uint8)) == []
+    for mirrored in (False, True):
+        assert NetworkDetector(Seer([]), mirrored=mirrored)(np.zeros((*shape, 3), np.uint8)) == []
 
 
 @pytest.mark.parametrize(
