@@ -15,6 +15,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -99,9 +100,8 @@ def _detectors(options: Options) -> dict[str, tuple[Detect, float, Detect]]:
     haar = HaarDetector(min_size=20)
     ways["haar"] = HaarDetector(min_score=0, min_size=20, min_confidence=-1e9), haar.min_score, haar
     for name, preset in (("faceflax", PRESETS["fast"]), ("faceflax, accurate", PRESETS["accurate"])):
-        finely = {"detail": preset.detail, "mirrored": preset.mirrored}
-        used = NetworkDetector(options.weights, **finely)
-        all_scores = NetworkDetector(options.weights, min_score=LEAST_SCORE, **finely)
+        make = partial(NetworkDetector, options.weights, detail=preset.detail, mirrored=preset.mirrored)
+        used, all_scores = make(), make(min_score=LEAST_SCORE)
         ways[name] = all_scores, used.min_score, used
     if options.yunet is not None:
         yunet = YuNetDetector(options.yunet)
