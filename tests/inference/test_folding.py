@@ -24,9 +24,7 @@ ARCHS = ["mini_xception", "mini_xception_antialiased", "sequential_cnn", "vgg"]
 # Of the layers that were folded from Linen modules' variables before folding worked on names, bit for bit; of weights
 # that have not been trained again since.
 DIGESTS = {
-    "mini_xception-ferplus": "c5cbc8bec3e2e7597808a9228139f0458634ecb08b5ae12fcd3d56f1c50fa39d",
     "sequential_cnn-fairface": "9e9d4f396155082c125467435ccac8a8fe8d3c2190d235790884d43cfb89601b",
-    "sequential_cnn-fer2013": "008cd326e87a57b7b732a8c95e4641d7c70d96d4602d24cc377cb50985ad38a1",
 }
 
 
