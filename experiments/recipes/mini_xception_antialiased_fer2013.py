@@ -6,7 +6,7 @@ more: faces as the detector finds them, half of all corrupted, soft labels of th
 Commands::
 
     python -m experiments.tools.soft_labels --output runs/fer2013_soft.npy --ferplus fer2013new.csv \\
-        --teachers vgg-fer2013 sequential_cnn-fer2013
+        --teachers vgg-fer2013 runs/sequential_cnn-fer2013-5/weights.safetensors
     python -m experiments.recipes.mini_xception_antialiased_fer2013
     python scripts/export.py runs/mini_xception_antialiased-fer2013/weights.safetensors \\
         mini_xception_antialiased-fer2013 --half --detector faceflax

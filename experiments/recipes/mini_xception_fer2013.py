@@ -13,7 +13,7 @@ faces that the detector finds in PublicTest, as they are, and of that over the c
 Commands::
 
     python -m experiments.tools.soft_labels --output runs/fer2013_soft.npy --ferplus fer2013new.csv \\
-        --teachers vgg-fer2013 sequential_cnn-fer2013
+        --teachers vgg-fer2013 runs/sequential_cnn-fer2013-5/weights.safetensors
     python -m experiments.recipes.mini_xception_fer2013
     python scripts/export.py runs/mini_xception-fer2013/weights.safetensors mini_xception-fer2013 --half \\
         --detector faceflax

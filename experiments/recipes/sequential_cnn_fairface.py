@@ -1,9 +1,9 @@
 """sequential_cnn on FairFace at 64x64, half distilled from mini-Xception: ``sequential_cnn-fairface``.
 
 Half of each image's target are the probabilities that ``mini_xception-fairface`` gives to the image as it is augmented,
-the rest is FairFace's label. The start is ``sequential_cnn-fer2013``, which learned emotions; AdamW, a cosine, batches
-of 32, averaged weights, no dropout. Fitted on nine tenths of the published training set; the epoch is chosen on the
-other tenth; the published validation set, our ``test``, is reported once.
+the rest is FairFace's label. The start is ``sequential_cnn-fer2013``, which learned emotions (as it was before its
+sixth stage); AdamW, a cosine, batches of 32, averaged weights, no dropout. Fitted on nine tenths of the published
+training set; the epoch is chosen on the other tenth; the published validation set, our ``test``, is reported once.
 
 The products are of bfloat16 numbers, for processors with AMX; ``--precision float32`` does the same elsewhere, slower
 and with other roundings.

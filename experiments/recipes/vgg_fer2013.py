@@ -13,7 +13,8 @@ Commands::
 
     python -m experiments.recipes.vgg_fer2013  # stops before its third stage, for want of the next line's file
     python -m experiments.tools.soft_labels --output runs/vgg-fer2013_soft.npy --ferplus fer2013new.csv \\
-        --teachers runs/vgg-fer2013-2/weights.safetensors sequential_cnn-fer2013 --votes-weight 0.35
+        --teachers runs/vgg-fer2013-2/weights.safetensors runs/sequential_cnn-fer2013-5/weights.safetensors \\
+        --votes-weight 0.35
     python -m experiments.recipes.vgg_fer2013
     python scripts/export.py runs/vgg-fer2013/weights.safetensors vgg-fer2013 --half --detector faceflax
 

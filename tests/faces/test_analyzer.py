@@ -156,6 +156,7 @@ def test_a_preset_runs_its_networks_and_gives_way_to_a_weights_file(weights, pho
     infos = faceflax.pretrained.weights_info(chosen.emotion), faceflax.pretrained.weights_info(chosen.gender)
     (face,) = FaceAnalyzer(detector="haar", preset=preset)(photo)
     assert set(face.crops) == {(info.crop_margin, info.image_size) for info in infos}
+    assert len(face.crops) == 1  # both networks read one crop
     (own,) = FaceAnalyzer(gender=weights[1], detector="haar", preset=preset)(photo)
     np.testing.assert_array_equal(own.emotion_probabilities, face.emotion_probabilities)
     assert (own.gender_probabilities != face.gender_probabilities).any()
