@@ -1,4 +1,4 @@
-"""vgg on FER-2013 in three stages: the shipped weights ``vgg-fer2013``, the emotion network of the preset ``accurate``.
+"""vgg on FER-2013 in three stages: the shipped weights ``vgg-fer2013``, teacher of the smaller networks.
 
 AdamW, a cosine, averaged weights, batches of 64, 48x48, with little dropout and erasing: with twice as much, training
 accuracy stayed 4 points below validation. The first stage ended while its loss still fell, so the second starts from

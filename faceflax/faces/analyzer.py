@@ -44,7 +44,7 @@ PRESETS: dict[str, Preset] = {
     "fast": Preset(
         "mini_xception_antialiased-fer2013", "mini_xception_antialiased-fairface", mirrored=False, detail=1.0
     ),
-    "accurate": Preset("vgg-fer2013", "mini_xception_antialiased-fairface", mirrored=True, detail=1.4),
+    "accurate": Preset("sequential_cnn-fer2013", "mini_xception_antialiased-fairface", mirrored=True, detail=1.4),
 }
 """``fast`` is for video; ``accurate`` takes many times as long for a face and is right more often. Its networks have
 the highest mean of the accuracies on the validation faces that the detector finds, as they are and corrupted."""
