@@ -18,16 +18,16 @@ from typing import Annotated
 import tyro
 
 from faceflax.cli import run
-from faceflax.errors import FaceflaxError
+from faceflax.errors import FaceflaxError, renaming
 
 
 @dataclass(frozen=True)
 class Options:
     """Average the weights of two networks of one kind."""
 
-    before: Annotated[str, tyro.conf.Positional]
+    before: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="BEFORE")]
     """Weights: a shipped name or a .safetensors file."""
-    after: Annotated[str, tyro.conf.Positional]
+    after: Annotated[str, tyro.conf.Positional, tyro.conf.arg(metavar="AFTER")]
     """The others, of the same network, labels and image size."""
     output: Path
     """The .safetensors file to write."""
@@ -44,7 +44,10 @@ def main(options: Options) -> None:
 
     from faceflax import pretrained
 
-    first, second = pretrained.load(options.before), pretrained.load(options.after)
+    with renaming(weights="before"):
+        first = pretrained.load(options.before)
+    with renaming(weights="after"):
+        second = pretrained.load(options.after)
     for name in ("arch", "labels", "image_size"):
         one, other = getattr(first.info, name), getattr(second.info, name)
         if one != other:
